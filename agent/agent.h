@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * agent.h: taking a process over, from outside: inject, plan a site, patch it, open and close it, quiesce.
+ *
+ * All functions return 0 or -errno and, where they take `struct agent_error *`, a sentence for a person. None is thread
+ * safe; the daemon has one thread.
+ */
+#ifndef BPFTIME_AGENT_H
+#define BPFTIME_AGENT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "abi.h"
+
+struct agent_error {
+	char text[256]; /* "process 42 is traced by gdb (41)" */
+};
+
+/* ---- the agent image: once per host ---- */
+
+struct agent_image; /* sealed memfd with the in-target code */
+
+int agent_image__new(struct agent_image **out, struct agent_error *err);
+int agent_image__fd(const struct agent_image *img);
+/* Offset of the nop on which the service program (bpf/service.bpf.c) is attached. */
+uint64_t agent_image__service_offset(const struct agent_image *img);
+void agent_image__free(struct agent_image *img);
+
+/* Makes a sealed, read-only, executable-mappable memfd of code. Returns the fd or -errno. */
+int agent_code_memfd(const char *name, const void *code, size_t size);
+
+/* ---- a target process ---- */
+
+struct target; /* a process (mm) that has, or is to get, the agent */
+
+/*
+ * Opens a running process and checks that it may be touched: exists, not a kernel thread, 64-bit, not traced, not Go, thread
+ * that can be stopped, ... Does not stop it. -EPERM/-EOPNOTSUPP with a sentence otherwise.
+ */
+int target__open(pid_t pid, struct target **out, struct agent_error *err);
+pid_t target__pid(const struct target *t);
+bool target__alive(const struct target *t); /* same process, same image since open (exec makes it false) */
+/* Unmaps nothing and patches nothing; closes descriptors. */
+void target__free(struct target *t);
+
+/*
+ * Gives the process the agent: image, target arena (arena_fd, a BPF array map of one struct agent_target), fork page. One
+ * thread is stopped once, invisibly. No descriptor is left behind.
+ */
+int target__inject(struct target *t, const struct agent_image *img, int arena_fd, struct agent_error *err);
+
+/* Maps fds into the target in one stop (MAP_SHARED). addr in: wanted address or 0; out: where it is. */
+struct target_mapping {
+	int fd;
+	size_t size;
+	int prot;
+	uint64_t addr;
+};
+int target__map(struct target *t, struct target_mapping *m, size_t n, struct agent_error *err);
+int target__unmap(struct target *t, const struct target_mapping *m, size_t n, struct agent_error *err);
+
+/* Addresses in the target after inject, for filling struct agent_env. */
+uint64_t target__arena_addr(const struct target *t);
+uint64_t target__fork_page(const struct target *t);
+uint64_t target__service_addr(const struct target *t);
+uint64_t target__vdso_gettime(const struct target *t); /* 0: time namespace, or clock not readable from userspace */
+
+/* ---- a site: one probed instruction in one target ---- */
+
+struct site;
+
+enum site_result {
+	SITE_DONE = 0,
+	SITE_SKIPPED = 1, /* stays in the kernel; err says why */
+	SITE_FAILED = 2,  /* something went wrong; nothing changed; err says what */
+};
+
+struct site_opts {
+	size_t sz;
+	const char *path;  /* file in which the probe is, as the daemon can open it */
+	uint64_t offset;   /* file offset */
+	const char *symbol; /* may be NULL */
+	bool has_return;   /* some action runs at return */
+	int noop_prog_fd;  /* BPF program of kprobe type that does nothing, for the uprobes that hold the boundaries */
+	const char *pin_dir; /* bpffs folder in which links are pinned, or NULL */
+	int index;	   /* which struct agent_site of the target arena */
+};
+
+/*
+ * Finds the file's executable mapping in the target, decodes the instructions at the site, chooses the place of the stub,
+ * builds and maps it, arms kernel uprobes (no-op, limited to this process) on the site and on the instruction boundaries
+ * that the jump covers, writes bytes 1.. of the jump. The site's first byte stays the kernel's int3: nothing is served yet.
+ * The daemon then fills agent_site.action and calls site__open().
+ */
+enum site_result site__plan(struct target *t, const struct site_opts *opts, struct site **out, struct agent_error *err);
+uint64_t site__address(const struct site *s);
+struct agent_site *site__fill_addresses(const struct site *s, struct agent_target *arena); /* fills site, resume, call_resume */
+/* One byte: CC -> E9, E9 -> CC. Nobody is stopped. -EBUSY when the byte is not what it should be (-> look again). */
+int site__open(struct site *s, struct agent_error *err);
+int site__close(struct site *s, struct agent_error *err);
+bool site__is_open(const struct site *s); /* reads the byte: another tool's attach turns it back to CC */
+/* Restores the file's bytes and drops the uprobes. The site must be closed and the target quiescent. */
+void site__free(struct site *s);
+
+/* ---- quiescence ---- */
+
+struct code_range {
+	uint64_t start, end; /* in the target */
+};
+
+/*
+ * Returns 0 when every thread of the target has been seen, since the call began, either asleep in a system call or stopped
+ * in user mode outside the ranges (waiting at a closed gate counts as outside: agent_wait range is known here).
+ * Threads that are asleep in a system call are not stopped. Each stop is invisible and short. After this nobody is between the
+ * kernel's int3 and its handler, and nobody is in the middle of a program in the ranges. -ETIMEDOUT after timeout_ms.
+ * When hold is true, the threads that were stopped stay stopped until target__resume().
+ */
+int target__quiesce(struct target *t, const struct code_range *ranges, size_t n_ranges, int timeout_ms, bool hold,
+		    struct agent_error *err);
+void target__resume(struct target *t);
+
+/*
+ * How many returns of the probed functions are pending in the target's shadow stacks (user half). Of those pending in the
+ * kernel see daemon/observe.h.
+ */
+int target__pending_returns(const struct target *t, const struct agent_target *arena);
+
+/* A fork child inherited our patches: put the file's bytes back in it (stops it for a moment). */
+int agent_repair_child(pid_t child, const struct site *const *sites, size_t n_sites, struct agent_error *err);
+
+#endif

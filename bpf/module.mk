@@ -1,0 +1,1 @@
+# bpf: see ../Makefile for the rules

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * khalf.h: the kernel half of a group: the tool's bytecode, translated so that its map calls run shm-runtime's algorithms
+ * over the group's arena; and the carriers, which keep the tool's own maps showing what the arena holds.
+ */
+#ifndef BPFTIME_KHALF_H
+#define BPFTIME_KHALF_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <linux/bpf.h>
+
+#include "../shm-runtime/shm.h"
+
+/*
+ * Translates and loads. insns: map ids replaced by indices into geo[] (as for vm_compile(), additive pairs already
+ * rewritten to VM_HELPER_MAP_ADD); maps of kind SHM_DIRECT or that only the kernel can serve keep the tool's map: direct_fd[i]
+ * >= 0. The program first looks at shm_group_hdr.kgate: counts the hit, and works only when open. Returns the program's fd
+ * or -errno, err with the verifier's last line.
+ */
+int khalf_load(const struct bpf_insn *insns, size_t n_insns, uint32_t prog_type, uint32_t expected_attach_type,
+	       const char *license, const char *name, int arena_fd, const struct shm_geo *geo, size_t n_geo,
+	       const int *direct_fd, char *err, size_t err_size);
+
+/* ---- carriers: one per mirrored map ---- */
+
+struct carriers; /* the hook on bpf() and all carriers of the host */
+
+int carriers__new(struct carriers **out, char *err, size_t err_size);
+void carriers__free(struct carriers *c);
+const char *carriers__hook(const struct carriers *c);
+/*
+ * From now on every bpf() call on this map, by any process but the daemon, sees and changes what is in the arena.
+ * tool_map_fd is the tool's own map. Returns a handle or -errno.
+ */
+int carriers__add(struct carriers *c, int tool_map_fd, uint32_t tool_map_id, int arena_fd, const struct shm_geo *g,
+		  char *err, size_t err_size);
+/* The map is the tool's own again; calls in flight have ended when this returns. */
+int carriers__remove(struct carriers *c, int handle);
+
+/* ---- whole maps, by the daemon, while nobody else writes ---- */
+
+/* Tool's map -> arena (emptied first), and arena -> tool's map (exactly the same keys and values afterwards). */
+int map_copy_in(int tool_map_fd, void *arena, const struct shm_geo *g, char *err, size_t err_size);
+int map_copy_out(void *arena, const struct shm_geo *g, int tool_map_fd, char *err, size_t err_size);
+
+#endif

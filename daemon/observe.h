@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * observe.h: what the kernel knows: who loaded which programs, attached where, with which maps. Level-triggered: events are
+ * hints; scan() reads the real state. The one thing that only an event gives is the bytecode of a program as it was given
+ * to BPF_PROG_LOAD; programs that were loaded before we started are recovered from the kernel's translated code when their
+ * tag proves the recovery (recover.c).
+ */
+#ifndef BPFTIME_OBSERVE_H
+#define BPFTIME_OBSERVE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <linux/bpf.h>
+
+enum probe_kind { PROBE_UPROBE = 1, PROBE_URETPROBE = 2, PROBE_OTHER = 3 };
+enum attach_form { ATTACH_PERF_EVENT = 1, ATTACH_PERF_LINK = 2, ATTACH_MULTI_LINK = 3, ATTACH_OTHER = 4 };
+
+/* One attachment as found by a scan. */
+struct obs_probe {
+	pid_t tool;	       /* tgid of the process that holds the descriptor (lowest, when several) */
+	int fd;		       /* in that process */
+	uint64_t event_id;     /* kernel address or id of the perf event / link: identity between scans */
+	enum probe_kind kind;
+	enum attach_form form;
+	uint32_t prog_id;
+	char path[4096];       /* of the probed file, from the kernel */
+	uint64_t dev, ino;     /* of the probed file */
+	uint64_t offset;       /* in the file */
+	uint64_t ref_ctr_offset;
+	uint64_t cookie;
+	pid_t target;	       /* tgid the event is limited to, or -1: every process */
+	bool enabled;	       /* perf event enabled */
+	uint32_t n_holders;    /* processes that hold the file */
+};
+
+/* One program, with its bytecode. Owned by the observer; valid until the program is gone from a later scan. */
+struct obs_prog {
+	uint32_t id;
+	uint8_t tag[8];
+	char name[BPF_OBJ_NAME_LEN];
+	uint32_t type, expected_attach_type;
+	bool sleepable;
+	/* Original instructions; maps are named by id in imm of BPF_PSEUDO_MAP_FD / BPF_PSEUDO_MAP_VALUE. NULL when unknown. */
+	struct bpf_insn *insns;
+	size_t n_insns;
+	const char *why_unknown; /* a sentence, when insns is NULL */
+	const char *license;
+	uint32_t map_ids[64];
+	size_t n_maps;
+};
+
+struct obs_map {
+	uint32_t id;
+	uint32_t type, key_size, value_size, max_entries, flags;
+	char name[BPF_OBJ_NAME_LEN];
+	bool frozen;
+};
+
+struct obs_scan {
+	struct obs_probe *probes;
+	size_t n_probes;
+};
+
+enum obs_event_kind {
+	OBS_CHANGED = 1, /* something about this process's bpf objects changed: scan again */
+	OBS_EXEC = 2,
+	OBS_EXIT = 3, /* a watched process (see observer__watch) ended */
+	OBS_FORK = 4, /* a watched process forked: child in arg */
+	OBS_LOST = 5, /* ring buffer overflowed: scan everything */
+	OBS_MMAP = 6, /* reserved */
+};
+
+struct observer;
+
+/* Loads and attaches the kernel-side programs. -errno and a sentence in err. cb is called from observer__dispatch(). */
+int observer__new(struct observer **out, void (*cb)(void *arg, enum obs_event_kind kind, pid_t pid, pid_t arg2), void *arg,
+		  char *err, size_t err_size);
+void observer__free(struct observer *o);
+const char *observer__hook(const struct observer *o); /* "tracepoint", "raw tracepoint", "lsm": how bpf() is observed */
+int observer__epoll_fd(const struct observer *o);    /* readable: call dispatch */
+int observer__dispatch(struct observer *o);
+
+/* Reads the real state. pid == 0: the whole host. The caller owns *scan, obs_scan__clear() frees it. */
+int observer__scan(struct observer *o, pid_t pid, struct obs_scan *scan, char *err, size_t err_size);
+void obs_scan__clear(struct obs_scan *scan);
+
+/* The program with this id, or NULL with errno. Looks at captures first, then tries to recover. */
+const struct obs_prog *observer__prog(struct observer *o, uint32_t prog_id);
+int observer__map(struct observer *o, uint32_t map_id, struct obs_map *out);
+
+/* Tools and targets whose exit and forks are wanted. */
+int observer__watch(struct observer *o, pid_t tgid);
+void observer__unwatch(struct observer *o, pid_t tgid);
+
+/* Pending kernel return instances of this process whose function is at one of the file offsets. -errno or a count. */
+int observer__pending_returns(struct observer *o, pid_t tgid, uint64_t ino, const uint64_t *offsets, size_t n);
+
+#endif

@@ -1,0 +1,1 @@
+# shm-runtime: see ../Makefile for the rules

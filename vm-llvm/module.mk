@@ -1,0 +1,1 @@
+# vm-llvm: see ../Makefile for the rules
