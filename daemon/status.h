@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * status.h: the data that `bpftime status`, `ps` and `explain` show, and its form as JSON. The engine fills the structs
+ * when asked; the JSON is what goes over the control socket and what --json prints.
+ *
+ * status  {"version", "hook", "kernel", "lockdown", "tools", "probes_userspace", "probes_kernel", "targets"}
+ * ps	   [{"pid", "comm", "state", "probes": [{"kind", "path", "offset", "symbol", "program", "state", "reason", "hits",
+ *	     "targets": [pid, ...]}]}]
+ * explain one element of ps, with "since" (seconds, or null), each probe too, and "refused": [{"pid", "reason"}] in each
+ *	   probe: the processes in the way.
+ */
+#ifndef BPFTIME_STATUS_H
+#define BPFTIME_STATUS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <json-c/json.h>
+
+enum status_state {
+	STATUS_UNKNOWN = 0,   /* no such tool */
+	STATUS_KERNEL = 1,    /* every probe of it runs in the kernel */
+	STATUS_PARTLY = 2,    /* some probes run in userspace */
+	STATUS_OFFLOADED = 3, /* all probes run in userspace */
+};
+
+/* "offloaded", ...; and back: STATUS_UNKNOWN for a name that is none. */
+const char *status_state__name(enum status_state state);
+enum status_state status_state__by_name(const char *name);
+
+/* A process into which a probe does not go, and why. */
+struct status_refused {
+	pid_t pid;
+	const char *reason; /* a sentence */
+};
+
+/* All pointers belong to the caller and may be NULL where the comment allows. */
+struct status_probe {
+	const char *kind;    /* "uprobe", "uretprobe", ... */
+	const char *path;    /* of the probed file */
+	uint64_t offset;     /* in the file */
+	const char *symbol;  /* NULL: none known */
+	const char *program; /* name of the BPF program */
+	bool userspace;	     /* where it runs */
+	const char *reason;  /* a sentence; NULL when it runs in userspace */
+	uint64_t hits;	     /* in userspace */
+	const pid_t *targets; /* processes in which it runs in userspace */
+	size_t n_targets;
+	double since; /* seconds ago that it came to where it runs; negative: not known */
+	const struct status_refused *refused;
+	size_t n_refused;
+};
+
+struct status_tool {
+	pid_t pid;
+	const char *comm;
+	const struct status_probe *probes;
+	size_t n_probes;
+	double since; /* seconds ago that its state last changed; negative: not known */
+};
+
+struct status_daemon {
+	const char *hook;     /* how bpf() is observed */
+	const char *lockdown; /* "none", "integrity", "confidentiality"; NULL: read it from the kernel */
+	size_t tools, probes_userspace, probes_kernel, targets;
+};
+
+/* The state of a tool follows from its probes; a tool without probes is in the kernel. */
+enum status_state status_tool__state(const struct status_tool *tool);
+json_object *status_tool__json(const struct status_tool *tool, bool explain);
+/* Adds version, kernel and, when NULL, lockdown by itself. */
+json_object *status_daemon__json(const struct status_daemon *d);
+
+#endif
