@@ -58,6 +58,12 @@ struct agent_site {
 	__u64 call_resume; /* for return probes: where agent code calls the relocated function entry */
 	__u32 n_actions;
 	__u32 has_return;
+	/*
+	 * 1: serve nothing here; a thread that still comes goes back to the site, whose byte is the kernel's int3 by then.
+	 * Set after the byte was closed, cleared before it is opened.
+	 */
+	__u32 bounce;
+	__u32 pad;
 	struct agent_action action[AGENT_MAX_ACTIONS];
 };
 

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * model.h: what the daemon knows and wants, as plain data. Observe fills tools and probes, plan decides about groups,
+ * build makes what a group needs, switch moves its truth, hosts.c keeps the processes that carry the agent.
+ *
+ *   tool  1 --- n  probe  n --- 1  group  1 --- n  gprog, gmap
+ *                    |                       |
+ *                    n                       n
+ *                  seat (one action at one site of one host)
+ *                    n
+ *                    |
+ *   host  1 --- n  place (a patched instruction)
+ *
+ * Everything is owned by struct engine and used from one thread.
+ */
+#ifndef BPFTIME_MODEL_H
+#define BPFTIME_MODEL_H
+
+#include <limits.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <time.h>
+
+#include "agent/agent.h"
+#include "daemon/observe.h"
+#include "shm-runtime/shm.h"
+#include "vm-llvm/vm.h"
+
+#define REASON_SIZE 320
+#define GROUP_MAX_PROGS 64
+#define GROUP_MAX_PROBES 64
+
+struct engine;
+struct group;
+
+/* A process that holds probes. */
+struct tool {
+	struct tool *next;
+	pid_t pid;
+	uint64_t start_time; /* of the process, clock ticks since boot: pid and this are its identity */
+	uid_t uid;
+	char comm[16];
+	char exe[PATH_MAX];
+	bool held;		  /* `bpftime handback`: until `bpftime takeover` */
+	char refusal[REASON_SIZE]; /* why no probe of this tool is offloaded, or empty */
+	struct timespec since;	  /* CLOCK_REALTIME when it was first seen */
+	uint64_t dirty_at;	  /* CLOCK_MONOTONIC ns of the last hint; 0: clean */
+	bool seen;		  /* scratch of a scan */
+};
+
+/* One attachment of a tool's program. */
+struct probe {
+	struct probe *next;
+	struct tool *tool;
+	struct obs_probe o;
+	struct group *group; /* NULL: cannot be carried, see reason */
+	char symbol[256];
+	char reason[REASON_SIZE]; /* why it is in the kernel, or empty */
+	unsigned int hit_index;	  /* in the group's counters */
+	int khalf_fd;		  /* perf event of the kernel half, or -1 */
+	int khalf_link_fd;
+	bool seen;
+};
+
+struct gmap {
+	struct obs_map m;
+	int fd;
+	struct shm_geo geo; /* kind SHM_DIRECT: geo.seed is the index into agent_env.direct */
+	bool read_only;	    /* direct, frozen: mapped without PROT_WRITE */
+	size_t map_size;    /* direct: bytes to map */
+	int carrier;	    /* handle, or -1 */
+};
+
+struct gprog {
+	uint32_t id;
+	char name[BPF_OBJ_NAME_LEN];
+	uint32_t type, expected_attach_type;
+	const char *license;
+	struct bpf_insn *insns; /* map ids replaced by indices into the group's maps */
+	size_t n_insns;
+	struct vm_code code;
+	int code_fd;
+	int khalf_fd; /* the translated program, or -1 */
+};
+
+enum group_state {
+	GROUP_KERNEL = 0, /* truth in the tool's maps */
+	GROUP_SHARED = 1, /* truth in the arena */
+	GROUP_GONE = 2,	  /* the tool has detached; waiting for targets to let go */
+};
+
+/* Programs that share maps, with those maps. */
+struct group {
+	struct group *next;
+	unsigned int id;
+	enum group_state state;
+	struct tool *tool;
+	struct gprog prog[GROUP_MAX_PROGS];
+	unsigned int n_progs;
+	struct gmap map[SHM_MAX_MAPS];
+	unsigned int n_maps;
+	struct probe *probe[GROUP_MAX_PROBES];
+	unsigned int n_probes;
+	bool built;
+	bool has_khalf; /* a kernel half serves what still reaches the kernel; else the tool's own program does */
+	bool has_direct, has_mirrored;
+	int arena_fd;
+	struct shm_group_hdr *arena;
+	size_t arena_size;
+	char reason[REASON_SIZE]; /* why it is not shared, or empty */
+	unsigned int attempts;	  /* take-overs that failed one after another */
+	uint64_t retry_at;	  /* CLOCK_MONOTONIC ns */
+	struct timespec since;	  /* CLOCK_REALTIME of the take-over */
+};
+
+/* Where a group's memory and code are in one host. */
+struct lodging {
+	struct lodging *next;
+	struct group *group;
+	uint64_t arena;
+	uint64_t code[GROUP_MAX_PROGS];
+	uint64_t direct[AGENT_MAX_DIRECT];
+	struct target_mapping *maps; /* all of them, for unmapping */
+	size_t n_maps;
+};
+
+/* A patched, or patchable, instruction of one host. */
+struct place {
+	bool used;
+	uint64_t ino, offset;
+	char path[PATH_MAX];
+	struct site *site; /* NULL: cannot be patched, see why */
+	bool has_return;
+	bool open;
+	char why[REASON_SIZE];
+};
+
+/* A process that has, or may get, the agent. */
+struct host {
+	struct host *next;
+	pid_t pid;
+	uint64_t start_time;
+	uid_t uid;
+	char comm[16];
+	struct target *target; /* NULL: may not be touched, see why */
+	bool injected;
+	int arena_fd;
+	struct agent_target *arena;
+	struct place place[AGENT_MAX_SITES];
+	struct lodging *lodgings;
+	char why[REASON_SIZE];
+	bool seen;
+};
+
+#endif
