@@ -1,1 +1,8 @@
-# shm-runtime: see ../Makefile for the rules
+# shm-runtime: maps in shared memory; with it the kernel half, the carriers and the tests of all three.
+
+SHM_OBJS := $(B)/shm-runtime/shm_map.o
+$(B)/libshm.a: $(SHM_OBJS)
+
+$(B)/tests/unit/test_shm_map: $(B)/libshm.a
+$(B)/tests/unit/test_shm_map: LIBS += -lpthread
+UNIT += $(B)/tests/unit/test_shm_map

@@ -1,0 +1,671 @@
+/* SPDX-License-Identifier: (MIT OR GPL-2.0-only) */
+/*
+ * shm_map.h: the maps of a group: algorithms over an arena, written once.
+ *
+ * Compiled natively (daemon, tests), to LLVM bitcode (inlined into programs that run in targets, where the geometry is a
+ * constant and folds) and to BPF (kernel half and carriers, where the geometry comes from a frozen map, so that the
+ * kernel's verifier knows it). Semantics and return codes are those of the kernel's own maps
+ * (kernel/bpf/arraymap.c, kernel/bpf/hashtab.c).
+ *
+ * A hash is an array of chains. A chain is a lock-free list after M. Michael, "High Performance Dynamic Lock-Free Hash
+ * Tables and List-Based Sets" (SPAA 2002). Everybody may be killed, or interrupted by a signal handler that enters the same
+ * map, between any two instructions; so nobody ever waits for anybody, and every change becomes visible by one
+ * compare-and-swap of one *link word*:
+ *
+ *	 63             25   24  23             0
+ *	+-----------------+----+----------------+
+ *	|       tag       |mark|   node index   |     index 0: end of the chain
+ *	+-----------------+----+----------------+
+ *
+ * The link word in a node tells the node's successor, and by its mark that the node itself is deleted. Every new value of a
+ * word has a new tag, also when the node is freed and used again, so that a compare-and-swap by a thread that slept
+ * meanwhile fails.
+ *	insert	a filled private node is linked behind the last live node;
+ *	delete	the node's own word gets the mark, then its predecessor's word skips it;
+ *	replace the node's own word gets the mark and, in the same compare-and-swap, leads to the new node, which leads on
+ *		to the old successor: no moment without the key, none with two.
+ * A marked word never changes while its node is in the chain. So a run of marked nodes is frozen as long as the *anchor*, the
+ * live link word in front of it, is unchanged: a reader walks through such runs without writing, checking the anchor
+ * after each node; who changes the chain takes a whole run out by one compare-and-swap of the anchor and then owns it.
+ *
+ * Nodes come from a LIFO list whose head is a link word too, or, while there are some, from those never used. A thread that
+ * dies in between leaks what it held: a node, and the place it had reserved in the count. shm_map_repair() finds both.
+ *
+ * The memory is shared with targets, which may be hostile: every index read from it is checked before use, and every
+ * loop is bounded. A target can spoil the contents, not the reader.
+ *
+ * A value pointer from a lookup behaves as with the kernel's preallocated hash: it stays usable, but after a delete or an update
+ * of its key it may be another key's value. bpf_map_update_elem() on a plain hash replaces the node and never writes in place:
+ * a thread that was stopped between finding and writing would write into somebody else's value.
+ */
+#ifndef BPFTIME_SHM_MAP_H
+#define BPFTIME_SHM_MAP_H
+
+#include "shm.h"
+
+#ifndef __always_inline
+#define __always_inline inline __attribute__((always_inline))
+#endif
+
+/* Return codes and flags of the kernel's maps (asm-generic/errno-base.h, linux/bpf.h); no libc header is usable everywhere. */
+enum shm_code {
+	SHM_ENOENT = 2,
+	SHM_E2BIG = 7,
+	SHM_ENOMEM = 12,
+	SHM_EFAULT = 14,
+	SHM_EBUSY = 16,
+	SHM_EEXIST = 17,
+	SHM_EINVAL = 22,
+};
+
+enum shm_flag {
+	SHM_ANY = 0,
+	SHM_NOEXIST = 1,
+	SHM_EXIST = 2,
+	SHM_F_LOCK = 4,
+};
+
+#define SHM_MAX_KEY 512u
+#define SHM_MAX_VALUE 4096u
+#define SHM_MAX_VALUE_ALL 65536u /* bytes of one entry's values of all CPUs: a kernel program zeroes them in one go */
+#define SHM_MAX_MAP_BYTES (256ull << 20)
+
+#define SHM_INDEX_MASK 0xffffffull
+#define SHM_MARK (1ull << 24)
+#define SHM_TAG_ONE (1ull << 25)
+
+/* Head of a hash's memory; of arrays' too, unused. One writer's word per cache line. */
+struct shm_ctl {
+	__u64 free; /* link word: first free node */
+	__u64 pad0[7];
+	__u64 fresh; /* nodes from this index on have never been used */
+	__u64 pad1[7];
+	__u64 count; /* entries, and inserts under way */
+	__u64 pad2[7];
+};
+
+/* Head of a node; the key (key_room bytes, padded with zeroes) and the values follow. */
+struct shm_node {
+	__u64 link;
+	__u64 hash; /* of the key, never 0; 0: node has not been filled since it was last free */
+};
+
+#define SHM_CTL_FREE 0u
+#define SHM_CTL_FRESH 64u
+#define SHM_CTL_COUNT 128u
+#define SHM_NODE_HASH 8u
+#define SHM_NODE_KEY 16u
+
+_Static_assert(__builtin_offsetof(struct shm_ctl, fresh) == SHM_CTL_FRESH, "layout");
+_Static_assert(__builtin_offsetof(struct shm_ctl, count) == SHM_CTL_COUNT, "layout");
+_Static_assert(sizeof(struct shm_node) == SHM_NODE_KEY, "layout");
+
+/* ---- memory access: the only part that differs between the three compilations ---- */
+
+#ifdef __BPF__
+
+/* x86-64 keeps the order of loads and of stores; the kernel's JIT moves nothing; volatile binds the compiler. */
+#define shm_read(p) (*(const volatile __u64 *)(p))
+#define shm_write(p, v) (*(volatile __u64 *)(p) = (v))
+#define shm_cas(p, old, new) (__sync_val_compare_and_swap((__u64 *)(p), (old), (new)) == (old))
+#define shm_fetch_add(p, v) __sync_fetch_and_add((__u64 *)(p), (v))
+/* Keeps a checked value in the register that was checked, so that the verifier sees the bound. */
+#define shm_keep(x) __asm__ volatile("" : "+r"(x))
+/* Steps along a chain, restarts included, and attempts at the free list, before giving up: the verifier walks them all. */
+#define SHM_MAX_STEPS 64u
+#define SHM_MAX_TRIES 32u
+/* Widest access to a caller's key or value; the stack of BPF programs admits aligned accesses only. */
+#ifndef SHM_CALLER_WIDTH
+#define SHM_CALLER_WIDTH 8u
+#endif
+
+#else
+
+#define shm_read(p) __atomic_load_n((const __u64 *)(p), __ATOMIC_ACQUIRE)
+#define shm_write(p, v) __atomic_store_n((__u64 *)(p), (v), __ATOMIC_RELEASE)
+#define shm_cas(p, old, new)                                                                                           \
+	({                                                                                                             \
+		__u64 shm_expected = (old);                                                                            \
+		__atomic_compare_exchange_n((__u64 *)(p), &shm_expected, (new), 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); \
+	})
+#define shm_fetch_add(p, v) __atomic_fetch_add((__u64 *)(p), (v), __ATOMIC_SEQ_CST)
+#define shm_keep(x) ((void)0)
+#define SHM_MAX_STEPS 1000000u
+#define SHM_MAX_TRIES 1000000u
+#define SHM_CALLER_WIDTH 8u
+
+#endif
+
+struct shm_u64_any {
+	__u64 v;
+} __attribute__((packed, may_alias));
+struct shm_u32_any {
+	__u32 v;
+} __attribute__((packed, may_alias));
+struct shm_u16_any {
+	__u16 v;
+} __attribute__((packed, may_alias));
+
+static __always_inline void *shm_at(void *arena, __u64 off)
+{
+	return (char *)arena + off;
+}
+
+/* A BPF program's load must name its width; clang would split a packed one into bytes. */
+#ifdef __BPF__
+#define shm_get64(p) (*(const volatile __u64 *)(p))
+#define shm_get32(p) (*(const volatile __u32 *)(p))
+#define shm_get16(p) (*(const volatile __u16 *)(p))
+#define shm_get8(p) (*(const volatile __u8 *)(p))
+#else
+#define shm_get64(p) (((const struct shm_u64_any *)(p))->v)
+#define shm_get32(p) (((const struct shm_u32_any *)(p))->v)
+#define shm_get16(p) (((const struct shm_u16_any *)(p))->v)
+#define shm_get8(p) (*(const __u8 *)(p))
+#endif
+
+/* Eight bytes of a caller's key or value, in memory order; what lies behind its size reads as zero and is not touched. */
+static __always_inline __u64 shm_caller_word(const void *from, __u32 size, __u32 at)
+{
+	const __u8 *p = (const __u8 *)from + at;
+	__u32 left = size - at;
+	__u64 w = 0;
+	__u32 n;
+
+	if (left >= 8 && SHM_CALLER_WIDTH == 8)
+		return shm_get64(p);
+	if (left > 8)
+		left = 8;
+	if (SHM_CALLER_WIDTH >= 4) {
+		if (left == 8)
+			return shm_get32(p) | (__u64)shm_get32(p + 4) << 32;
+		n = 0;
+		if (left & 4) {
+			w = shm_get32(p);
+			n = 4;
+		}
+		if (left & 2) {
+			w |= (__u64)shm_get16(p + n) << (n * 8);
+			n += 2;
+		}
+		if (left & 1)
+			w |= (__u64)shm_get8(p + n) << (n * 8);
+		return w;
+	}
+	for (n = 0; n < left; n++)
+		w |= (__u64)shm_get8(p + n) << (n * 8);
+	return w;
+}
+
+/* The next value of a link word: a new tag, no mark. */
+static __always_inline __u64 shm_link(__u64 old, __u64 index)
+{
+	return (((old & ~(SHM_TAG_ONE - 1)) + SHM_TAG_ONE) | index);
+}
+
+static __always_inline __u64 shm_node_off(const struct shm_geo *g, __u64 index)
+{
+	return g->nodes_off + index * g->node_size;
+}
+
+static __always_inline int shm_is_hash(const struct shm_geo *g)
+{
+	return g->kind == SHM_HASH || g->kind == SHM_PERCPU_HASH;
+}
+
+static __always_inline int shm_is_percpu(const struct shm_geo *g)
+{
+	return g->kind == SHM_PERCPU_ARRAY || g->kind == SHM_PERCPU_HASH;
+}
+
+/* One multiplication and one shift a word: keys are short, and what a target can choose it can only choose for itself. */
+static __always_inline __u64 shm_hash(void *arena, const struct shm_geo *g, const void *key)
+{
+	__u64 h = g->seed;
+	__u32 at;
+
+	for (at = 0; at < g->key_size; at += 8) {
+		h = (h ^ shm_caller_word(key, g->key_size, at)) * 0x9e3779b97f4a7c15ull;
+		h ^= h >> 32;
+	}
+#ifdef __BPF__
+	/*
+	 * Adds a zero that the verifier cannot know: else it would follow the chain once for every key that the
+	 * program can have in this place as a constant (bpftrace's hist() has dozens).
+	 */
+	{
+		__u64 some = shm_read(shm_at(arena, g->ctl_off)), same = some;
+
+		shm_keep(same);
+		h += some - same;
+	}
+#endif
+	return h | 1;
+}
+
+static __always_inline __u64 shm_bucket_off(const struct shm_geo *g, __u64 hash)
+{
+	return g->buckets_off + (((hash >> 24) & (g->n_buckets - 1)) << 3);
+}
+
+static __always_inline int shm_key_same(void *arena, const struct shm_geo *g, __u64 off, const void *key)
+{
+	const char *have = shm_at(arena, off + SHM_NODE_KEY);
+	__u64 diff = 0;
+	__u32 at;
+
+	for (at = 0; at < g->key_size; at += 8)
+		diff |= shm_read(have + at) ^ shm_caller_word(key, g->key_size, at);
+	return diff == 0;
+}
+
+/* ---- the free list ---- */
+
+/* A node that is the caller's alone, its link word {new tag, 0}; 0: none left. */
+static __always_inline __u64 shm_node_take(void *arena, const struct shm_geo *g)
+{
+	void *head = shm_at(arena, g->ctl_off + SHM_CTL_FREE);
+	void *fresh = shm_at(arena, g->ctl_off + SHM_CTL_FRESH);
+	__u64 index = 0, word, link;
+	__u32 i;
+
+	for (i = 0; i < SHM_MAX_TRIES; i++) {
+		word = shm_read(head);
+		index = word & SHM_INDEX_MASK;
+		shm_keep(index);
+		if (index == 0 || index >= g->n_nodes) {
+			index = 0;
+			break;
+		}
+		link = shm_read(shm_at(arena, shm_node_off(g, index)));
+		if (shm_cas(head, word, shm_link(word, link & SHM_INDEX_MASK)))
+			break;
+		index = 0;
+	}
+	if (index == 0) {
+		if (shm_read(fresh) >= g->n_nodes)
+			return 0;
+		index = shm_fetch_add(fresh, 1);
+		shm_keep(index);
+		if (index == 0 || index >= g->n_nodes)
+			return 0;
+	}
+	return index;
+}
+
+/* Nodes that a thread has taken out of the map and not yet given back: linked by their words from first to last. */
+struct shm_waste {
+	__u64 first;
+	__u64 last;
+};
+
+/* first to last are linked already (a run of marked nodes), or one node. */
+static __always_inline void shm_waste_add(void *arena, const struct shm_geo *g, struct shm_waste *w, __u64 first,
+					  __u64 last)
+{
+	void *link;
+
+	shm_keep(last);
+	if (last == 0 || last >= g->n_nodes)
+		return;
+	link = shm_at(arena, shm_node_off(g, last));
+	shm_write(link, shm_link(shm_read(link), w->first));
+	if (w->first == 0)
+		w->last = last;
+	w->first = first;
+}
+
+static __always_inline void shm_waste_give_back(void *arena, const struct shm_geo *g, const struct shm_waste *w)
+{
+	void *head = shm_at(arena, g->ctl_off + SHM_CTL_FREE);
+	__u64 last = w->last, word;
+	void *link;
+	__u32 i;
+
+	if (w->first == 0)
+		return;
+	shm_keep(last);
+	if (last == 0 || last >= g->n_nodes)
+		return;
+	link = shm_at(arena, shm_node_off(g, last));
+	for (i = 0; i < SHM_MAX_TRIES; i++) {
+		word = shm_read(head);
+		shm_write(link, shm_link(shm_read(link), word & SHM_INDEX_MASK));
+		if (shm_cas(head, word, shm_link(word, w->first)))
+			return;
+	}
+}
+
+/* ---- chains ---- */
+
+/* Offset of the live node with this key, or 0. Writes nothing. */
+static __always_inline __u64 shm_hash_find(void *arena, const struct shm_geo *g, const void *key, __u64 hash)
+{
+	__u64 bucket = shm_bucket_off(g, hash);
+	__u64 anchor = bucket, word = shm_read(shm_at(arena, bucket)), cursor = word;
+	__u64 index, off, next;
+	__u32 step;
+	int same;
+
+	for (step = 0; step < SHM_MAX_STEPS; step++) {
+		index = cursor & SHM_INDEX_MASK;
+		shm_keep(index);
+		if (index == 0 || index >= g->n_nodes)
+			return 0;
+		off = shm_node_off(g, index);
+		next = shm_read(shm_at(arena, off));
+		same = !(next & SHM_MARK) && shm_read(shm_at(arena, off + SHM_NODE_HASH)) == hash &&
+		       shm_key_same(arena, g, off, key);
+		if (shm_read(shm_at(arena, anchor)) != word) {
+			anchor = bucket;
+			word = cursor = shm_read(shm_at(arena, bucket));
+			continue;
+		}
+		if (same)
+			return off;
+		cursor = next;
+		if (!(next & SHM_MARK)) {
+			anchor = off;
+			word = next;
+		}
+	}
+	return 0;
+}
+
+/*
+ * The one loop that changes chains. node: a filled private node to insert or to put in place of the one with its key; 0:
+ * delete. The node is the map's or free again on return.
+ */
+static __always_inline long shm_hash_change(void *arena, const struct shm_geo *g, const void *key, __u64 hash, __u64 node,
+					    __u64 flags)
+{
+	void *count = shm_at(arena, g->ctl_off + SHM_CTL_COUNT);
+	__u64 bucket = shm_bucket_off(g, hash), node_off = shm_node_off(g, node);
+	__u64 anchor = bucket, word = shm_read(shm_at(arena, bucket)), cursor = word;
+	__u64 index, off, next, fresh, run_last = 0;
+	struct shm_waste waste = {};
+	int reserved = 0, done = 0, same;
+	long ret = -SHM_EBUSY;
+	__u32 step;
+
+	for (step = 0; step < SHM_MAX_STEPS; step++) {
+		index = cursor & SHM_INDEX_MASK;
+		shm_keep(index);
+		if (index == 0) {
+			ret = -SHM_ENOENT;
+			if (!node || flags == SHM_EXIST)
+				break;
+			if (!reserved) {
+				if (shm_fetch_add(count, 1) >= g->max_entries) {
+					shm_fetch_add(count, -1ull);
+					ret = -SHM_E2BIG;
+					break;
+				}
+				reserved = 1;
+			}
+			shm_write(shm_at(arena, node_off), shm_link(shm_read(shm_at(arena, node_off)), 0));
+			ret = -SHM_EBUSY;
+			if (!shm_cas(shm_at(arena, anchor), word, shm_link(word, node)))
+				goto restart;
+			if (word & SHM_INDEX_MASK)
+				shm_waste_add(arena, g, &waste, word & SHM_INDEX_MASK, run_last);
+			ret = 0;
+			done = 1;
+			reserved = 0;
+			break;
+		}
+		if (index >= g->n_nodes) {
+			ret = -SHM_EFAULT;
+			break;
+		}
+		off = shm_node_off(g, index);
+		next = shm_read(shm_at(arena, off));
+		same = !(next & SHM_MARK) && shm_read(shm_at(arena, off + SHM_NODE_HASH)) == hash &&
+		       shm_key_same(arena, g, off, key);
+		if (shm_read(shm_at(arena, anchor)) != word)
+			goto restart;
+		if (next & SHM_MARK) {
+			run_last = index;
+			cursor = next;
+			continue;
+		}
+		if ((word & SHM_INDEX_MASK) != index) {
+			/* A run of deleted nodes in front of this one: take it out. */
+			fresh = shm_link(word, index);
+			if (!shm_cas(shm_at(arena, anchor), word, fresh))
+				goto restart;
+			shm_waste_add(arena, g, &waste, word & SHM_INDEX_MASK, run_last);
+			word = fresh;
+		}
+		if (same) {
+			if (node && flags == SHM_NOEXIST) {
+				ret = -SHM_EEXIST;
+				break;
+			}
+			fresh = next & SHM_INDEX_MASK;
+			if (node) {
+				shm_write(shm_at(arena, node_off), shm_link(shm_read(shm_at(arena, node_off)), fresh));
+				fresh = node;
+			}
+			if (!shm_cas(shm_at(arena, off), next, shm_link(next, fresh) | SHM_MARK))
+				goto restart;
+			done = 1;
+			ret = 0;
+			if (!node)
+				shm_fetch_add(count, -1ull);
+			/* When this fails, whoever changed the anchor, or the next to come, takes the node out. */
+			if (shm_cas(shm_at(arena, anchor), word, shm_link(word, fresh)))
+				shm_waste_add(arena, g, &waste, index, index);
+			break;
+		}
+		anchor = off;
+		word = cursor = next;
+		continue;
+restart:
+		anchor = bucket;
+		word = cursor = shm_read(shm_at(arena, bucket));
+	}
+	if (reserved)
+		shm_fetch_add(count, -1ull);
+	if (node && !done)
+		shm_waste_add(arena, g, &waste, node, node);
+	shm_waste_give_back(arena, g, &waste);
+	return ret;
+}
+
+/* ---- values ---- */
+
+static __always_inline void shm_value_copy(const struct shm_geo *g, char *to, const void *value)
+{
+	__u32 at;
+
+	for (at = 0; at < g->value_size; at += 8)
+		shm_write(to + at, shm_caller_word(value, g->value_size, at));
+}
+
+/* A private node with key, hash and this CPU's value (0: zero), the other CPUs' values zero. Index or 0. */
+static __always_inline __u64 shm_node_fill(void *arena, const struct shm_geo *g, const void *key, __u64 hash,
+					   const void *value, __u32 cpu)
+{
+	__u64 index = shm_node_take(arena, g);
+	__u64 cpu_off = (__u64)cpu * g->value_room;
+	char *node, *values;
+	__u32 at;
+
+	if (index == 0)
+		return 0;
+	node = shm_at(arena, shm_node_off(g, index));
+	shm_write(node, shm_link(shm_read(node), 0));
+	shm_write(node + SHM_NODE_HASH, hash);
+	for (at = 0; at < g->key_size; at += 8)
+		shm_write(node + SHM_NODE_KEY + at, shm_caller_word(key, g->key_size, at));
+	values = node + g->value_off;
+	if (shm_is_percpu(g) || !value)
+		for (at = 0; at < g->n_cpus * g->value_room; at += 8)
+			shm_write(values + at, 0);
+	if (value)
+		shm_value_copy(g, values + cpu_off, value);
+	return index;
+}
+
+/* ---- the interface ---- */
+
+/* Offset of the value of an array's element or of a hash's entry, for this CPU; 0: none. */
+static __always_inline __u64 shm_value_off(void *arena, const struct shm_geo *g, const void *key, __u32 cpu)
+{
+	__u64 off, index;
+
+	if (cpu >= g->n_cpus)
+		return 0;
+	if (shm_is_hash(g)) {
+		off = shm_hash_find(arena, g, key, shm_hash(arena, g, key));
+		if (off == 0)
+			return 0;
+		return off + g->value_off + (__u64)cpu * g->value_room;
+	}
+	index = shm_caller_word(key, 4, 0);
+	shm_keep(index);
+	if (index >= g->max_entries)
+		return 0;
+	return shm_node_off(g, index) + (__u64)cpu * g->value_room;
+}
+
+/* bpf_map_lookup_elem(): where this CPU's value is, or NULL. cpu is 0 for maps that are not per-CPU. */
+static __always_inline void *shm_map_lookup(void *arena, const struct shm_geo *g, const void *key, __u32 cpu)
+{
+	__u64 off = shm_value_off(arena, g, key, cpu);
+
+	return off ? shm_at(arena, off) : (void *)0;
+}
+
+/* bpf_map_update_elem() from a program: per-CPU maps get this CPU's value, the others' are zeroed when the key is new. */
+static __always_inline long shm_map_update(void *arena, const struct shm_geo *g, const void *key, const void *value,
+					   __u64 flags, __u32 cpu)
+{
+	__u64 hash, off, node;
+
+	if (cpu >= g->n_cpus)
+		return -SHM_EINVAL;
+	if (!shm_is_hash(g)) {
+		if ((shm_is_percpu(g) ? flags : flags & ~(__u64)SHM_F_LOCK) > SHM_EXIST)
+			return -SHM_EINVAL;
+		off = shm_value_off(arena, g, key, cpu);
+		if (off == 0)
+			return -SHM_E2BIG;
+		if (flags & SHM_NOEXIST)
+			return -SHM_EEXIST;
+		if (flags & SHM_F_LOCK)
+			return -SHM_EINVAL;
+		shm_value_copy(g, shm_at(arena, off), value);
+		return 0;
+	}
+	if (flags > SHM_EXIST)
+		return -SHM_EINVAL;
+	hash = shm_hash(arena, g, key);
+	if (shm_is_percpu(g)) {
+		off = shm_hash_find(arena, g, key, hash);
+		if (off) {
+			if (flags == SHM_NOEXIST)
+				return -SHM_EEXIST;
+			shm_value_copy(g, shm_at(arena, off + g->value_off + (__u64)cpu * g->value_room), value);
+			return 0;
+		}
+		if (flags == SHM_EXIST)
+			return -SHM_ENOENT;
+	}
+	node = shm_node_fill(arena, g, key, hash, value, cpu);
+	if (node == 0)
+		return -SHM_ENOMEM;
+	return shm_hash_change(arena, g, key, hash, node, flags);
+}
+
+/* bpf_map_delete_elem() */
+static __always_inline long shm_map_delete(void *arena, const struct shm_geo *g, const void *key)
+{
+	if (!shm_is_hash(g))
+		return -SHM_EINVAL;
+	return shm_hash_change(arena, g, key, shm_hash(arena, g, key), 0, 0);
+}
+
+/* Get or insert zero, then atomically add to the __u64 at the start of this CPU's value. */
+static __always_inline long shm_map_add(void *arena, const struct shm_geo *g, const void *key, __u64 delta, __u32 cpu)
+{
+	__u64 hash, off, node;
+	long ret;
+
+	if (!shm_is_hash(g)) {
+		off = shm_value_off(arena, g, key, cpu);
+		if (off == 0)
+			return -SHM_E2BIG;
+		shm_fetch_add(shm_at(arena, off), delta);
+		return 0;
+	}
+	if (cpu >= g->n_cpus)
+		return -SHM_EINVAL;
+	hash = shm_hash(arena, g, key);
+	off = shm_hash_find(arena, g, key, hash);
+	if (off == 0) {
+		/* The delta goes in with the new node; if somebody else was faster, to theirs. */
+		node = shm_node_fill(arena, g, key, hash, (void *)0, cpu);
+		if (node == 0)
+			return -SHM_ENOMEM;
+		shm_write(shm_at(arena, shm_node_off(g, node) + g->value_off + (__u64)cpu * g->value_room), delta);
+		ret = shm_hash_change(arena, g, key, hash, node, SHM_NOEXIST);
+		if (ret != -SHM_EEXIST)
+			return ret;
+		off = shm_hash_find(arena, g, key, hash);
+		if (off == 0)
+			return -SHM_EBUSY;
+	}
+	shm_fetch_add(shm_at(arena, off + g->value_off + (__u64)cpu * g->value_room), delta);
+	return 0;
+}
+
+#ifndef __BPF__
+/*
+ * For going through a map: index from 0 to geo.n_nodes - 1. Returns where the key is (hash: in the node; array:
+ * NULL, the index is the key) and by *value where the first CPU's value is; *value is NULL when no live entry is there.
+ */
+static inline void *shm_map_node(void *arena, const struct shm_geo *g, __u32 index, void **value)
+{
+	__u64 off = shm_node_off(g, index), hash;
+	char *key;
+
+	*value = (void *)0;
+	if (index >= g->n_nodes)
+		return (void *)0;
+	if (!shm_is_hash(g)) {
+		*value = shm_at(arena, off);
+		return (void *)0;
+	}
+	if (index == 0 || index >= shm_read(shm_at(arena, g->ctl_off + SHM_CTL_FRESH)))
+		return (void *)0;
+	hash = shm_read(shm_at(arena, off + SHM_NODE_HASH));
+	key = shm_at(arena, off + SHM_NODE_KEY);
+	/* What is not reached by its key is free, deleted, or somebody's private node. */
+	if (hash == 0 || shm_hash_find(arena, g, key, shm_hash(arena, g, key)) != off)
+		return (void *)0;
+	*value = shm_at(arena, off + g->value_off);
+	return key;
+}
+#endif
+
+#if !defined(__BPF__) && !defined(SHM_BITCODE)
+/*
+ * Fills the geometry of a tool's map (attributes of BPF_MAP_CREATE) that begins at arena offset off, a multiple of 64. 0,
+ * or -EOPNOTSUPP with *why a sentence fragment that names what is in the way. n_cpus: possible CPUs of the host.
+ */
+int shm_geo__plan(struct shm_geo *g, __u32 bpf_map_type, __u32 key_size, __u32 value_size, __u32 max_entries,
+		  __u32 map_flags, __u32 n_cpus, __u64 off, const char **why);
+/* Empties the map: zeroed memory, or a map of the same geometry. Nobody else may work on it. */
+void shm_map_init(void *arena, const struct shm_geo *g);
+/*
+ * Finds what killed threads left behind: rebuilds count and free list, cuts chains that make no sense. Nobody else may work
+ * on the map. Returns how many nodes came back, or -ENOMEM.
+ */
+long shm_map_repair(void *arena, const struct shm_geo *g);
+/* Entries; an array's are all there. */
+__u64 shm_map_count(void *arena, const struct shm_geo *g);
+#endif
+
+#endif
