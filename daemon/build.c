@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/build.h"
+
+#include <bpf/bpf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/perf_event.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "daemon/khalf.h"
+#include "daemon/library.h"
+#include "daemon/uprobe.h"
+#include "shm-runtime/shm_map.h"
+
+#define PAGE_ROUND(n) (((n) + 4095ull) & ~4095ull)
+#define COMPILE_TIMEOUT_MS 20000
+#define ERR_SIZE 200
+
+static void explain(struct group *g, const char *what, const char *name, int err, const char *detail)
+{
+	snprintf(g->reason, sizeof(g->reason), "%s%s: %s", what, name, detail && detail[0] ? detail : strerror(-err));
+}
+
+/* ---- arena ---- */
+
+static int lay_out(struct group *g, uint64_t *size)
+{
+	uint32_t n_cpus = (uint32_t)libbpf_num_possible_cpus();
+	uint64_t off = SHM_HDR_SIZE + PAGE_ROUND(sizeof(uint64_t) * n_cpus * g->n_probes);
+	const char *why = NULL;
+
+	for (unsigned int i = 0; i < g->n_maps; i++) {
+		struct gmap *m = &g->map[i];
+		int err;
+
+		if (m->geo.kind == SHM_DIRECT)
+			continue;
+		err = shm_geo__plan(&m->geo, m->m.type, m->m.key_size, m->m.value_size, m->m.max_entries, m->m.flags, n_cpus,
+				    off, &why);
+		if (err) {
+			explain(g, "map ", m->m.name, err, why);
+			return err;
+		}
+		off = (m->geo.end_off + 63) & ~63ull;
+	}
+	*size = PAGE_ROUND(off);
+	return 0;
+}
+
+static int make_arena(struct group *g)
+{
+	LIBBPF_OPTS(bpf_map_create_opts, opts, .map_flags = BPF_F_MMAPABLE);
+	uint64_t size;
+	int err = lay_out(g, &size);
+
+	if (err)
+		return err;
+	if (size > INT32_MAX) {
+		snprintf(g->reason, sizeof(g->reason), "its maps need %llu MiB of shared memory", (unsigned long long)size >> 20);
+		return -E2BIG;
+	}
+	g->arena_fd = bpf_map_create(BPF_MAP_TYPE_ARRAY, "bpftimed_arena", 4, (uint32_t)size, 1, &opts);
+	if (g->arena_fd < 0) {
+		explain(g, "shared memory", "", -errno, NULL);
+		return -errno;
+	}
+	g->arena_size = size;
+	g->arena = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, g->arena_fd, 0);
+	if (g->arena == MAP_FAILED) {
+		g->arena = NULL;
+		explain(g, "shared memory", "", -errno, NULL);
+		return -errno;
+	}
+	*g->arena = (struct shm_group_hdr){
+		.magic = SHM_MAGIC,
+		.version = SHM_LAYOUT_VERSION,
+		.n_cpus = (uint32_t)libbpf_num_possible_cpus(),
+		.size = size,
+		.hits_off = SHM_HDR_SIZE,
+		.n_probes = g->n_probes,
+	};
+	for (unsigned int i = 0; i < g->n_maps; i++)
+		if (g->map[i].geo.kind != SHM_DIRECT)
+			shm_map_init(g->arena, &g->map[i].geo);
+	return 0;
+}
+
+/* ---- code ---- */
+
+static int compile(struct group *g, struct gprog *p, struct vm_worker *worker)
+{
+	struct shm_geo geo[SHM_MAX_MAPS] = {0};
+	struct vm_blob blob = {"bpftime_maps", geo, sizeof(geo)};
+	struct vm_compile_opts opts = {
+		.sz = sizeof(opts),
+		.bitcode = library_bitcode,
+		.bitcode_size = library_bitcode_size,
+		.blobs = &blob,
+		.n_blobs = 1,
+		.atomic_rmw = 1,
+	};
+	char err_text[ERR_SIZE] = "";
+	int err;
+
+	for (unsigned int i = 0; i < g->n_maps; i++)
+		geo[i] = g->map[i].geo;
+	err = vm_worker__compile(worker, p->insns, p->n_insns, &opts, COMPILE_TIMEOUT_MS, &p->code, err_text,
+				 sizeof(err_text));
+	if (err) {
+		explain(g, "compiling program ", p->name, err, err_text);
+		return err;
+	}
+	p->code_fd = agent_code_memfd("bpftimed-program", p->code.bytes, p->code.size);
+	if (p->code_fd < 0) {
+		explain(g, "code memory for program ", p->name, p->code_fd, NULL);
+		return p->code_fd;
+	}
+	return 0;
+}
+
+static int load_khalf(struct group *g, struct gprog *p)
+{
+	struct shm_geo geo[SHM_MAX_MAPS];
+	int direct[SHM_MAX_MAPS];
+	char err_text[ERR_SIZE] = "";
+
+	for (unsigned int i = 0; i < g->n_maps; i++) {
+		geo[i] = g->map[i].geo;
+		direct[i] = g->map[i].geo.kind == SHM_DIRECT ? g->map[i].fd : -1;
+	}
+	p->khalf_fd = khalf_load(p->insns, p->n_insns, p->type, p->expected_attach_type, p->license, p->name, g->arena_fd, geo,
+				 g->n_maps, direct, err_text, sizeof(err_text));
+	if (p->khalf_fd < 0) {
+		explain(g, "the kernel half of program ", p->name, p->khalf_fd, err_text);
+		return p->khalf_fd;
+	}
+	return 0;
+}
+
+int group__build(struct group *g, struct vm_worker *worker)
+{
+	int err;
+
+	if (g->built)
+		return 0;
+	g->reason[0] = 0;
+	err = make_arena(g);
+	for (unsigned int i = 0; !err && i < g->n_progs; i++) {
+		err = compile(g, &g->prog[i], worker);
+		if (!err && g->has_khalf)
+			err = load_khalf(g, &g->prog[i]);
+	}
+	g->built = !err;
+	return err;
+}
+
+/* ---- the kernel half's attachments ---- */
+
+int group__attach_khalf(struct group *g)
+{
+	if (!g->has_khalf)
+		return 0;
+	for (unsigned int i = 0; i < g->n_probes; i++) {
+		struct probe *p = g->probe[i];
+		struct uprobe_opts opts = {
+			.path = p->o.path,
+			.root_pid = p->tool->pid,
+			.ino = p->o.ino,
+			.offset = p->o.offset,
+			.is_return = p->o.kind == PROBE_URETPROBE,
+			.pid = p->o.target,
+			.cookie = p->o.cookie,
+		};
+		int err;
+
+		if (p->khalf_link_fd >= 0)
+			continue;
+		for (unsigned int k = 0; k < g->n_progs; k++)
+			if (g->prog[k].id == p->o.prog_id)
+				opts.prog_fd = g->prog[k].khalf_fd;
+		err = uprobe__attach(&opts, &p->khalf_fd, &p->khalf_link_fd);
+		if (err) {
+			explain(g, "the kernel half cannot be attached to ", p->symbol, err, NULL);
+			return err;
+		}
+	}
+	return 0;
+}
+
+void group__detach_khalf(struct group *g)
+{
+	for (unsigned int i = 0; i < g->n_probes; i++)
+		uprobe__detach(&g->probe[i]->khalf_fd, &g->probe[i]->khalf_link_fd);
+}
+
+static void close_fd(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
+void group__unbuild(struct group *g)
+{
+	group__detach_khalf(g);
+	for (unsigned int i = 0; i < g->n_progs; i++) {
+		struct gprog *p = &g->prog[i];
+
+		vm_code__clear(&p->code);
+		free(p->insns);
+		close_fd(&p->code_fd);
+		close_fd(&p->khalf_fd);
+	}
+	g->n_progs = 0;
+	for (unsigned int i = 0; i < g->n_maps; i++)
+		close_fd(&g->map[i].fd);
+	g->n_maps = 0;
+	if (g->arena)
+		munmap(g->arena, g->arena_size);
+	g->arena = NULL;
+	close_fd(&g->arena_fd);
+	g->built = false;
+}

@@ -1,0 +1,365 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * plan.c: the decision. Everything that the runtime carries stands in a table here; whatever is not in a table stays in the
+ * kernel, with the table's reason.
+ */
+#include "daemon/plan.h"
+
+#include <bpf/bpf.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "shm-runtime/shm_map.h"
+#include "vm-llvm/additive.h"
+
+#define PAGE_ROUND(n) (((n) + 4095ull) & ~4095ull)
+#define DIRECT_MAX_SIZE (64u << 20)
+
+/* Helpers with a body in agent/helpers.c. */
+static const uint32_t carried_helpers[] = {
+	BPF_FUNC_map_lookup_elem,
+	BPF_FUNC_map_update_elem,
+	BPF_FUNC_map_delete_elem,
+	BPF_FUNC_probe_read,
+	BPF_FUNC_ktime_get_ns,
+	BPF_FUNC_get_smp_processor_id,
+	BPF_FUNC_get_current_pid_tgid,
+	BPF_FUNC_get_current_uid_gid,
+	BPF_FUNC_get_current_comm,
+	BPF_FUNC_probe_read_str,
+	BPF_FUNC_probe_read_user,
+	BPF_FUNC_probe_read_user_str,
+	BPF_FUNC_ktime_get_boot_ns,
+	BPF_FUNC_get_func_ip,
+	BPF_FUNC_get_attach_cookie,
+};
+
+#define NAME_OF_HELPER(name, value, ...) [value] = "bpf_" #name,
+static const char *const helper_names[] = {___BPF_FUNC_MAPPER(NAME_OF_HELPER)};
+
+static const char *const map_type_names[] = {
+	[BPF_MAP_TYPE_HASH] = "hash",
+	[BPF_MAP_TYPE_ARRAY] = "array",
+	[BPF_MAP_TYPE_PROG_ARRAY] = "program array",
+	[BPF_MAP_TYPE_PERF_EVENT_ARRAY] = "perf event array",
+	[BPF_MAP_TYPE_PERCPU_HASH] = "per-CPU hash",
+	[BPF_MAP_TYPE_PERCPU_ARRAY] = "per-CPU array",
+	[BPF_MAP_TYPE_STACK_TRACE] = "stack trace",
+	[BPF_MAP_TYPE_CGROUP_ARRAY] = "cgroup array",
+	[BPF_MAP_TYPE_LRU_HASH] = "LRU hash",
+	[BPF_MAP_TYPE_LRU_PERCPU_HASH] = "LRU per-CPU hash",
+	[BPF_MAP_TYPE_LPM_TRIE] = "longest-prefix trie",
+	[BPF_MAP_TYPE_ARRAY_OF_MAPS] = "array of maps",
+	[BPF_MAP_TYPE_HASH_OF_MAPS] = "hash of maps",
+	[BPF_MAP_TYPE_QUEUE] = "queue",
+	[BPF_MAP_TYPE_STACK] = "stack",
+	[BPF_MAP_TYPE_RINGBUF] = "ring buffer",
+};
+
+const char *bpf_helper_name(uint32_t id)
+{
+	const char *name = id < sizeof(helper_names) / sizeof(helper_names[0]) ? helper_names[id] : NULL;
+
+	return name ? name : "an unknown helper";
+}
+
+const char *bpf_map_type_name(uint32_t type)
+{
+	const char *name = type < sizeof(map_type_names) / sizeof(map_type_names[0]) ? map_type_names[type] : NULL;
+
+	return name ? name : "unknown";
+}
+
+static int __attribute__((format(printf, 2, 3))) refuse(struct group *g, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(g->reason, sizeof(g->reason), fmt, ap);
+	va_end(ap);
+	return -EOPNOTSUPP;
+}
+
+static bool helper_is_carried(uint32_t id)
+{
+	for (size_t i = 0; i < sizeof(carried_helpers) / sizeof(carried_helpers[0]); i++)
+		if (carried_helpers[i] == id)
+			return true;
+	return false;
+}
+
+/* ---- maps ---- */
+
+static bool is_direct(const struct obs_map *m)
+{
+	return m->type == BPF_MAP_TYPE_ARRAY && (m->flags & BPF_F_MMAPABLE);
+}
+
+static int plan_direct(struct group *g, struct gmap *m, unsigned int n_direct)
+{
+	uint64_t stride = (m->m.value_size + 7u) & ~7u;
+
+	if (n_direct >= AGENT_MAX_DIRECT)
+		return refuse(g, "the program uses more than %u memory-mapped arrays", AGENT_MAX_DIRECT);
+	m->map_size = PAGE_ROUND(stride * m->m.max_entries);
+	if (m->map_size > DIRECT_MAX_SIZE)
+		return refuse(g, "map %s is too large to be shared (%zu bytes)", m->m.name, m->map_size);
+	m->read_only = m->m.frozen;
+	m->geo = (struct shm_geo){
+		.kind = SHM_DIRECT,
+		.key_size = m->m.key_size,
+		.value_size = m->m.value_size,
+		.max_entries = m->m.max_entries,
+		.n_cpus = 1,
+		.key_room = 8,
+		.value_room = (uint32_t)stride,
+		.node_size = (uint32_t)stride,
+		.n_nodes = m->m.max_entries,
+		.seed = n_direct,
+	};
+	g->has_direct |= !m->read_only;
+	return 0;
+}
+
+static int plan_map(struct group *g, struct observer *o, uint32_t id)
+{
+	struct gmap *m = &g->map[g->n_maps];
+	unsigned int n_direct = 0;
+	const char *why = NULL;
+	int err;
+
+	if (g->n_maps == SHM_MAX_MAPS)
+		return refuse(g, "the programs use more than %u maps", SHM_MAX_MAPS);
+	*m = (struct gmap){.fd = -1, .carrier = -1};
+	err = observer__map(o, id, &m->m);
+	if (err)
+		return refuse(g, "map %u cannot be looked at: %s", id, strerror(-err));
+	m->fd = bpf_map_get_fd_by_id(id);
+	if (m->fd < 0)
+		return refuse(g, "map %s (%u) cannot be opened: %s", m->m.name, id, strerror(errno));
+	g->n_maps++;
+	for (unsigned int i = 0; i + 1 < g->n_maps; i++)
+		n_direct += g->map[i].geo.kind == SHM_DIRECT;
+	if (is_direct(&m->m))
+		return plan_direct(g, m, n_direct);
+	/* The real offset is given when the arena is laid out; zero proves only that the shape can be carried. */
+	err = shm_geo__plan(&m->geo, m->m.type, m->m.key_size, m->m.value_size, m->m.max_entries, m->m.flags,
+			    (uint32_t)libbpf_num_possible_cpus(), SHM_HDR_SIZE, &why);
+	if (err)
+		return refuse(g, "map %s is a %s map%s%s", m->m.name, bpf_map_type_name(m->m.type),
+			      why ? ": " : ", which is not carried yet", why ? why : "");
+	g->has_mirrored = true;
+	return 0;
+}
+
+static int map_index(struct group *g, struct observer *o, uint32_t id, unsigned int *index)
+{
+	for (unsigned int i = 0; i < g->n_maps; i++) {
+		if (g->map[i].m.id == id) {
+			*index = i;
+			return 0;
+		}
+	}
+	*index = g->n_maps;
+	return plan_map(g, o, id);
+}
+
+/* ---- programs ---- */
+
+static int plan_insns(struct group *g, struct observer *o, struct gprog *p)
+{
+	for (size_t i = 0; i < p->n_insns; i++) {
+		struct bpf_insn *in = &p->insns[i];
+		unsigned int index;
+		int err;
+
+		if (in->code == (BPF_LD | BPF_IMM | BPF_DW)) {
+			if (in->src_reg == BPF_PSEUDO_MAP_FD || in->src_reg == BPF_PSEUDO_MAP_VALUE) {
+				err = map_index(g, o, (uint32_t)in->imm, &index);
+				if (err)
+					return err;
+				if (in->src_reg == BPF_PSEUDO_MAP_VALUE && g->map[index].geo.kind != SHM_DIRECT)
+					return refuse(g, "program %s uses the value of map %s directly, which is not memory-mapped",
+						      p->name, g->map[index].m.name);
+				in->imm = (int)index;
+			} else if (in->src_reg) {
+				return refuse(g, "program %s uses a callback or a kernel variable", p->name);
+			}
+			i++;
+		} else if (in->code == (BPF_JMP | BPF_CALL) && in->src_reg == 0) {
+			if (!helper_is_carried((uint32_t)in->imm))
+				return refuse(g, "program %s calls %s (helper %d), which is not carried yet", p->name,
+					      bpf_helper_name((uint32_t)in->imm), in->imm);
+		} else if (in->code == (BPF_JMP | BPF_CALL) && in->src_reg != BPF_PSEUDO_CALL) {
+			return refuse(g, "program %s calls a kernel function", p->name);
+		}
+	}
+	return 0;
+}
+
+static int plan_prog(struct group *g, struct observer *o, uint32_t id)
+{
+	const struct obs_prog *src = observer__prog(o, id);
+	struct gprog *p;
+
+	for (unsigned int i = 0; i < g->n_progs; i++)
+		if (g->prog[i].id == id)
+			return 0;
+	if (g->n_progs == GROUP_MAX_PROGS)
+		return refuse(g, "more than %u programs share maps", GROUP_MAX_PROGS);
+	if (!src)
+		return refuse(g, "program %u cannot be looked at: %s", id, strerror(errno));
+	if (!src->insns)
+		return refuse(g, "program %s: %s", src->name, src->why_unknown ? src->why_unknown : "its bytecode is not known");
+	if (src->type != BPF_PROG_TYPE_KPROBE)
+		return refuse(g, "program %s is not a uprobe program", src->name);
+	if (src->sleepable)
+		return refuse(g, "program %s is sleepable", src->name);
+	p = &g->prog[g->n_progs++];
+	*p = (struct gprog){
+		.id = id,
+		.type = src->type,
+		.expected_attach_type = src->expected_attach_type,
+		.n_insns = src->n_insns,
+		.code_fd = -1,
+		.khalf_fd = -1,
+	};
+	snprintf(p->name, sizeof(p->name), "%s", src->name);
+	p->license = src->license;
+	p->insns = malloc(src->n_insns * sizeof(*p->insns));
+	if (!p->insns)
+		return refuse(g, "out of memory");
+	memcpy(p->insns, src->insns, src->n_insns * sizeof(*p->insns));
+	return plan_insns(g, o, p);
+}
+
+/*
+ * Per-CPU maps may only be added to; that is made exact by atomic adds in both halves. The same rewriting serves plain maps with
+ * eight-byte values: a lookup and an update of old + c by preempted threads would lose more than the kernel ever does.
+ */
+static int plan_additive(struct group *g)
+{
+	struct vm_map_info info[SHM_MAX_MAPS];
+	bool only[SHM_MAX_MAPS];
+
+	for (unsigned int i = 0; i < g->n_maps; i++) {
+		const struct gmap *m = &g->map[i];
+
+		info[i] = (struct vm_map_info){
+			.value_size = m->m.value_size,
+			.per_cpu = m->geo.kind == SHM_PERCPU_ARRAY || m->geo.kind == SHM_PERCPU_HASH,
+		};
+		only[i] = m->geo.kind != SHM_DIRECT && m->m.value_size == 8;
+	}
+	for (unsigned int k = 0; k < g->n_progs; k++) {
+		struct gprog *p = &g->prog[k];
+		enum vm_map_use use[SHM_MAX_MAPS] = {0};
+		int err = vm_additive_rewrite(p->insns, p->n_insns, info, g->n_maps, only, use);
+
+		if (err < 0)
+			return refuse(g, "program %s cannot be analysed: %s", p->name, strerror(-err));
+		for (unsigned int i = 0; i < g->n_maps; i++)
+			if (info[i].per_cpu && use[i] == VM_MAP_OTHER)
+				return refuse(g, "program %s uses the per-CPU map %s in a way that is not an addition", p->name,
+					      g->map[i].m.name);
+	}
+	return 0;
+}
+
+/* ---- attachments ---- */
+
+static const struct {
+	enum attach_form form;
+	const char *why;
+} refused_forms[] = {
+	{ATTACH_MULTI_LINK, "attached by a uprobe_multi link, which is not carried yet"},
+	{ATTACH_OTHER, "attached in a way that is not carried yet"},
+};
+
+static int plan_probe(struct group *g, const struct probe *p)
+{
+	for (size_t i = 0; i < sizeof(refused_forms) / sizeof(refused_forms[0]); i++)
+		if (refused_forms[i].form == p->o.form)
+			return refuse(g, "%s is %s", p->symbol[0] ? p->symbol : p->o.path, refused_forms[i].why);
+	if (p->o.kind == PROBE_OTHER)
+		return refuse(g, "a program of the group is attached to something that is not a uprobe");
+	if (p->o.ref_ctr_offset)
+		return refuse(g, "%s has a USDT semaphore, which is not carried yet", p->symbol);
+	return 0;
+}
+
+/* A program that we do not know to be in the group may write the same maps from the kernel. */
+static int plan_strangers(struct group *g)
+{
+	uint32_t id = 0;
+
+	while (!bpf_prog_get_next_id(id, &id)) {
+		struct bpf_prog_info info = {0};
+		uint32_t ids[64], len = sizeof(info);
+		bool ours = false;
+		int fd, err;
+
+		for (unsigned int i = 0; i < g->n_progs; i++)
+			ours |= g->prog[i].id == id;
+		if (ours)
+			continue;
+		fd = bpf_prog_get_fd_by_id(id);
+		if (fd < 0)
+			continue;
+		info.map_ids = (uintptr_t)ids;
+		info.nr_map_ids = sizeof(ids) / sizeof(ids[0]);
+		err = bpf_obj_get_info_by_fd(fd, &info, &len);
+		close(fd);
+		if (err)
+			continue;
+		for (uint32_t k = 0; k < info.nr_map_ids && k < 64; k++)
+			for (unsigned int i = 0; i < g->n_maps; i++)
+				if (g->map[i].m.id == ids[k] && g->map[i].geo.kind != SHM_DIRECT)
+					return refuse(g, "map %s is also used by program %s (%u), which is not attached to a uprobe",
+						      g->map[i].m.name, info.name, id);
+	}
+	return 0;
+}
+
+static int plan_reach(struct group *g)
+{
+	/*
+	 * Directly mapped memory is written by the tool's own program too, so no kernel half can stand beside it: hits that
+	 * reach the kernel are the tool's program's. That is exact for memory that is only direct; mirrored maps beside it need
+	 * every hit to come from processes that are held still during the switch, that is, from the one the probe is limited to.
+	 */
+	if (!g->has_direct || !g->has_mirrored)
+		return 0;
+	for (unsigned int i = 0; i < g->n_probes; i++)
+		if (g->probe[i]->o.target < 0)
+			return refuse(g, "%s is probed in every process and the programs use both memory-mapped and other maps: limit "
+					 "the tool to a process (-p)",
+				      g->probe[i]->symbol);
+	return 0;
+}
+
+int group__plan(struct group *g, struct observer *o)
+{
+	int err;
+
+	g->reason[0] = 0;
+	for (unsigned int i = 0; i < g->n_probes; i++) {
+		err = plan_probe(g, g->probe[i]);
+		if (!err)
+			err = plan_prog(g, o, g->probe[i]->o.prog_id);
+		if (err)
+			return err;
+	}
+	err = plan_additive(g);
+	if (!err)
+		err = plan_strangers(g);
+	if (!err)
+		err = plan_reach(g);
+	if (!err)
+		g->has_khalf = g->has_mirrored && !g->has_direct;
+	return err;
+}
