@@ -1,0 +1,383 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/hosts.h"
+
+#include <bpf/bpf.h>
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "agent/service.h"
+#include "daemon/procfs.h"
+
+#define PAGE_ROUND(n) (((n) + 4095ull) & ~4095ull)
+
+/* r0 = 0; exit: holds an int3 in place without doing anything at it. */
+static int load_noop(void)
+{
+	const struct bpf_insn insns[] = {
+		{.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0},
+		{.code = BPF_JMP | BPF_EXIT},
+	};
+	int fd = bpf_prog_load(BPF_PROG_TYPE_KPROBE, "bpftimed_hold", "Dual MIT/GPL", insns, 2, NULL);
+
+	return fd < 0 ? -errno : fd;
+}
+
+int hosts__init(struct hosts *hs, const struct policy *policy, char *err, size_t err_size)
+{
+	struct agent_error why = {""};
+	int ret;
+
+	*hs = (struct hosts){.policy = policy, .noop_prog_fd = -1};
+	ret = agent_image__new(&hs->image, &why);
+	if (!ret)
+		ret = agent_service__new(&hs->service, hs->image, &why);
+	if (ret) {
+		snprintf(err, err_size, "%s", why.text);
+		return ret;
+	}
+	hs->noop_prog_fd = load_noop();
+	if (hs->noop_prog_fd < 0) {
+		snprintf(err, err_size, "a program cannot be loaded: %s", strerror(-hs->noop_prog_fd));
+		return hs->noop_prog_fd;
+	}
+	return 0;
+}
+
+static void free_lodging(struct lodging *l)
+{
+	free(l->maps);
+	free(l);
+}
+
+static void host__free(struct hosts *hs, struct host *h)
+{
+	for (struct lodging *l = h->lodgings, *next; l; l = next) {
+		next = l->next;
+		free_lodging(l);
+	}
+	if (h->injected)
+		agent_service__remove(hs->service, h->pid);
+	if (h->target)
+		target__free(h->target);
+	if (h->arena)
+		munmap(h->arena, PAGE_ROUND(sizeof(*h->arena)));
+	if (h->arena_fd >= 0)
+		close(h->arena_fd);
+	free(h);
+}
+
+void hosts__forget(struct hosts *hs, struct host *h)
+{
+	for (struct host **link = &hs->list; *link; link = &(*link)->next) {
+		if (*link == h) {
+			*link = h->next;
+			break;
+		}
+	}
+	for (unsigned int i = 0; i < AGENT_MAX_SITES; i++)
+		host__drop_place(h, &h->place[i]);
+	host__free(hs, h);
+}
+
+void hosts__fini(struct hosts *hs)
+{
+	while (hs->list)
+		hosts__forget(hs, hs->list);
+	if (hs->service)
+		agent_service__free(hs->service);
+	if (hs->image)
+		agent_image__free(hs->image);
+	if (hs->noop_prog_fd >= 0)
+		close(hs->noop_prog_fd);
+}
+
+struct host *hosts__find(struct hosts *hs, pid_t pid)
+{
+	for (struct host *h = hs->list; h; h = h->next)
+		if (h->pid == pid)
+			return h;
+	return NULL;
+}
+
+static void open_host(struct hosts *hs, struct host *h)
+{
+	struct agent_error err = {""};
+	char exe[PATH_MAX];
+	const char *rule = NULL;
+
+	if (h->pid == getpid()) {
+		snprintf(h->why, sizeof(h->why), "it is bpftimed itself");
+		return;
+	}
+	procfs_exe(h->pid, exe, sizeof(exe));
+	if (policy__target(hs->policy, exe[0] ? exe : NULL, h->comm, h->uid, &rule) == POLICY_KERNEL) {
+		snprintf(h->why, sizeof(h->why), "policy keeps process %d (%s) in the kernel (%s)", h->pid, h->comm, rule);
+		return;
+	}
+	if (target__open(h->pid, &h->target, &err)) {
+		h->target = NULL;
+		snprintf(h->why, sizeof(h->why), "%s", err.text);
+	}
+}
+
+struct host *hosts__get(struct hosts *hs, pid_t pid)
+{
+	struct host *h = hosts__find(hs, pid);
+	uint64_t start = procfs_start_time(pid);
+
+	if (h && (!start || h->start_time != start || (h->target && !target__alive(h->target)))) {
+		hosts__forget(hs, h);
+		h = NULL;
+	}
+	if (h || !start)
+		return h;
+	h = calloc(1, sizeof(*h));
+	if (!h)
+		return NULL;
+	h->pid = pid;
+	h->start_time = start;
+	h->arena_fd = -1;
+	procfs_comm(pid, h->comm, sizeof(h->comm));
+	procfs_uid(pid, &h->uid);
+	open_host(hs, h);
+	h->next = hs->list;
+	hs->list = h;
+	return h;
+}
+
+/* ---- who maps a file ---- */
+
+bool host__maps_file(pid_t pid, uint64_t dev, uint64_t ino)
+{
+	char path[64], line[PATH_MAX + 128];
+	bool found = false;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/maps", pid);
+	f = fopen(path, "re");
+	if (!f)
+		return false;
+	while (!found && fgets(line, sizeof(line), f)) {
+		unsigned int major_nr, minor_nr;
+		unsigned long long inode;
+		char perms[8];
+
+		if (sscanf(line, "%*x-%*x %7s %*x %x:%x %llu", perms, &major_nr, &minor_nr, &inode) == 4)
+			found = perms[2] == 'x' && inode == ino && (!dev || dev == makedev(major_nr, minor_nr));
+	}
+	fclose(f);
+	return found;
+}
+
+void hosts__each_mapping(uint64_t dev, uint64_t ino, void (*cb)(pid_t pid, void *arg), void *arg)
+{
+	DIR *dir = opendir("/proc");
+	struct dirent *e;
+
+	if (!dir)
+		return;
+	while ((e = readdir(dir))) {
+		pid_t pid = atoi(e->d_name);
+
+		if (pid > 0 && host__maps_file(pid, dev, ino))
+			cb(pid, arg);
+	}
+	closedir(dir);
+}
+
+/* ---- lodging ---- */
+
+struct lodging *host__lodging(const struct host *h, const struct group *g)
+{
+	for (struct lodging *l = h->lodgings; l; l = l->next)
+		if (l->group == g)
+			return l;
+	return NULL;
+}
+
+static int inject(struct hosts *hs, struct host *h, struct agent_error *err)
+{
+	int ret;
+
+	h->arena_fd = agent_service__new_arena(hs->service, err);
+	if (h->arena_fd < 0)
+		return h->arena_fd;
+	h->arena = mmap(NULL, PAGE_ROUND(sizeof(*h->arena)), PROT_READ | PROT_WRITE, MAP_SHARED, h->arena_fd, 0);
+	if (h->arena == MAP_FAILED) {
+		h->arena = NULL;
+		ret = -errno;
+		snprintf(err->text, sizeof(err->text), "the agent's shared memory cannot be mapped: %s", strerror(-ret));
+		return ret;
+	}
+	h->arena->version = AGENT_ABI_VERSION;
+	h->arena->tgid = (uint32_t)h->pid;
+	ret = agent_service__add(hs->service, h->pid, h->arena_fd, err);
+	if (!ret)
+		ret = target__inject(h->target, hs->image, h->arena_fd, err);
+	if (ret) {
+		agent_service__remove(hs->service, h->pid);
+		munmap(h->arena, PAGE_ROUND(sizeof(*h->arena)));
+		close(h->arena_fd);
+		h->arena = NULL;
+		h->arena_fd = -1;
+		return ret;
+	}
+	h->injected = true;
+	return 0;
+}
+
+static int map_all(struct host *h, struct lodging *l, struct agent_error *err)
+{
+	struct group *g = l->group;
+	size_t n = 0;
+	int ret;
+
+	l->maps = calloc(1 + g->n_progs + g->n_maps, sizeof(*l->maps));
+	if (!l->maps)
+		return -ENOMEM;
+	l->maps[n++] = (struct target_mapping){.fd = g->arena_fd, .size = g->arena_size, .prot = PROT_READ | PROT_WRITE};
+	for (unsigned int i = 0; i < g->n_progs; i++)
+		l->maps[n++] = (struct target_mapping){
+			.fd = g->prog[i].code_fd, .size = PAGE_ROUND(g->prog[i].code.size), .prot = PROT_READ | PROT_EXEC};
+	for (unsigned int i = 0; i < g->n_maps; i++)
+		if (g->map[i].geo.kind == SHM_DIRECT)
+			l->maps[n++] = (struct target_mapping){.fd = g->map[i].fd,
+							       .size = g->map[i].map_size,
+							       .prot = PROT_READ | (g->map[i].read_only ? 0 : PROT_WRITE)};
+	ret = target__map(h->target, l->maps, n, err);
+	if (ret)
+		return ret;
+	l->n_maps = n;
+	n = 0;
+	l->arena = l->maps[n++].addr;
+	for (unsigned int i = 0; i < g->n_progs; i++)
+		l->code[i] = l->maps[n++].addr + g->prog[i].code.entry;
+	for (unsigned int i = 0; i < g->n_maps; i++)
+		if (g->map[i].geo.kind == SHM_DIRECT)
+			l->direct[g->map[i].geo.seed] = l->maps[n++].addr;
+	return 0;
+}
+
+int host__lodge(struct hosts *hs, struct host *h, struct group *g, char *why, size_t why_size)
+{
+	struct agent_error err = {""};
+	struct lodging *l;
+	int ret = 0;
+
+	if (host__lodging(h, g))
+		return 0;
+	if (!h->target) {
+		snprintf(why, why_size, "%s", h->why);
+		return -EOPNOTSUPP;
+	}
+	if (!h->injected)
+		ret = inject(hs, h, &err);
+	if (ret) {
+		snprintf(why, why_size, "%s", err.text);
+		return ret;
+	}
+	l = calloc(1, sizeof(*l));
+	if (!l)
+		return -ENOMEM;
+	l->group = g;
+	ret = map_all(h, l, &err);
+	if (ret) {
+		snprintf(why, why_size, "%s", err.text[0] ? err.text : strerror(-ret));
+		free_lodging(l);
+		return ret;
+	}
+	l->next = h->lodgings;
+	h->lodgings = l;
+	return 0;
+}
+
+void host__unlodge(struct host *h, struct group *g)
+{
+	for (struct lodging **link = &h->lodgings; *link; link = &(*link)->next) {
+		struct lodging *l = *link;
+		struct agent_error err;
+
+		if (l->group != g)
+			continue;
+		*link = l->next;
+		if (h->target && target__alive(h->target))
+			target__unmap(h->target, l->maps, l->n_maps, &err);
+		free_lodging(l);
+		return;
+	}
+}
+
+size_t host__code_ranges(const struct host *h, struct code_range *ranges, size_t max)
+{
+	size_t n = 0;
+
+	for (const struct lodging *l = h->lodgings; l; l = l->next)
+		for (unsigned int i = 0; i < l->group->n_progs && n < max; i++)
+			ranges[n++] = (struct code_range){l->maps[1 + i].addr, l->maps[1 + i].addr + l->maps[1 + i].size};
+	return n;
+}
+
+/* ---- places ---- */
+
+struct place *host__find_place(struct host *h, uint64_t ino, uint64_t offset)
+{
+	for (unsigned int i = 0; i < AGENT_MAX_SITES; i++)
+		if (h->place[i].used && h->place[i].ino == ino && h->place[i].offset == offset)
+			return &h->place[i];
+	return NULL;
+}
+
+static struct place *free_place(struct host *h)
+{
+	for (unsigned int i = 0; i < AGENT_MAX_SITES; i++)
+		if (!h->place[i].used)
+			return &h->place[i];
+	return NULL;
+}
+
+struct place *host__place(struct hosts *hs, struct host *h, const struct probe *p, bool has_return)
+{
+	struct place *pl = host__find_place(h, p->o.ino, p->o.offset);
+	struct site_opts opts = {.sz = sizeof(opts)};
+	struct agent_error err = {""};
+
+	if (pl)
+		return pl;
+	pl = free_place(h);
+	if (!pl)
+		return NULL;
+	memset(pl, 0, sizeof(*pl));
+	pl->used = true;
+	pl->ino = p->o.ino;
+	pl->offset = p->o.offset;
+	pl->has_return = has_return;
+	snprintf(pl->path, sizeof(pl->path), "/proc/%d/root%s", p->tool->pid, p->o.path);
+	opts.path = pl->path;
+	opts.offset = p->o.offset;
+	opts.symbol = p->symbol[0] ? p->symbol : NULL;
+	opts.has_return = has_return;
+	opts.noop_prog_fd = hs->noop_prog_fd;
+	opts.index = (int)(pl - h->place);
+	if (site__plan(h->target, &opts, &pl->site, &err) != SITE_DONE) {
+		pl->site = NULL;
+		snprintf(pl->why, sizeof(pl->why), "%s", err.text);
+		return pl;
+	}
+	site__fill_addresses(pl->site, h->arena)->bounce = 1;
+	return pl;
+}
+
+void host__drop_place(struct host *h, struct place *p)
+{
+	if (!p->used)
+		return;
+	if (p->site)
+		site__free(p->site);
+	memset(p, 0, sizeof(*p));
+}

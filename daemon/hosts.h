@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * hosts.h: the processes that carry the agent: finding them, giving them the agent, a group's memory and code, and patched
+ * places.
+ */
+#ifndef BPFTIME_HOSTS_H
+#define BPFTIME_HOSTS_H
+
+#include "daemon/model.h"
+#include "daemon/policy.h"
+
+struct agent_service; /* agent/service.h */
+
+struct hosts {
+	struct host *list;
+	struct agent_image *image;
+	struct agent_service *service;
+	const struct policy *policy;
+	int noop_prog_fd;
+};
+
+int hosts__init(struct hosts *hs, const struct policy *policy, char *err, size_t err_size);
+/* Lets go of every process; their sites must be closed and quiescent. */
+void hosts__fini(struct hosts *hs);
+
+/* The process, if it is known and still the same. */
+struct host *hosts__find(struct hosts *hs, pid_t pid);
+/* Finds or makes the entry; host->why tells when it may not be touched. NULL: no such process, or out of memory. */
+struct host *hosts__get(struct hosts *hs, pid_t pid);
+/* Forgets a process that has ended or executed another program. */
+void hosts__forget(struct hosts *hs, struct host *h);
+
+/* Does this process map the file executable? */
+bool host__maps_file(pid_t pid, uint64_t dev, uint64_t ino);
+/* Calls cb for every process on the host that maps the file executable. */
+void hosts__each_mapping(uint64_t dev, uint64_t ino, void (*cb)(pid_t pid, void *arg), void *arg);
+
+/* The agent, the group's memory and its code are in the host. 0, or -errno with a sentence in why. */
+int host__lodge(struct hosts *hs, struct host *h, struct group *g, char *why, size_t why_size);
+void host__unlodge(struct host *h, struct group *g);
+struct lodging *host__lodging(const struct host *h, const struct group *g);
+
+/* The place of this probe in this host, planned when new. place->site == NULL: stays in the kernel, see why. NULL: no room. */
+struct place *host__place(struct hosts *hs, struct host *h, const struct probe *p, bool has_return);
+struct place *host__find_place(struct host *h, uint64_t ino, uint64_t offset);
+void host__drop_place(struct host *h, struct place *p);
+
+/* Where code runs that must have ended before memory is moved: the agent's programs of all groups in this host. */
+size_t host__code_ranges(const struct host *h, struct code_range *ranges, size_t max);
+
+#endif

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/procfs.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static int read_file(pid_t pid, const char *name, char *buf, size_t size)
+{
+	char path[64];
+	size_t n;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", pid, name);
+	f = fopen(path, "re");
+	if (!f)
+		return -errno;
+	n = fread(buf, 1, size - 1, f);
+	fclose(f);
+	buf[n] = 0;
+	return n ? 0 : -ESRCH;
+}
+
+/* Field 22 of stat(5), counted after the last ')': a comm may hold anything. */
+uint64_t procfs_start_time(pid_t pid)
+{
+	char buf[1024], *p;
+	unsigned long long start = 0;
+
+	if (read_file(pid, "stat", buf, sizeof(buf)))
+		return 0;
+	p = strrchr(buf, ')');
+	if (!p || sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu", &start) != 1)
+		return 0;
+	return start;
+}
+
+void procfs_comm(pid_t pid, char *comm, size_t size)
+{
+	if (read_file(pid, "comm", comm, size))
+		comm[0] = 0;
+	comm[strcspn(comm, "\n")] = 0;
+}
+
+void procfs_exe(pid_t pid, char *exe, size_t size)
+{
+	char path[64];
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "/proc/%d/exe", pid);
+	n = readlink(path, exe, size - 1);
+	exe[n > 0 ? n : 0] = 0;
+}
+
+static int status_field(pid_t pid, const char *field, unsigned long *value)
+{
+	char buf[4096], *p;
+
+	if (read_file(pid, "status", buf, sizeof(buf)))
+		return -ESRCH;
+	p = strstr(buf, field);
+	if (!p)
+		return -ENOENT;
+	*value = strtoul(p + strlen(field), NULL, 10);
+	return 0;
+}
+
+int procfs_uid(pid_t pid, uid_t *uid)
+{
+	unsigned long value;
+	int err = status_field(pid, "\nUid:", &value);
+
+	if (!err)
+		*uid = (uid_t)value;
+	return err;
+}
+
+pid_t procfs_tracer(pid_t pid)
+{
+	unsigned long value;
+
+	return status_field(pid, "\nTracerPid:", &value) ? 0 : (pid_t)value;
+}

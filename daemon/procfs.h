@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: MIT */
+/* procfs.h: small facts about processes. All tolerate that the process is gone. */
+#ifndef BPFTIME_PROCFS_H
+#define BPFTIME_PROCFS_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+uint64_t procfs_start_time(pid_t pid); /* clock ticks since boot; 0: no such process */
+void procfs_comm(pid_t pid, char *comm, size_t size);
+void procfs_exe(pid_t pid, char *exe, size_t size); /* empty when it cannot be told */
+int procfs_uid(pid_t pid, uid_t *uid);		    /* real */
+pid_t procfs_tracer(pid_t pid);			    /* 0: nobody */
+
+#endif

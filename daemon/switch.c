@@ -1,0 +1,529 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/switch.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define QUIESCE_TIMEOUT_MS 2000
+#define RETURNS_TIMEOUT_MS 1000
+#define HELD_RETURNS_TIMEOUT_MS 20
+#define SWITCH_TRIES 50
+#define MAX_RANGES 256
+
+static int __attribute__((format(printf, 3, 4))) fail(struct group *g, int err, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(g->reason, sizeof(g->reason), fmt, ap);
+	va_end(ap);
+	return err;
+}
+
+/* ---- who serves what ---- */
+
+bool probe_reaches(const struct probe *p, const struct host *h)
+{
+	return p->o.target < 0 || p->o.target == h->pid;
+}
+
+static bool probe_is_at(const struct probe *p, const struct place *pl)
+{
+	return p->o.ino == pl->ino && p->o.offset == pl->offset;
+}
+
+bool place_is_carried(struct switcher *sw, const struct host *h, const struct place *pl)
+{
+	unsigned int n = 0;
+
+	if (!pl->used || !pl->site)
+		return false;
+	for (const struct probe *p = *sw->probes; p; p = p->next) {
+		if (!probe_is_at(p, pl) || !probe_reaches(p, h))
+			continue;
+		if (!p->group || p->group->state != GROUP_SHARED || !host__lodging(h, p->group))
+			return false;
+		n++;
+	}
+	return n > 0 && n <= AGENT_MAX_ACTIONS;
+}
+
+static bool group_is_at(const struct group *g, const struct host *h, const struct place *pl)
+{
+	if (!pl->used || !pl->site)
+		return false;
+	for (unsigned int i = 0; i < g->n_probes; i++)
+		if (probe_is_at(g->probe[i], pl) && probe_reaches(g->probe[i], h))
+			return true;
+	return false;
+}
+
+#define for_each_place(sw, g, h, pl)                                                                                         \
+	for (struct host * (h) = (sw)->hosts->list; (h); (h) = (h)->next)                                                    \
+		for (struct place *(pl) = (h)->place; (pl) < (h)->place + AGENT_MAX_SITES; (pl)++)                            \
+			if (group_is_at((g), (h), (pl)))
+
+/* Another group with a probe at a place of g. */
+static bool is_neighbour(struct switcher *sw, const struct group *g, const struct group *other)
+{
+	if (g == other || other->state != GROUP_SHARED)
+		return false;
+	for_each_place(sw, g, h, pl) if (group_is_at(other, h, pl)) return true;
+	return false;
+}
+
+static void set_gate(struct group *g, enum shm_ugate gate)
+{
+	if (g->arena)
+		__atomic_store_n(&g->arena->ugate, (uint32_t)gate, __ATOMIC_SEQ_CST);
+}
+
+static void hold(struct switcher *sw, struct group *g)
+{
+	set_gate(g, SHM_UGATE_WAIT);
+	for (struct group *n = *sw->groups; n; n = n->next)
+		if (is_neighbour(sw, g, n))
+			set_gate(n, SHM_UGATE_WAIT);
+}
+
+static void let_go(struct switcher *sw, struct group *g)
+{
+	set_gate(g, g->state == GROUP_SHARED ? SHM_UGATE_OPEN : g->state == GROUP_GONE ? SHM_UGATE_OFF : SHM_UGATE_KERNEL);
+	for (struct group *n = *sw->groups; n; n = n->next)
+		if (is_neighbour(sw, g, n))
+			set_gate(n, SHM_UGATE_OPEN);
+}
+
+/* ---- places ---- */
+
+static struct agent_site *descriptor(const struct host *h, const struct place *pl)
+{
+	return &h->arena->site[pl - h->place];
+}
+
+static void open_place(struct host *h, struct place *pl)
+{
+	struct agent_error err;
+
+	__atomic_store_n(&descriptor(h, pl)->bounce, 0, __ATOMIC_SEQ_CST);
+	if (!site__is_open(pl->site) && site__open(pl->site, &err))
+		return;
+	pl->open = true;
+}
+
+/* First the byte, then the flag: a thread that is sent back must find the kernel's int3. */
+static void close_place(struct host *h, struct place *pl)
+{
+	struct agent_error err;
+
+	if (site__is_open(pl->site) && site__close(pl->site, &err) && site__is_open(pl->site))
+		return;
+	__atomic_store_n(&descriptor(h, pl)->bounce, 1, __ATOMIC_SEQ_CST);
+	pl->open = false;
+}
+
+static void fill_action(struct agent_action *a, const struct host *h, const struct place *pl, const struct probe *p)
+{
+	const struct group *g = p->group;
+	const struct lodging *l = host__lodging(h, g);
+
+	*a = (struct agent_action){
+		.flags = (p->o.kind == PROBE_URETPROBE ? AGENT_ACT_RETURN : 0) |
+			 (p->o.target >= 0 ? AGENT_ACT_PID_LIMITED : 0),
+		.env = {
+			.arena = l->arena,
+			.target = target__arena_addr(h->target),
+			.service = target__service_addr(h->target),
+			.vdso_gettime = target__vdso_gettime(h->target),
+			.hits_off = g->arena->hits_off + (uint64_t)p->hit_index * g->arena->n_cpus * sizeof(uint64_t),
+			.func_ip = site__address(pl->site),
+			.cookie = p->o.cookie,
+			.fork_page = target__fork_page(h->target),
+		},
+	};
+	memcpy(a->env.direct, l->direct, sizeof(a->env.direct));
+	for (unsigned int i = 0; i < g->n_progs; i++)
+		if (g->prog[i].id == p->o.prog_id)
+			a->fn = l->code[i];
+}
+
+/* The kernel runs the newest consumer first; so do we. Nobody may be inside. */
+static void fill_place(struct switcher *sw, struct host *h, struct place *pl)
+{
+	struct agent_site *s = site__fill_addresses(pl->site, h->arena);
+	uint32_t n = 0, n_return = 0;
+
+	for (const struct probe *p = *sw->probes; p && n < AGENT_MAX_ACTIONS; p = p->next) {
+		if (!probe_is_at(p, pl) || !probe_reaches(p, h) || !p->group || !host__lodging(h, p->group))
+			continue;
+		fill_action(&s->action[n++], h, pl, p);
+		n_return += p->o.kind == PROBE_URETPROBE;
+	}
+	s->has_return = n_return > 0;
+	__atomic_store_n(&s->n_actions, n, __ATOMIC_SEQ_CST);
+}
+
+/* ---- waiting for what is under way ---- */
+
+static int quiesce(struct switcher *sw, struct group *g)
+{
+	struct code_range ranges[MAX_RANGES];
+	struct agent_error err = {""};
+
+	for (struct host *h = sw->hosts->list; h; h = h->next) {
+		int ret;
+
+		if (!h->injected || !host__lodging(h, g) || !target__alive(h->target))
+			continue;
+		ret = target__quiesce(h->target, ranges, host__code_ranges(h, ranges, MAX_RANGES), QUIESCE_TIMEOUT_MS, false, &err);
+		if (ret && target__alive(h->target))
+			return fail(g, ret, "process %d (%s) did not come to rest: %s", h->pid, h->comm, err.text);
+	}
+	return 0;
+}
+
+static int pending_returns(struct switcher *sw, struct group *g)
+{
+	int n = 0;
+
+	for (struct host *h = sw->hosts->list; h; h = h->next)
+		if (h->injected && host__lodging(h, g) && target__alive(h->target))
+			n += target__pending_returns(h->target, h->arena);
+	return n;
+}
+
+static int wait_for_returns(struct switcher *sw, struct group *g, int timeout_ms)
+{
+	const struct timespec step = {.tv_nsec = 500000};
+
+	for (int i = 0; pending_returns(sw, g); i++) {
+		if (i >= timeout_ms * 2)
+			return -EAGAIN;
+		nanosleep(&step, NULL);
+	}
+	return 0;
+}
+
+/*
+ * Uprobe handlers run the consumers of one hit without being preempted where the kernel does not preempt itself; when we have
+ * run on every CPU after a hit was counted, the tool's program has finished with it too.
+ */
+static void visit_every_cpu(void)
+{
+	cpu_set_t all, one;
+
+	if (sched_getaffinity(0, sizeof(all), &all))
+		return;
+	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+		if (!CPU_ISSET(cpu, &all))
+			continue;
+		CPU_ZERO(&one);
+		CPU_SET(cpu, &one);
+		sched_setaffinity(0, sizeof(one), &one);
+	}
+	sched_setaffinity(0, sizeof(all), &all);
+}
+
+/* ---- the maps ---- */
+
+static int copy_maps(struct group *g, bool in)
+{
+	char text[160] = "";
+
+	for (unsigned int i = 0; i < g->n_maps; i++) {
+		struct gmap *m = &g->map[i];
+		int err;
+
+		if (m->geo.kind == SHM_DIRECT)
+			continue;
+		err = in ? map_copy_in(m->fd, g->arena, &m->geo, text, sizeof(text))
+			 : map_copy_out(g->arena, &m->geo, m->fd, text, sizeof(text));
+		if (err)
+			return fail(g, err, "map %s cannot be copied: %s", m->m.name, text[0] ? text : strerror(-err));
+	}
+	return 0;
+}
+
+static int add_carriers(struct switcher *sw, struct group *g)
+{
+	char text[200] = "";
+
+	for (unsigned int i = 0; i < g->n_maps; i++) {
+		struct gmap *m = &g->map[i];
+
+		if (m->geo.kind == SHM_DIRECT || m->carrier >= 0)
+			continue;
+		m->carrier = carriers__add(sw->carriers, m->fd, m->m.id, g->arena_fd, &m->geo, text, sizeof(text));
+		if (m->carrier < 0)
+			return fail(g, m->carrier, "the tool's view of map %s cannot be kept: %s", m->m.name, text);
+	}
+	return 0;
+}
+
+static void enable_carriers(struct switcher *sw, struct group *g, bool on)
+{
+	for (unsigned int i = 0; i < g->n_maps; i++)
+		if (g->map[i].carrier >= 0)
+			carriers__enable(sw->carriers, g->map[i].carrier, on);
+}
+
+static void remove_carriers(struct switcher *sw, struct group *g)
+{
+	for (unsigned int i = 0; i < g->n_maps; i++) {
+		if (g->map[i].carrier >= 0)
+			carriers__remove(sw->carriers, g->map[i].carrier);
+		g->map[i].carrier = -1;
+	}
+}
+
+/* One compare-and-swap on the word that also counts hits: fails when one came since `seen` was read. */
+static bool turn_kgate(struct group *g, uint64_t seen, bool open)
+{
+	uint64_t want = open ? seen | SHM_KGATE_OPEN : seen & ~SHM_KGATE_OPEN;
+
+	return __atomic_compare_exchange_n(&g->arena->kgate, &seen, want, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
+static int move_in(struct switcher *sw, struct group *g)
+{
+	for (int try = 0; try < SWITCH_TRIES; try++) {
+		uint64_t seen = __atomic_load_n(&g->arena->kgate, __ATOMIC_SEQ_CST);
+		int err;
+
+		visit_every_cpu();
+		err = copy_maps(g, true);
+		if (err)
+			return err;
+		if (turn_kgate(g, seen, true)) {
+			enable_carriers(sw, g, true);
+			return 0;
+		}
+	}
+	return fail(g, -EBUSY, "processes that do not carry the agent hit the probes too often for an exact switch");
+}
+
+static int move_out(struct switcher *sw, struct group *g)
+{
+	for (int try = 0; try < SWITCH_TRIES; try++) {
+		uint64_t seen = __atomic_load_n(&g->arena->kgate, __ATOMIC_SEQ_CST);
+		int err;
+
+		visit_every_cpu();
+		err = copy_maps(g, false);
+		if (err)
+			return err;
+		/* What the tool reads now is what was just copied: nobody serves until the gate has turned. */
+		enable_carriers(sw, g, false);
+		err = copy_maps(g, false);
+		if (err) {
+			enable_carriers(sw, g, true);
+			return err;
+		}
+		if (turn_kgate(g, seen, false))
+			return 0;
+		enable_carriers(sw, g, true);
+	}
+	return fail(g, -EBUSY, "processes that do not carry the agent hit the probes too often for an exact switch");
+}
+
+/* ---- the switch ---- */
+
+/* Every process that the group's probes reach gets the agent, the group's memory and its places, all still closed. */
+struct lodge_arg {
+	struct switcher *sw;
+	struct group *g;
+};
+
+static void lodge_one(pid_t pid, void *arg)
+{
+	struct lodge_arg *a = arg;
+	struct host *h = hosts__get(a->sw->hosts, pid);
+	char why[REASON_SIZE] = "";
+
+	if (!h)
+		return;
+	for (struct host *other = a->sw->hosts->list; other; other = other->next)
+		if (other != h && host__lodging(other, a->g) && other->uid != h->uid &&
+		    !policy__setting(a->sw->hosts->policy, POLICY_SHARE_ACROSS_USERS)) {
+			snprintf(h->why, sizeof(h->why), "process %d belongs to another user than process %d", pid, other->pid);
+			return;
+		}
+	if (host__lodge(a->sw->hosts, h, a->g, why, sizeof(why)) && why[0])
+		snprintf(h->why, sizeof(h->why), "%s", why);
+}
+
+static bool has_return_at(struct switcher *sw, const struct probe *at)
+{
+	for (const struct probe *p = *sw->probes; p; p = p->next)
+		if (p->o.kind == PROBE_URETPROBE && p->o.ino == at->o.ino && p->o.offset == at->o.offset)
+			return true;
+	return false;
+}
+
+static unsigned int lodge(struct switcher *sw, struct group *g)
+{
+	struct lodge_arg arg = {sw, g};
+	unsigned int n = 0;
+
+	for (unsigned int i = 0; i < g->n_probes; i++) {
+		const struct probe *p = g->probe[i];
+
+		if (p->o.target < 0)
+			hosts__each_mapping(p->o.dev, p->o.ino, lodge_one, &arg);
+		else if (host__maps_file(p->o.target, p->o.dev, p->o.ino))
+			lodge_one(p->o.target, &arg);
+	}
+	for (struct host *h = sw->hosts->list; h; h = h->next) {
+		if (!host__lodging(h, g))
+			continue;
+		for (unsigned int i = 0; i < g->n_probes; i++) {
+			const struct probe *p = g->probe[i];
+			struct place *pl;
+
+			if (!probe_reaches(p, h) || !host__maps_file(h->pid, p->o.dev, p->o.ino))
+				continue;
+			pl = host__place(sw->hosts, h, p, has_return_at(sw, p));
+			n += pl && pl->site;
+		}
+	}
+	return n;
+}
+
+static void why_nowhere(struct switcher *sw, struct group *g)
+{
+	for (struct host *h = sw->hosts->list; h; h = h->next) {
+		for (struct place *pl = h->place; pl < h->place + AGENT_MAX_SITES; pl++)
+			for (unsigned int i = 0; i < g->n_probes; i++)
+				if (pl->used && !pl->site && probe_is_at(g->probe[i], pl)) {
+					fail(g, 0, "%s", pl->why);
+					return;
+				}
+	}
+	for (unsigned int i = 0; i < g->n_probes; i++)
+		for (struct host *h = sw->hosts->list; h; h = h->next)
+			if (h->why[0] && (g->probe[i]->o.target == h->pid ||
+					  host__maps_file(h->pid, g->probe[i]->o.dev, g->probe[i]->o.ino))) {
+				fail(g, 0, "%s", h->why);
+				return;
+			}
+	fail(g, 0, "no process has the probed file mapped");
+}
+
+/* Places that no probe may hold any longer go back to the kernel; the others serve. */
+static void settle_places(struct switcher *sw, struct group *g)
+{
+	for_each_place(sw, g, h, pl)
+	{
+		if (place_is_carried(sw, h, pl))
+			open_place(h, pl);
+		else
+			close_place(h, pl);
+	}
+}
+
+int switch_takeover(struct switcher *sw, struct group *g)
+{
+	int err;
+
+	if (!lodge(sw, g)) {
+		why_nowhere(sw, g);
+		return -EOPNOTSUPP;
+	}
+	err = add_carriers(sw, g);
+	if (err)
+		return err;
+	g->arena->kgate = 0;
+	/* From here threads wait; every path below lets them go. */
+	hold(sw, g);
+	err = quiesce(sw, g);
+	if (!err) {
+		for_each_place(sw, g, h, pl)
+		{
+			fill_place(sw, h, pl);
+			open_place(h, pl);
+		}
+		err = quiesce(sw, g);
+	}
+	if (!err)
+		err = move_in(sw, g);
+	if (!err)
+		g->state = GROUP_SHARED;
+	settle_places(sw, g);
+	let_go(sw, g);
+	if (err)
+		return err;
+	clock_gettime(CLOCK_REALTIME, &g->since);
+	g->reason[0] = 0;
+	return 0;
+}
+
+/*
+ * Returns that began in userspace end in userspace. With a kernel half, new calls go there while we wait; without one they are
+ * held, so the wait must be short.
+ */
+static int drain_returns(struct switcher *sw, struct group *g)
+{
+	if (!pending_returns(sw, g))
+		return 0;
+	if (g->has_khalf) {
+		for_each_place(sw, g, h, pl) close_place(h, pl);
+		return wait_for_returns(sw, g, RETURNS_TIMEOUT_MS);
+	}
+	hold(sw, g);
+	return wait_for_returns(sw, g, HELD_RETURNS_TIMEOUT_MS);
+}
+
+int switch_handback(struct switcher *sw, struct group *g, bool force)
+{
+	int err = drain_returns(sw, g);
+
+	if (err && !force) {
+		settle_places(sw, g);
+		let_go(sw, g);
+		return fail(g, -EAGAIN, "a thread is inside a function whose return is probed");
+	}
+	hold(sw, g);
+	for_each_place(sw, g, h, pl) open_place(h, pl);
+	err = quiesce(sw, g);
+	if (!err || force)
+		err = move_out(sw, g);
+	if (!err || force)
+		g->state = GROUP_KERNEL;
+	settle_places(sw, g);
+	let_go(sw, g);
+	return g->state == GROUP_KERNEL ? 0 : err;
+}
+
+void switch_release(struct switcher *sw, struct group *g)
+{
+	bool was_shared = g->state == GROUP_SHARED;
+
+	g->state = GROUP_GONE;
+	if (!g->arena)
+		return;
+	set_gate(g, SHM_UGATE_OFF);
+	__atomic_and_fetch(&g->arena->kgate, ~SHM_KGATE_OPEN, __ATOMIC_SEQ_CST);
+	quiesce(sw, g);
+	if (was_shared)
+		copy_maps(g, false);
+	remove_carriers(sw, g);
+}
+
+void switch_settle(struct switcher *sw)
+{
+	for (struct host *h = sw->hosts->list; h; h = h->next) {
+		for (struct place *pl = h->place; pl < h->place + AGENT_MAX_SITES; pl++) {
+			if (!pl->used || !pl->site)
+				continue;
+			if (place_is_carried(sw, h, pl))
+				open_place(h, pl);
+			else
+				close_place(h, pl);
+		}
+	}
+}

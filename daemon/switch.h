@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * switch.h: moves a group's truth between the tool's own maps and the arena, exactly, while the probes are being hit.
+ *
+ * How, in both directions: all hits that come by a patched place are held for a moment at the group's gate (threads wait in the
+ * trampoline; nobody is stopped who is not running); what is still in the middle of something is waited for; the maps are
+ * copied; the side that serves changes by one store (user half) and one compare-and-swap (kernel half, which counts every hit
+ * that it sees and so tells whether one came in between); the gate opens, or the places close and the threads go back to the
+ * kernel's int3.
+ */
+#ifndef BPFTIME_SWITCH_H
+#define BPFTIME_SWITCH_H
+
+#include "daemon/hosts.h"
+#include "daemon/khalf.h"
+#include "daemon/model.h"
+
+struct switcher {
+	struct hosts *hosts;
+	struct group **groups; /* head of the engine's list: neighbours are found in it */
+	struct probe **probes; /* head of the engine's list: all probes known on the machine */
+	struct carriers *carriers;
+};
+
+/* KERNEL -> SHARED for a built group. 0, or -errno with g->reason: then nothing has changed. */
+int switch_takeover(struct switcher *sw, struct group *g);
+/*
+ * SHARED -> KERNEL. -EAGAIN with g->reason when a thread is inside a function whose return was probed and does not come
+ * back: the group then stays shared, served by its kernel half. With force the switch is made all the same.
+ */
+int switch_handback(struct switcher *sw, struct group *g, bool force);
+/* The tool has detached: nobody serves any more, the last values are in the tool's maps, targets let go. */
+void switch_release(struct switcher *sw, struct group *g);
+
+/* Opens the places that may be open and closes those that may not (another tool came or went). */
+void switch_settle(struct switcher *sw);
+
+/* May every probe on this instruction be served in userspace? */
+bool place_is_carried(struct switcher *sw, const struct host *h, const struct place *pl);
+bool probe_reaches(const struct probe *p, const struct host *h);
+
+#endif
