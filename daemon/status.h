@@ -6,8 +6,8 @@
  * status  {"version", "hook", "kernel", "lockdown", "tools", "probes_userspace", "probes_kernel", "targets"}
  * ps	   [{"pid", "comm", "state", "probes": [{"kind", "path", "offset", "symbol", "program", "state", "reason", "hits",
  *	     "targets": [pid, ...]}]}]
- * explain one element of ps, with "since" (seconds, or null), each probe too, and "refused": [{"pid", "reason"}] in each
- *	   probe: the processes in the way.
+ * explain one element of ps, with "since" (seconds, or null) in the tool and in each probe, and in each probe "refused":
+ *	   [{"pid", "reason"}]: the processes into which it does not go.
  */
 #ifndef BPFTIME_STATUS_H
 #define BPFTIME_STATUS_H

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: MIT */
+#include "json_place.h"
+
+#include <stdbool.h>
+#include <string.h>
+
+static const char *skip_space(const char *s)
+{
+	return s + strspn(s, " \t\r\n");
+}
+
+/* s is at the opening quote; returns behind the closing one. */
+static const char *skip_string(const char *s)
+{
+	for (s++; *s && *s != '"'; s++)
+		if (*s == '\\' && s[1])
+			s++;
+	return *s ? s + 1 : s;
+}
+
+/* Behind the value that begins at s: a string, a word or number, or all of an object or array. */
+static const char *skip_value(const char *s)
+{
+	int depth = 0;
+
+	do {
+		s = skip_space(s);
+		if (*s == '"') {
+			s = skip_string(s);
+		} else if (*s == '{' || *s == '[') {
+			depth++;
+			s++;
+		} else if (*s == '}' || *s == ']') {
+			depth--;
+			s++;
+		} else if (depth > 0 && (*s == ',' || *s == ':')) {
+			s++;
+		} else {
+			size_t word = strcspn(s, " \t\r\n,:[]{}\"");
+
+			if (word == 0)
+				return s;
+			s += word;
+		}
+	} while (depth > 0 && *s);
+	return s;
+}
+
+/*
+ * s is at '{' or '['. Sets *at to where the step's member or element begins (a member: its key) and returns where its
+ * value begins, or NULL.
+ */
+static const char *step_into(const char *s, const struct json_step *step, const char **at)
+{
+	const char *found = NULL, *begin;
+	bool object = *s == '{';
+	size_t index = 0;
+
+	if ((*s != '{' && *s != '[') || object != (step->key != NULL))
+		return NULL;
+	for (s = skip_space(s + 1); *s && *s != '}' && *s != ']'; s = skip_space(s + (*s == ','))) {
+		bool wanted = index++ == step->index;
+
+		begin = s;
+		if (object) {
+			const char *end = skip_string(s);
+			size_t len = (size_t)(end - s) >= 2 ? (size_t)(end - s) - 2 : 0;
+
+			wanted = len == strlen(step->key) && memcmp(s + 1, step->key, len) == 0;
+			s = skip_space(end);
+			s = skip_space(s + (*s == ':'));
+		}
+		if (wanted) {
+			*at = begin;
+			found = s;
+		}
+		begin = s;
+		s = skip_space(skip_value(s));
+		if (s == begin)
+			break;
+	}
+	return found;
+}
+
+unsigned int json_place__line_at(const char *text, size_t offset)
+{
+	unsigned int line = 1;
+
+	for (size_t i = 0; i < offset && text[i]; i++)
+		line += text[i] == '\n';
+	return line;
+}
+
+unsigned int json_place__line(const char *text, const struct json_step *steps, size_t n_steps)
+{
+	const char *value = skip_space(text), *at = value;
+
+	for (size_t i = 0; i < n_steps && value; i++)
+		value = step_into(value, &steps[i], &at);
+	return json_place__line_at(text, (size_t)(at - text));
+}

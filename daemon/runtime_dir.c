@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: MIT */
+#include "runtime_dir.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define LOCK_NAME "lock"
+
+struct runtime_dir {
+	char *path, *lock_path;
+	int lock_fd;
+	bool made;
+};
+
+static int make_dir(struct runtime_dir *d, char *err, size_t err_size)
+{
+	struct stat st;
+	int r;
+
+	if (mkdir(d->path, 0755) == 0) {
+		d->made = true;
+	} else if (errno != EEXIST) {
+		r = -errno;
+		snprintf(err, err_size, "the runtime folder %s cannot be made: %s", d->path, strerror(-r));
+		return r;
+	}
+	if (stat(d->path, &st) || !S_ISDIR(st.st_mode)) {
+		snprintf(err, err_size, "%s is not a folder", d->path);
+		return -ENOTDIR;
+	}
+	if (st.st_uid != geteuid() || (st.st_mode & (S_IWGRP | S_IWOTH))) {
+		snprintf(err, err_size, "others than root could put files into the runtime folder %s: make it belong to root, mode 0755",
+			 d->path);
+		return -EPERM;
+	}
+	return 0;
+}
+
+/* Tells who holds the lock, by the pid that the holder wrote into it. */
+static int busy(const struct runtime_dir *d, char *err, size_t err_size)
+{
+	char pid[16] = "";
+	ssize_t n = pread(d->lock_fd, pid, sizeof(pid) - 1, 0);
+
+	pid[n > 0 ? n : 0] = 0;
+	snprintf(err, err_size, "another bpftimed%s%.*s is running with the runtime folder %s", n > 0 ? ", process " : "",
+		 (int)strcspn(pid, "\n"), pid, d->path);
+	return -EBUSY;
+}
+
+/*
+ * The holder removes the file when it leaves. Whoever had opened that file before then gets a lock on a file without a name, which
+ * keeps nobody out; so look whether the name still means this file, else try again.
+ */
+static int take_lock(struct runtime_dir *d, char *err, size_t err_size)
+{
+	struct stat mine, named;
+	int r;
+
+	for (;;) {
+		d->lock_fd = open(d->lock_path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+		if (d->lock_fd < 0) {
+			r = -errno;
+			snprintf(err, err_size, "%s cannot be opened: %s", d->lock_path, strerror(-r));
+			return r;
+		}
+		if (flock(d->lock_fd, LOCK_EX | LOCK_NB)) {
+			r = busy(d, err, err_size);
+			close(d->lock_fd);
+			d->lock_fd = -1;
+			return r;
+		}
+		if (fstat(d->lock_fd, &mine) == 0 && stat(d->lock_path, &named) == 0 && mine.st_dev == named.st_dev &&
+		    mine.st_ino == named.st_ino)
+			return 0;
+		close(d->lock_fd);
+	}
+}
+
+int runtime_dir__enter(struct runtime_dir **out, const char *path, char *err, size_t err_size)
+{
+	struct runtime_dir *d = calloc(1, sizeof(*d));
+	int r = -ENOMEM;
+
+	*out = NULL;
+	if (!d)
+		return r;
+	d->lock_fd = -1;
+	d->path = strdup(path);
+	if (!d->path || asprintf(&d->lock_path, "%s/" LOCK_NAME, path) < 0) {
+		snprintf(err, err_size, "no memory");
+		d->lock_path = NULL;
+		goto err_dir;
+	}
+	r = make_dir(d, err, err_size);
+	if (r < 0)
+		goto err_dir;
+	r = take_lock(d, err, err_size);
+	if (r < 0)
+		goto err_dir;
+	if (ftruncate(d->lock_fd, 0) || dprintf(d->lock_fd, "%d\n", getpid()) < 0) {
+		r = -errno;
+		snprintf(err, err_size, "%s cannot be written: %s", d->lock_path, strerror(-r));
+		goto err_dir;
+	}
+	*out = d;
+	return 0;
+err_dir:
+	runtime_dir__leave(d);
+	return r;
+}
+
+void runtime_dir__leave(struct runtime_dir *d)
+{
+	if (!d)
+		return;
+	if (d->lock_fd >= 0) {
+		unlink(d->lock_path);
+		close(d->lock_fd);
+	}
+	if (d->made)
+		rmdir(d->path);
+	free(d->lock_path);
+	free(d->path);
+	free(d);
+}

@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: MIT */
+#include "status.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/utsname.h>
+
+#define LOCKDOWN_FILE "/sys/kernel/security/lockdown"
+
+static const char *const state_names[] = {
+	[STATUS_UNKNOWN] = "unknown",
+	[STATUS_KERNEL] = "kernel",
+	[STATUS_PARTLY] = "partly",
+	[STATUS_OFFLOADED] = "offloaded",
+};
+
+const char *status_state__name(enum status_state state)
+{
+	return state_names[state];
+}
+
+enum status_state status_state__by_name(const char *name)
+{
+	for (int i = STATUS_KERNEL; i <= STATUS_OFFLOADED; i++)
+		if (name && strcmp(name, state_names[i]) == 0)
+			return i;
+	return STATUS_UNKNOWN;
+}
+
+enum status_state status_tool__state(const struct status_tool *tool)
+{
+	size_t user = 0;
+
+	for (size_t i = 0; i < tool->n_probes; i++)
+		user += tool->probes[i].userspace;
+	if (user == 0)
+		return STATUS_KERNEL;
+	return user == tool->n_probes ? STATUS_OFFLOADED : STATUS_PARTLY;
+}
+
+/* Bytes of the well-formed UTF-8 character at s (Unicode 15, table 3-7), or 0. */
+static size_t utf8_char(const unsigned char *s)
+{
+	static const struct {
+		unsigned char lo, hi;	      /* first byte */
+		unsigned char lo2, hi2;       /* second byte */
+		unsigned char len;
+	} forms[] = {
+		{ 0x01, 0x7f, 0, 0, 1 },       { 0xc2, 0xdf, 0x80, 0xbf, 2 }, { 0xe0, 0xe0, 0xa0, 0xbf, 3 },
+		{ 0xe1, 0xec, 0x80, 0xbf, 3 }, { 0xed, 0xed, 0x80, 0x9f, 3 }, { 0xee, 0xef, 0x80, 0xbf, 3 },
+		{ 0xf0, 0xf0, 0x90, 0xbf, 4 }, { 0xf1, 0xf3, 0x80, 0xbf, 4 }, { 0xf4, 0xf4, 0x80, 0x8f, 4 },
+	};
+
+	for (size_t i = 0; i < sizeof(forms) / sizeof(forms[0]); i++) {
+		if (s[0] < forms[i].lo || s[0] > forms[i].hi)
+			continue;
+		if (forms[i].len > 1 && (s[1] < forms[i].lo2 || s[1] > forms[i].hi2))
+			return 0;
+		for (size_t k = 2; k < forms[i].len; k++)
+			if ((s[k] & 0xc0) != 0x80)
+				return 0;
+		return forms[i].len;
+	}
+	return 0;
+}
+
+/*
+ * Names come from processes that may call themselves anything; JSON is UTF-8. A byte that belongs to no character becomes
+ * U+FFFD.
+ */
+static json_object *text(const char *s)
+{
+	static const char replacement[] = "\xef\xbf\xbd";
+	char out[3 * 4096 + 1];
+	size_t n = 0;
+
+	if (!s)
+		return NULL;
+	for (size_t len; *s && n + 4 < sizeof(out); s += len ? len : 1) {
+		len = utf8_char((const unsigned char *)s);
+		memcpy(out + n, len ? s : replacement, len ? len : 3);
+		n += len ? len : 3;
+	}
+	return json_object_new_string_len(out, (int)n);
+}
+
+static json_object *seconds(double since)
+{
+	char shown[32];
+
+	if (since < 0)
+		return NULL;
+	snprintf(shown, sizeof(shown), "%.3f", since);
+	return json_object_new_double_s(since, shown);
+}
+
+static json_object *probe_json(const struct status_probe *p, bool explain)
+{
+	json_object *o = json_object_new_object(), *targets = json_object_new_array(), *refused;
+
+	json_object_object_add(o, "kind", text(p->kind));
+	json_object_object_add(o, "path", text(p->path));
+	json_object_object_add(o, "offset", json_object_new_uint64(p->offset));
+	json_object_object_add(o, "symbol", text(p->symbol));
+	json_object_object_add(o, "program", text(p->program));
+	json_object_object_add(o, "state", text(p->userspace ? "userspace" : "kernel"));
+	json_object_object_add(o, "reason", text(p->reason));
+	json_object_object_add(o, "hits", json_object_new_uint64(p->hits));
+	for (size_t i = 0; i < p->n_targets; i++)
+		json_object_array_add(targets, json_object_new_int(p->targets[i]));
+	json_object_object_add(o, "targets", targets);
+	if (!explain)
+		return o;
+
+	json_object_object_add(o, "since", seconds(p->since));
+	refused = json_object_new_array();
+	for (size_t i = 0; i < p->n_refused; i++) {
+		json_object *r = json_object_new_object();
+
+		json_object_object_add(r, "pid", json_object_new_int(p->refused[i].pid));
+		json_object_object_add(r, "reason", text(p->refused[i].reason));
+		json_object_array_add(refused, r);
+	}
+	json_object_object_add(o, "refused", refused);
+	return o;
+}
+
+json_object *status_tool__json(const struct status_tool *tool, bool explain)
+{
+	json_object *o = json_object_new_object(), *probes = json_object_new_array();
+
+	json_object_object_add(o, "pid", json_object_new_int(tool->pid));
+	json_object_object_add(o, "comm", text(tool->comm));
+	json_object_object_add(o, "state", text(status_state__name(status_tool__state(tool))));
+	if (explain)
+		json_object_object_add(o, "since", seconds(tool->since));
+	for (size_t i = 0; i < tool->n_probes; i++)
+		json_object_array_add(probes, probe_json(&tool->probes[i], explain));
+	json_object_object_add(o, "probes", probes);
+	return o;
+}
+
+/* The kernel shows "none [integrity] confidentiality": the word in brackets holds. No such file: nothing is locked. */
+static void read_lockdown(char *out, size_t size)
+{
+	char line[128] = "", *from, *to;
+	FILE *f = fopen(LOCKDOWN_FILE, "re");
+
+	if (f && !fgets(line, sizeof(line), f))
+		line[0] = 0;
+	if (f)
+		fclose(f);
+	from = strchr(line, '[');
+	to = from ? strchr(from, ']') : NULL;
+	if (to)
+		snprintf(out, size, "%.*s", (int)(to - from - 1), from + 1);
+	else
+		snprintf(out, size, "none");
+}
+
+json_object *status_daemon__json(const struct status_daemon *d)
+{
+	json_object *o = json_object_new_object();
+	char lockdown[32];
+	struct utsname u;
+
+	read_lockdown(lockdown, sizeof(lockdown));
+	json_object_object_add(o, "version", text(BPFTIMED_VERSION));
+	json_object_object_add(o, "hook", text(d->hook));
+	json_object_object_add(o, "kernel", text(uname(&u) == 0 ? u.release : "unknown"));
+	json_object_object_add(o, "lockdown", text(d->lockdown ? d->lockdown : lockdown));
+	json_object_object_add(o, "tools", json_object_new_uint64(d->tools));
+	json_object_object_add(o, "probes_userspace", json_object_new_uint64(d->probes_userspace));
+	json_object_object_add(o, "probes_kernel", json_object_new_uint64(d->probes_kernel));
+	json_object_object_add(o, "targets", json_object_new_uint64(d->targets));
+	return o;
+}
