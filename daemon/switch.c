@@ -514,6 +514,29 @@ void switch_release(struct switcher *sw, struct group *g)
 	remove_carriers(sw, g);
 }
 
+/*
+ * The actions of a place are written anew while nobody is inside: its threads wait at the gates of the groups that stay, or run on
+ * past the gate of the one that goes.
+ */
+void switch_forget(struct switcher *sw, struct group *g)
+{
+	struct probe *probes[GROUP_MAX_PROBES];
+	unsigned int n = g->n_probes;
+
+	hold(sw, g);
+	set_gate(g, g->state == GROUP_GONE ? SHM_UGATE_OFF : SHM_UGATE_KERNEL);
+	quiesce(sw, g);
+	memcpy(probes, g->probe, sizeof(probes));
+	for (unsigned int i = 0; i < n; i++)
+		probes[i]->group = NULL;
+	for_each_place(sw, g, h, pl) fill_place(sw, h, pl);
+	let_go(sw, g);
+	for (unsigned int i = 0; i < n; i++)
+		probes[i]->group = g;
+	for (struct host *h = sw->hosts->list; h; h = h->next)
+		host__unlodge(h, g);
+}
+
 void switch_settle(struct switcher *sw)
 {
 	for (struct host *h = sw->hosts->list; h; h = h->next) {

@@ -32,6 +32,9 @@ int switch_handback(struct switcher *sw, struct group *g, bool force);
 /* The tool has detached: nobody serves any more, the last values are in the tool's maps, targets let go. */
 void switch_release(struct switcher *sw, struct group *g);
 
+/* The group is not served in userspace any more: no place names it, no host holds its memory. */
+void switch_forget(struct switcher *sw, struct group *g);
+
 /* Opens the places that may be open and closes those that may not (another tool came or went). */
 void switch_settle(struct switcher *sw);
 

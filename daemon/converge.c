@@ -1,0 +1,543 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * converge.c: level-triggered. A hint says where to look; the scan says what is; this file makes it so.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "daemon/build.h"
+#include "daemon/engine_impl.h"
+#include "daemon/log.h"
+#include "daemon/plan.h"
+#include "daemon/procfs.h"
+#include "daemon/symbol.h"
+#include "daemon/uprobe.h"
+
+#define RETRY_FIRST_NS 200000000ull
+#define RETRY_MAX 6u
+#define CHILD_REPAIR_TRIES 3
+
+uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
+}
+
+static void changed(struct engine *e)
+{
+	if (e->changed)
+		e->changed(e->changed_arg);
+}
+
+/* ---- tools ---- */
+
+struct tool *engine__tool(struct engine *e, pid_t pid)
+{
+	for (struct tool *t = e->tools; t; t = t->next)
+		if (t->pid == pid)
+			return t;
+	return NULL;
+}
+
+static void judge_tool(struct engine *e, struct tool *t)
+{
+	const char *rule = NULL;
+	pid_t tracer = procfs_tracer(t->pid);
+
+	t->refusal[0] = 0;
+	if (policy__tool(e->policy, t->exe[0] ? t->exe : NULL, t->comm, t->uid, &rule) == POLICY_KERNEL)
+		snprintf(t->refusal, sizeof(t->refusal), "policy keeps this tool in the kernel (%s)", rule);
+	else if (tracer)
+		snprintf(t->refusal, sizeof(t->refusal), "the tool is under a debugger (process %d)", tracer);
+	else if (t->held)
+		snprintf(t->refusal, sizeof(t->refusal), "handed back on request (bpftime handback %d)", t->pid);
+}
+
+static struct tool *add_tool(struct engine *e, pid_t pid)
+{
+	struct tool *t = calloc(1, sizeof(*t));
+
+	if (!t)
+		return NULL;
+	t->pid = pid;
+	t->start_time = procfs_start_time(pid);
+	procfs_comm(pid, t->comm, sizeof(t->comm));
+	procfs_exe(pid, t->exe, sizeof(t->exe));
+	procfs_uid(pid, &t->uid);
+	clock_gettime(CLOCK_REALTIME, &t->since);
+	t->next = e->tools;
+	e->tools = t;
+	observer__watch(e->observer, pid);
+	return t;
+}
+
+static bool tool_has_probes(struct engine *e, const struct tool *t)
+{
+	for (const struct probe *p = e->probes; p; p = p->next)
+		if (p->tool == t)
+			return true;
+	return false;
+}
+
+static void remove_tool(struct engine *e, struct tool *t)
+{
+	for (struct tool **link = &e->tools; *link; link = &(*link)->next) {
+		if (*link == t) {
+			*link = t->next;
+			break;
+		}
+	}
+	if (!hosts__find(&e->hosts, t->pid))
+		observer__unwatch(e->observer, t->pid);
+	free(t);
+}
+
+/* ---- groups ---- */
+
+static void unlink_group(struct engine *e, struct group *g)
+{
+	for (struct group **link = &e->groups; *link; link = &(*link)->next) {
+		if (*link == g) {
+			*link = g->next;
+			return;
+		}
+	}
+}
+
+/* Places at which no probe with a lodging is left: the file's bytes come back. */
+static void drop_empty_places(struct engine *e)
+{
+	for (struct host *h = e->hosts.list; h; h = h->next) {
+		for (struct place *pl = h->place; pl < h->place + AGENT_MAX_SITES; pl++) {
+			bool wanted = false;
+
+			if (!pl->used)
+				continue;
+			for (const struct probe *p = e->probes; p; p = p->next)
+				wanted |= p->group && p->group->state != GROUP_GONE && p->o.ino == pl->ino &&
+					  p->o.offset == pl->offset && probe_reaches(p, h);
+			if (!wanted)
+				host__drop_place(h, pl);
+		}
+	}
+}
+
+/* The group's state is KERNEL or GONE: nothing of it is used any more once the hosts are quiet. */
+static void destroy_group(struct engine *e, struct group *g)
+{
+	for (unsigned int i = 0; i < g->n_maps; i++) {
+		if (g->map[i].carrier >= 0)
+			carriers__remove(e->carriers, g->map[i].carrier);
+		g->map[i].carrier = -1;
+	}
+	switch_settle(&e->sw);
+	switch_forget(&e->sw, g);
+	unlink_group(e, g);
+	for (unsigned int i = 0; i < g->n_probes; i++)
+		g->probe[i]->group = NULL;
+	group__unbuild(g);
+	free(g);
+	drop_empty_places(e);
+}
+
+static bool shares_map(const struct obs_prog *a, const struct obs_prog *b)
+{
+	for (size_t i = 0; i < a->n_maps; i++)
+		for (size_t k = 0; k < b->n_maps; k++)
+			if (a->map_ids[i] == b->map_ids[k])
+				return true;
+	return false;
+}
+
+static bool belongs(struct engine *e, const struct group *g, const struct probe *p)
+{
+	const struct obs_prog *a = observer__prog(e->observer, p->o.prog_id);
+
+	for (unsigned int i = 0; a && i < g->n_probes; i++) {
+		const struct obs_prog *b = observer__prog(e->observer, g->probe[i]->o.prog_id);
+
+		if (g->probe[i]->o.prog_id == p->o.prog_id || (b && shares_map(a, b)))
+			return true;
+	}
+	return false;
+}
+
+/* Adds to g all ungrouped probes of its tool that share maps with it, directly or through others. */
+static void grow_group(struct engine *e, struct group *g)
+{
+	bool grew = true;
+
+	while (grew) {
+		grew = false;
+		for (struct probe *p = e->probes; p; p = p->next) {
+			if (p->group || p->tool != g->tool || g->n_probes == GROUP_MAX_PROBES || !belongs(e, g, p))
+				continue;
+			p->group = g;
+			p->hit_index = g->n_probes;
+			g->probe[g->n_probes++] = p;
+			grew = true;
+		}
+	}
+}
+
+static struct group *add_group(struct engine *e, struct probe *p)
+{
+	struct group *g = calloc(1, sizeof(*g));
+
+	if (!g)
+		return NULL;
+	g->id = ++e->next_group_id;
+	g->tool = p->tool;
+	g->arena_fd = -1;
+	g->probe[0] = p;
+	g->n_probes = 1;
+	p->group = g;
+	p->hit_index = 0;
+	g->next = e->groups;
+	e->groups = g;
+	grow_group(e, g);
+	return g;
+}
+
+/* A new probe that shares maps with a group that is already at work: the group is made anew with it. */
+static void dissolve_touched(struct engine *e, struct probe *p)
+{
+	for (struct group *g = e->groups, *next; g; g = next) {
+		next = g->next;
+		if (g->tool != p->tool || !belongs(e, g, p))
+			continue;
+		if (g->state == GROUP_SHARED)
+			switch_handback(&e->sw, g, true);
+		destroy_group(e, g);
+	}
+}
+
+static void set_reasons(struct group *g)
+{
+	for (unsigned int i = 0; i < g->n_probes; i++)
+		snprintf(g->probe[i]->reason, sizeof(g->probe[i]->reason), "%s", g->reason);
+}
+
+static int try_takeover(struct engine *e, struct group *g)
+{
+	int err = 0;
+
+	if (!g->n_progs)
+		err = group__plan(g, e->observer);
+	if (!err)
+		err = group__build(g, e->worker);
+	if (!err)
+		err = group__attach_khalf(g);
+	if (!err)
+		err = switch_takeover(&e->sw, g);
+	if (!err) {
+		g->attempts = 0;
+		g->retry_at = 0;
+		for (struct host *h = e->hosts.list; h; h = h->next)
+			if (host__lodging(h, g))
+				observer__watch(e->observer, h->pid);
+		log_info("%s (%d): %u probe(s) now run in userspace", g->tool->comm, g->tool->pid, g->n_probes);
+	} else {
+		bool passing = err == -EBUSY || err == -EAGAIN || err == -ETIMEDOUT;
+
+		g->attempts++;
+		g->retry_at = passing && g->attempts < RETRY_MAX ? now_ns() + (RETRY_FIRST_NS << g->attempts) : UINT64_MAX;
+		log_info("%s (%d): stays in the kernel: %s", g->tool->comm, g->tool->pid, g->reason);
+	}
+	set_reasons(g);
+	return err;
+}
+
+/* ---- scans ---- */
+
+static struct probe *find_probe(struct engine *e, const struct obs_probe *o)
+{
+	for (struct probe *p = e->probes; p; p = p->next)
+		if (p->o.event_id == o->event_id && p->o.prog_id == o->prog_id && p->o.offset == o->offset)
+			return p;
+	return NULL;
+}
+
+static void add_probe(struct engine *e, struct tool *t, const struct obs_probe *o)
+{
+	struct probe *p = calloc(1, sizeof(*p));
+	char path[PATH_MAX + 32];
+
+	if (!p)
+		return;
+	p->tool = t;
+	p->o = *o;
+	p->khalf_fd = p->khalf_link_fd = -1;
+	p->seen = true;
+	snprintf(path, sizeof(path), "/proc/%d/root%s", t->pid, o->path);
+	symbol_at(path, o->offset, p->symbol, sizeof(p->symbol));
+	p->next = e->probes;
+	e->probes = p;
+	dissolve_touched(e, p);
+}
+
+static void remove_probe(struct engine *e, struct probe *p)
+{
+	for (struct probe **link = &e->probes; *link; link = &(*link)->next) {
+		if (*link == p) {
+			*link = p->next;
+			break;
+		}
+	}
+	uprobe__detach(&p->khalf_fd, &p->khalf_link_fd);
+	free(p);
+}
+
+/* Probes of this tool that the scan did not find: their groups are released and made anew without them. */
+static void remove_unseen(struct engine *e, const struct tool *t)
+{
+	for (struct group *g = e->groups, *next; g; g = next) {
+		unsigned int gone = 0;
+
+		next = g->next;
+		if (g->tool != t)
+			continue;
+		for (unsigned int i = 0; i < g->n_probes; i++)
+			gone += !g->probe[i]->seen;
+		if (!gone)
+			continue;
+		if (gone == g->n_probes || g->state != GROUP_SHARED)
+			switch_release(&e->sw, g);
+		else
+			switch_handback(&e->sw, g, true);
+		destroy_group(e, g);
+	}
+	for (struct probe *p = e->probes, *next; p; p = next) {
+		next = p->next;
+		if (p->tool == t && !p->seen)
+			remove_probe(e, p);
+	}
+}
+
+static void take_scan(struct engine *e, struct tool *only, const struct obs_scan *scan)
+{
+	for (struct probe *p = e->probes; p; p = p->next)
+		if (!only || p->tool == only)
+			p->seen = false;
+	for (size_t i = 0; i < scan->n_probes; i++) {
+		const struct obs_probe *o = &scan->probes[i];
+		struct probe *p = find_probe(e, o);
+		struct tool *t;
+
+		if (p) {
+			p->seen = o->enabled;
+			continue;
+		}
+		if (o->tool == getpid() || !o->enabled || !o->prog_id || (o->kind != PROBE_UPROBE && o->kind != PROBE_URETPROBE))
+			continue;
+		t = engine__tool(e, o->tool);
+		if (!t)
+			t = add_tool(e, o->tool);
+		if (!t)
+			continue;
+		add_probe(e, t, o);
+		if (!t->dirty_at)
+			t->dirty_at = now_ns();
+	}
+	for (struct tool *t = e->tools; t; t = t->next)
+		if (!only || t == only)
+			remove_unseen(e, t);
+}
+
+static void scan_tool(struct engine *e, struct tool *t)
+{
+	struct obs_scan scan = {0};
+	char err[200];
+
+	if (observer__scan(e->observer, t->pid, &scan, err, sizeof(err))) {
+		log_warning("process %d cannot be scanned: %s", t->pid, err);
+		return;
+	}
+	take_scan(e, t, &scan);
+	obs_scan__clear(&scan);
+}
+
+void converge__everything(struct engine *e)
+{
+	struct obs_scan scan = {0};
+	char err[200];
+
+	if (observer__scan(e->observer, 0, &scan, err, sizeof(err))) {
+		log_warning("the host cannot be scanned: %s", err);
+		return;
+	}
+	take_scan(e, NULL, &scan);
+	obs_scan__clear(&scan);
+}
+
+/* ---- hints ---- */
+
+/* What is gone is acted upon at once; what is new waits until the tool is quiet. */
+void converge__hint(struct engine *e, pid_t pid)
+{
+	struct tool *t = engine__tool(e, pid);
+
+	if (!t)
+		t = add_tool(e, pid);
+	if (!t)
+		return;
+	if (tool_has_probes(e, t))
+		scan_tool(e, t);
+	t->dirty_at = now_ns();
+}
+
+void converge__tool_gone(struct engine *e, pid_t pid)
+{
+	struct tool *t = engine__tool(e, pid);
+
+	if (!t || procfs_start_time(pid) == t->start_time)
+		return;
+	for (struct probe *p = e->probes; p; p = p->next)
+		if (p->tool == t)
+			p->seen = false;
+	remove_unseen(e, t);
+	remove_tool(e, t);
+	changed(e);
+}
+
+void converge__host_gone(struct engine *e, pid_t pid)
+{
+	struct host *h = hosts__find(&e->hosts, pid);
+
+	if (!h)
+		return;
+	/* Without a kernel half the group's truth must come back before the new image's hits reach the tool's program. */
+	for (struct group *g = e->groups; g; g = g->next) {
+		if (!host__lodging(h, g))
+			continue;
+		if (g->state == GROUP_SHARED && !g->has_khalf)
+			switch_handback(&e->sw, g, true);
+		g->retry_at = 0;
+		g->attempts = 0;
+		g->tool->dirty_at = now_ns();
+	}
+	if (!engine__tool(e, pid))
+		observer__unwatch(e->observer, pid);
+	hosts__forget(&e->hosts, h);
+	changed(e);
+}
+
+/* A child inherits the patched bytes; it gets back what the kernel would have left in it. */
+void converge__host_forked(struct engine *e, pid_t pid, pid_t child)
+{
+	const struct site *sites[AGENT_MAX_SITES];
+	struct host *h = hosts__find(&e->hosts, pid);
+	struct agent_error err = {""};
+	size_t n = 0;
+
+	if (!h || !h->injected)
+		return;
+	for (unsigned int i = 0; i < AGENT_MAX_SITES; i++)
+		if (h->place[i].used && h->place[i].site)
+			sites[n++] = h->place[i].site;
+	for (int i = 0; n && i < CHILD_REPAIR_TRIES && procfs_start_time(child); i++)
+		if (!agent_repair_child(child, sites, n, &err))
+			return;
+	if (n && procfs_start_time(child))
+		log_warning("process %d, child of %d, keeps inherited patches: %s", child, pid, err.text);
+}
+
+/* ---- doing what is due ---- */
+
+static void group_probes(struct engine *e, struct tool *t)
+{
+	for (struct probe *p = e->probes; p; p = p->next)
+		if (p->tool == t && !p->group)
+			add_group(e, p);
+}
+
+static void run_tool(struct engine *e, struct tool *t, uint64_t now)
+{
+	if (t->dirty_at && now - t->dirty_at >= SETTLE_NS) {
+		t->dirty_at = 0;
+		scan_tool(e, t);
+		t->dirty_at = 0;
+		judge_tool(e, t);
+		group_probes(e, t);
+		for (struct group *g = e->groups; g; g = g->next)
+			if (g->tool == t && g->retry_at == UINT64_MAX)
+				g->retry_at = 0;
+		switch_settle(&e->sw);
+		changed(e);
+	}
+	if (t->dirty_at)
+		return;
+	for (struct group *g = e->groups; g; g = g->next) {
+		if (g->tool != t)
+			continue;
+		if (t->refusal[0]) {
+			if (g->state == GROUP_SHARED)
+				switch_handback(&e->sw, g, true);
+			snprintf(g->reason, sizeof(g->reason), "%s", t->refusal);
+			set_reasons(g);
+		} else if (g->state == GROUP_KERNEL && g->retry_at <= now) {
+			try_takeover(e, g);
+			changed(e);
+		}
+	}
+}
+
+uint64_t converge__run(struct engine *e)
+{
+	uint64_t now = now_ns(), next = 0;
+
+	if (e->stopping)
+		return 0;
+	for (struct tool *t = e->tools, *following; t; t = following) {
+		following = t->next;
+		run_tool(e, t, now);
+		if (!t->dirty_at && !tool_has_probes(e, t))
+			remove_tool(e, t);
+	}
+	for (struct tool *t = e->tools; t; t = t->next)
+		if (t->dirty_at && (!next || t->dirty_at + SETTLE_NS < next))
+			next = t->dirty_at + SETTLE_NS;
+	for (struct group *g = e->groups; g; g = g->next)
+		if (g->state == GROUP_KERNEL && !g->tool->refusal[0] && g->retry_at && g->retry_at != UINT64_MAX &&
+		    (!next || g->retry_at < next))
+			next = g->retry_at;
+	return next;
+}
+
+int converge__handback_tool(struct engine *e, struct tool *t, bool force, char *err, size_t err_size)
+{
+	int ret = 0;
+
+	for (struct group *g = e->groups; g; g = g->next) {
+		int one;
+
+		if (g->tool != t || g->state != GROUP_SHARED)
+			continue;
+		one = switch_handback(&e->sw, g, force);
+		if (one) {
+			snprintf(err, err_size, "%s", g->reason);
+			ret = one;
+			continue;
+		}
+		snprintf(g->reason, sizeof(g->reason), "%s", t->refusal);
+		set_reasons(g);
+	}
+	changed(e);
+	return ret;
+}
+
+void converge__drop_all(struct engine *e)
+{
+	while (e->groups)
+		destroy_group(e, e->groups);
+	while (e->probes)
+		remove_probe(e, e->probes);
+	while (e->tools)
+		remove_tool(e, e->tools);
+}

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT */
+/* engine_impl.h: the engine's insides, for engine.c, converge.c and report.c only. */
+#ifndef BPFTIME_ENGINE_IMPL_H
+#define BPFTIME_ENGINE_IMPL_H
+
+#include <limits.h>
+#include <systemd/sd-event.h>
+
+#include "daemon/engine.h"
+#include "daemon/hosts.h"
+#include "daemon/khalf.h"
+#include "daemon/model.h"
+#include "daemon/switch.h"
+#include "vm-llvm/worker.h"
+
+struct engine {
+	sd_event *event;
+	sd_event_source *observer_source;
+	sd_event_source *timer;
+	const struct policy *policy;
+	void (*changed)(void *arg);
+	void *changed_arg;
+	struct observer *observer;
+	struct vm_worker *worker;
+	struct carriers *carriers;
+	struct hosts hosts;
+	struct switcher sw;
+	struct tool *tools;
+	struct probe *probes; /* newest first */
+	struct group *groups;
+	unsigned int next_group_id;
+	bool stopping;
+};
+
+/* A tool must have been quiet for this long before what it attached is taken over: it is often not done yet. */
+#define SETTLE_NS 40000000ull
+
+uint64_t now_ns(void);
+
+/* converge.c: from what the kernel says to what should be */
+struct tool *engine__tool(struct engine *e, pid_t pid);
+void converge__hint(struct engine *e, pid_t pid);	 /* something about this process changed */
+void converge__everything(struct engine *e);		 /* look at the whole host again */
+void converge__tool_gone(struct engine *e, pid_t pid);
+void converge__host_gone(struct engine *e, pid_t pid);	 /* ended, or executed another program */
+void converge__host_forked(struct engine *e, pid_t pid, pid_t child);
+/* Does what is due; returns CLOCK_MONOTONIC ns at which to come back, or 0. */
+uint64_t converge__run(struct engine *e);
+int converge__handback_tool(struct engine *e, struct tool *t, bool force, char *err, size_t err_size);
+void converge__drop_all(struct engine *e);
+
+#endif
