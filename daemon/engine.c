@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * engine.c: the engine as the shell sees it: puts the parts together, turns kernel events into hints, and runs converge when
+ * something is due. It sleeps otherwise: there is no periodic work.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "daemon/engine_impl.h"
+#include "daemon/log.h"
+#include "daemon/observe.h"
+
+static void arm_timer(struct engine *e, uint64_t at_ns)
+{
+	if (!e->timer)
+		return;
+	if (!at_ns) {
+		sd_event_source_set_enabled(e->timer, SD_EVENT_OFF);
+		return;
+	}
+	sd_event_source_set_time(e->timer, at_ns / 1000 + 1);
+	sd_event_source_set_enabled(e->timer, SD_EVENT_ONESHOT);
+}
+
+static void run(struct engine *e)
+{
+	arm_timer(e, converge__run(e));
+}
+
+static int on_timer(sd_event_source *source, uint64_t usec, void *arg)
+{
+	run(arg);
+	return 0;
+}
+
+static void on_observed(void *arg, enum obs_event_kind kind, pid_t pid, pid_t arg2)
+{
+	struct engine *e = arg;
+
+	switch (kind) {
+	case OBS_CHANGED:
+		converge__hint(e, pid);
+		break;
+	case OBS_EXEC:
+		converge__tool_gone(e, pid);
+		converge__host_gone(e, pid);
+		break;
+	case OBS_EXIT:
+		converge__tool_gone(e, pid);
+		converge__host_gone(e, pid);
+		break;
+	case OBS_FORK:
+		converge__host_forked(e, pid, arg2);
+		break;
+	case OBS_LOST:
+		converge__everything(e);
+		break;
+	case OBS_MMAP:
+		break;
+	}
+}
+
+static int on_readable(sd_event_source *source, int fd, uint32_t revents, void *arg)
+{
+	struct engine *e = arg;
+
+	observer__dispatch(e->observer);
+	run(e);
+	return 0;
+}
+
+static int start(struct engine *e, const struct engine_opts *opts, char *err, size_t err_size)
+{
+	char path[PATH_MAX];
+	int ret;
+
+	snprintf(path, sizeof(path), "%s/bpftimed-jit", opts->libexec_dir);
+	if (access(path, X_OK)) {
+		ret = -errno;
+		snprintf(err, err_size, "%s cannot be executed: %s", path, strerror(-ret));
+		return ret;
+	}
+	e->worker = vm_worker__new(path);
+	if (!e->worker) {
+		snprintf(err, err_size, "out of memory");
+		return -ENOMEM;
+	}
+	ret = observer__new(&e->observer, on_observed, e, err, err_size);
+	if (ret)
+		return ret;
+	ret = carriers__new(&e->carriers, err, err_size);
+	if (ret)
+		return ret;
+	ret = hosts__init(&e->hosts, e->policy, err, err_size);
+	if (ret)
+		return ret;
+	e->sw = (struct switcher){&e->hosts, &e->groups, &e->probes, e->carriers};
+	ret = sd_event_add_io(e->event, &e->observer_source, observer__epoll_fd(e->observer), EPOLLIN, on_readable, e);
+	if (ret >= 0)
+		ret = sd_event_add_time(e->event, &e->timer, CLOCK_MONOTONIC, 0, 1000, on_timer, e);
+	if (ret < 0) {
+		snprintf(err, err_size, "the event loop: %s", strerror(-ret));
+		return ret;
+	}
+	converge__everything(e);
+	run(e);
+	return 0;
+}
+
+int engine__new(struct engine **out, sd_event *event, const struct policy *policy, const struct engine_opts *opts,
+		char *err, size_t err_size)
+{
+	struct engine *e = calloc(1, sizeof(*e));
+	int ret;
+
+	if (!e) {
+		snprintf(err, err_size, "out of memory");
+		return -ENOMEM;
+	}
+	e->event = sd_event_ref(event);
+	e->policy = policy;
+	e->changed = opts->changed;
+	e->changed_arg = opts->changed_arg;
+	e->hosts.noop_prog_fd = -1;
+	ret = start(e, opts, err, err_size);
+	if (ret) {
+		engine__free(e);
+		return ret;
+	}
+	*out = e;
+	return 0;
+}
+
+void engine__free(struct engine *e)
+{
+	if (!e)
+		return;
+	e->changed = NULL;
+	sd_event_source_disable_unref(e->timer);
+	sd_event_source_disable_unref(e->observer_source);
+	e->timer = NULL;
+	if (e->observer)
+		converge__drop_all(e);
+	hosts__fini(&e->hosts);
+	carriers__free(e->carriers);
+	observer__free(e->observer);
+	vm_worker__free(e->worker);
+	sd_event_unref(e->event);
+	free(e);
+}
+
+int engine__handback_all(struct engine *e)
+{
+	char err[REASON_SIZE];
+	int ret = 0;
+
+	e->stopping = true;
+	for (struct tool *t = e->tools; t; t = t->next) {
+		int one = converge__handback_tool(e, t, true, err, sizeof(err));
+
+		if (one) {
+			log_error("%s (%d) could not be handed back exactly: %s", t->comm, t->pid, err);
+			ret = one;
+		}
+	}
+	return ret;
+}
+
+int engine__set_policy(struct engine *e, const struct policy *policy)
+{
+	e->policy = policy;
+	e->hosts.policy = policy;
+	for (struct tool *t = e->tools; t; t = t->next)
+		t->dirty_at = now_ns() - SETTLE_NS;
+	for (struct group *g = e->groups; g; g = g->next)
+		g->retry_at = 0;
+	for (struct host *h = e->hosts.list, *next; h; h = next) {
+		next = h->next;
+		if (!h->injected)
+			hosts__forget(&e->hosts, h);
+	}
+	run(e);
+	return 0;
+}
+
+int engine__handback(struct engine *e, pid_t pid, char *err, size_t err_size)
+{
+	struct tool *t = engine__tool(e, pid);
+
+	if (!t) {
+		snprintf(err, err_size, "no tool with pid %d is known", pid);
+		return -ESRCH;
+	}
+	t->held = true;
+	snprintf(t->refusal, sizeof(t->refusal), "handed back on request (bpftime handback %d)", pid);
+	return converge__handback_tool(e, t, false, err, err_size);
+}
+
+int engine__takeover(struct engine *e, pid_t pid, char *err, size_t err_size)
+{
+	struct tool *t = engine__tool(e, pid);
+
+	if (!t) {
+		snprintf(err, err_size, "no tool with pid %d is known", pid);
+		return -ESRCH;
+	}
+	t->held = false;
+	t->dirty_at = now_ns() - SETTLE_NS;
+	for (struct group *g = e->groups; g; g = g->next)
+		if (g->tool == t)
+			g->retry_at = 0;
+	run(e);
+	for (struct group *g = e->groups; g; g = g->next)
+		if (g->tool == t && g->state != GROUP_SHARED) {
+			snprintf(err, err_size, "%s", g->reason);
+			return -EAGAIN;
+		}
+	return 0;
+}
