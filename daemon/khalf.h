@@ -6,6 +6,7 @@
 #ifndef BPFTIME_KHALF_H
 #define BPFTIME_KHALF_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <linux/bpf.h>
@@ -30,11 +31,14 @@ int carriers__new(struct carriers **out, char *err, size_t err_size);
 void carriers__free(struct carriers *c);
 const char *carriers__hook(const struct carriers *c);
 /*
- * From now on every bpf() call on this map, by any process but the daemon, sees and changes what is in the arena.
- * tool_map_fd is the tool's own map. Returns a handle or -errno.
+ * Prepares a carrier, still disabled (this loads programs and takes milliseconds). While it is enabled every bpf() call on
+ * this map, by any process but the daemon, sees and changes what is in the arena. tool_map_fd is the tool's own map.
+ * Returns a handle or -errno.
  */
 int carriers__add(struct carriers *c, int tool_map_fd, uint32_t tool_map_id, int arena_fd, const struct shm_geo *g,
 		  char *err, size_t err_size);
+/* Cheap. When it returns from disabling, no call is still under way in the carrier. */
+int carriers__enable(struct carriers *c, int handle, bool on);
 /* The map is the tool's own again; calls in flight have ended when this returns. */
 int carriers__remove(struct carriers *c, int handle);
 
