@@ -1,1 +1,7 @@
 # cli: see ../Makefile for the rules
+CLI_OBJS := $(patsubst %.c,$(B)/%.o,$(sort $(wildcard cli/*.c)))
+
+$(B)/bpftime: $(CLI_OBJS) $(B)/daemon/policy.o $(B)/daemon/json_place.o
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -ljson-c
+PROGRAMS += $(B)/bpftime
