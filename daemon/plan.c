@@ -6,6 +6,7 @@
 #include "daemon/plan.h"
 
 #include <bpf/bpf.h>
+#include <bpf/libbpf.h>
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -38,8 +39,8 @@ static const uint32_t carried_helpers[] = {
 	BPF_FUNC_get_attach_cookie,
 };
 
-#define NAME_OF_HELPER(name, value, ...) [value] = "bpf_" #name,
-static const char *const helper_names[] = {___BPF_FUNC_MAPPER(NAME_OF_HELPER)};
+#define NAME_OF_HELPER(name) [BPF_FUNC_##name] = "bpf_" #name
+static const char *const helper_names[] = {__BPF_FUNC_MAPPER(NAME_OF_HELPER)};
 
 static const char *const map_type_names[] = {
 	[BPF_MAP_TYPE_HASH] = "hash",
