@@ -4,5 +4,5 @@ SHM_OBJS := $(B)/shm-runtime/shm_map.o
 $(B)/libshm.a: $(SHM_OBJS)
 
 $(B)/tests/unit/test_shm_map: $(B)/libshm.a
-$(B)/tests/unit/test_shm_map: LIBS += -lpthread
+$(B)/tests/unit/test_shm_map: LIBS += -lbpf -lpthread
 UNIT += $(B)/tests/unit/test_shm_map

@@ -130,8 +130,8 @@ _Static_assert(sizeof(struct shm_node) == SHM_NODE_KEY, "layout");
 	})
 #define shm_fetch_add(p, v) __atomic_fetch_add((__u64 *)(p), (v), __ATOMIC_SEQ_CST)
 #define shm_keep(x) ((void)0)
-#define SHM_MAX_STEPS 1000000u
-#define SHM_MAX_TRIES 1000000u
+#define SHM_MAX_STEPS 100000u
+#define SHM_MAX_TRIES 100000u
 #define SHM_CALLER_WIDTH 8u
 
 #endif
