@@ -1,5 +1,8 @@
 # examples: see ../Makefile for the rules
 # A program to be probed, and two ordinary libbpf tools.
+# The workload stands for any process: never instrumented by a sanitizer.
+$(B)/examples/workload: CFLAGS := $(filter-out -fsanitize=% -fno-sanitize-recover=%,$(CFLAGS))
+$(B)/examples/workload: LDFLAGS := $(filter-out -fsanitize=%,$(LDFLAGS))
 $(B)/examples/workload: $(B)/examples/workload.o
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -pthread -o $@ $^
@@ -11,3 +14,6 @@ $(B)/examples/bsscount $(B)/examples/hashcount: %: %.o $(B)/examples/probe_tool.
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lbpf
 
 PROGRAMS += $(B)/examples/workload $(B)/examples/bsscount $(B)/examples/hashcount
+
+demo: all
+	@examples/demo.sh $(B)

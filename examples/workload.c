@@ -3,6 +3,7 @@
  * workload.c: a program to be probed, which knows how often it called what. It says
  *
  *	pid 4711
+ *	function work 0x55d0c0de1340
  *	ready				all threads exist
  *
  * waits for a line on stdin or SIGUSR1, makes its calls, and says
@@ -378,7 +379,8 @@ int main(int argc, char **argv)
 	while (gate.ready < o.threads)
 		pthread_cond_wait(&gate.moved, &gate.lock);
 	pthread_mutex_unlock(&gate.lock);
-	printf("pid %d\nready\n", getpid());
+	printf("pid %d\nfunction %s %p\nready\n", getpid(), functions[o.function].name,
+	       (const void *)(uintptr_t)functions[o.function].fn);
 	fflush(stdout);
 
 	wait_for_go(signal_fd);

@@ -1,1 +1,44 @@
-# systemd: see ../Makefile for the rules
+# systemd: see ../Makefile for the rules. What `make install` puts where.
+SBIN	:= $(PREFIX)/sbin
+BIN	:= $(PREFIX)/bin
+LIBEXEC := $(PREFIX)/libexec/bpftimed
+UNITS	:= $(PREFIX)/lib/systemd/system
+MAN	:= $(PREFIX)/share/man
+DOC	:= $(PREFIX)/share/doc/bpftimed
+COMPLETIONS := $(PREFIX)/share/bash-completion/completions
+
+# mode:file:where it goes
+INSTALLED_FILES := \
+	755:$(B)/bpftimed:$(SBIN)/bpftimed \
+	755:$(B)/bpftime:$(BIN)/bpftime \
+	755:$(B)/bpftimed-jit:$(LIBEXEC)/bpftimed-jit \
+	644:$(B)/systemd/bpftimed.service:$(UNITS)/bpftimed.service \
+	644:systemd/bpftime.bash-completion:$(COMPLETIONS)/bpftime \
+	644:docs/bpftimed.8:$(MAN)/man8/bpftimed.8 \
+	644:docs/bpftime.1:$(MAN)/man1/bpftime.1 \
+	644:docs/bpftimed-policy.5:$(MAN)/man5/bpftimed-policy.5 \
+	644:README.md:$(DOC)/README.md \
+	644:LICENSE:$(DOC)/LICENSE \
+	644:examples/policy/50-example.json:$(DOC)/examples/policy.d/50-example.json
+
+# Removed by uninstall when empty.
+INSTALLED_DIRS := $(LIBEXEC) $(DOC)/examples/policy.d $(DOC)/examples $(DOC) /etc/bpftimed/policy.d /etc/bpftimed
+
+word_of = $(word $(1),$(subst :, ,$(2)))
+
+$(B)/systemd/bpftimed.service: systemd/bpftimed.service.in Makefile
+	@mkdir -p $(@D)
+	$(call say,UNIT)
+	$(Q)sed 's|@PREFIX@|$(PREFIX)|g' $< > $@
+
+install: all $(B)/systemd/bpftimed.service
+	$(Q)$(foreach f,$(INSTALLED_FILES),install -D -m $(call word_of,1,$(f)) $(call word_of,2,$(f)) \
+		$(DESTDIR)$(call word_of,3,$(f)) &&) install -d -m 755 $(DESTDIR)/etc/bpftimed/policy.d
+	@echo "  installed under $(DESTDIR)$(PREFIX)"
+
+# Policy files stay: they are the administrator's.
+uninstall:
+	$(Q)rm -f $(foreach f,$(INSTALLED_FILES),$(DESTDIR)$(call word_of,3,$(f)))
+	$(Q)rmdir --ignore-fail-on-non-empty $(wildcard $(addprefix $(DESTDIR),$(INSTALLED_DIRS))) 2>/dev/null || true
+
+.PHONY: uninstall

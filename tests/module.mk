@@ -2,3 +2,22 @@
 $(B)/tests/unit/test_%: $(B)/tests/unit/test_%.o
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o %.a,$^) $(LIBS) -lcmocka
+
+$(B)/tests/reap: $(B)/tests/reap.o
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^
+
+# `make check TESTS="tests/behaviour/cli.bats build/tests/unit/test_policy"` runs these only.
+BEHAVIOUR := $(sort $(wildcard tests/behaviour/*.bats))
+TESTS	  ?= $(UNIT) $(BEHAVIOUR)
+PROVE	  ?= prove $(if $(filter 0,$(V)),,--verbose)
+
+test-programs: all $(UNIT) $(VICTIMS) $(TEST_PROGRAMS) $(B)/tests/reap
+
+check: test-programs
+	@B=$(abspath $(B)) $(PROVE) --exec tests/run-tap $(TESTS)
+
+.PHONY: test-programs
+
+-include tests/bench/module.mk
+-include tests/victims/module.mk
