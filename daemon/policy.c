@@ -413,10 +413,10 @@ static json_object *parse(const char *path, const char *text, struct policy_erro
 	enum json_tokener_error e;
 
 	json_tokener_set_flags(tok, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
-	root = json_tokener_parse_ex(tok, text, (int)len);
+	root = json_tokener_parse_ex(tok, text, (int)len + 1); /* with its zero, at which an unfinished text is seen */
 	e = json_tokener_get_error(tok);
 	end = json_tokener_get_parse_end(tok);
-	if (e == json_tokener_continue)
+	if (e == json_tokener_continue || e == json_tokener_error_parse_eof)
 		mistake(errors, "%s:%u: the text ends too early", path, json_place__line_at(text, len));
 	else if (e != json_tokener_success)
 		mistake(errors, "%s:%u: not JSON: %s", path, json_place__line_at(text, end), json_tokener_error_desc(e));
