@@ -1,1 +1,24 @@
-# vm-llvm: see ../Makefile for the rules
+# vm-llvm: bytecode to native. libvm.a has no LLVM in it; bpftimed-jit is the process that does.
+VM_LIB_OBJS := $(patsubst %,$(B)/vm-llvm/%.o,insn validate code interp flow worker)
+VM_JIT_OBJS := $(patsubst %,$(B)/vm-llvm/%.o,jit lift object)
+VM_LLVM_LIBS = $(shell $(LLVM_CONFIG) --ldflags --libs)
+
+PROGRAMS += $(B)/bpftimed-jit
+
+$(VM_JIT_OBJS): CPPFLAGS += $(shell $(LLVM_CONFIG) --cppflags)
+$(VM_JIT_OBJS): WARN := $(filter-out -Wstrict-prototypes,$(WARN))
+
+$(B)/libvm.a: $(VM_LIB_OBJS)
+
+$(B)/bpftimed-jit: $(VM_JIT_OBJS) $(B)/vm-llvm/jit_main.o $(B)/vm-llvm/worker_main.o $(B)/libvm.a
+	$(call say,LD)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o %.a,$^) $(VM_LLVM_LIBS)
+
+# ---- unit tests ----
+
+VM_UNIT := $(patsubst %,$(B)/tests/unit/%,test_vm_interp)
+UNIT += $(VM_UNIT)
+
+$(VM_UNIT): $(B)/libvm.a
+$(B)/tests/unit/test_vm_jit: $(VM_JIT_OBJS)
+$(B)/tests/unit/test_vm_jit: LIBS = $(VM_LLVM_LIBS)

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: MIT
+/* bpftimed-jit: the compiler as a process of its own. Not to be run by hand: see worker.h. */
+#include "worker.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+int main(int argc, char **argv)
+{
+	int fd = argc > 1 ? atoi(argv[1]) : 0;
+	struct stat st;
+
+	if (argc > 2 || fd < 0 || fstat(fd, &st) || !S_ISSOCK(st.st_mode)) {
+		fprintf(stderr, "bpftimed-jit is started by bpftimed and serves it on a socket; it does nothing by hand\n");
+		return 2;
+	}
+	return vm_worker_main(fd);
+}

@@ -1,0 +1,562 @@
+// SPDX-License-Identifier: MIT
+/*
+ * lift.c: eBPF to LLVM IR, instruction by instruction.
+ *
+ * Each subprogram becomes one function; its registers become local variables, which LLVM turns into values (SROA,
+ * mem2reg), its 512 bytes of stack a local array. Where the data flow (flow.h) knows that a register holds r10 + n,
+ * the address is made from the array itself, not from the register's number: so LLVM sees through the stack, keeps keys and
+ * values in machine registers and drops the array where it can. All other memory is reached by address alone, with
+ * alignment 1 and without aliasing rules.
+ */
+#include "lift.h"
+#include "flow.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct lift {
+	LLVMContextRef ctx;
+	LLVMModuleRef mod;
+	LLVMBuilderRef b;
+	LLVMTypeRef i8, i32, i64, ptr, helper_type, sub_type;
+	const struct bpf_insn *insns;
+	size_t n;
+	struct vm_layout layout;
+	struct vm_fact *facts;
+	LLVMBasicBlockRef *blocks; /* at leaders */
+	uint8_t *skip;		   /* part of a read-add-write that is emitted at its store */
+	struct vm_rmw *rmw;	   /* at stores: the sequence that ends there */
+	LLVMValueRef *subs;
+	/* of the function being made */
+	LLVMValueRef fn, env, reg[11], stack;
+	char *err;
+	size_t err_size;
+};
+
+static LLVMValueRef c64(struct lift *l, uint64_t v)
+{
+	return LLVMConstInt(l->i64, v, false);
+}
+
+static LLVMTypeRef int_type(struct lift *l, unsigned int bytes)
+{
+	return LLVMIntTypeInContext(l->ctx, bytes * 8);
+}
+
+/* The address r10 + off as LLVM knows it best. */
+static LLVMValueRef frame_ptr(struct lift *l, int off)
+{
+	LLVMValueRef at = c64(l, VM_STACK_SIZE + off);
+
+	return LLVMBuildGEP2(l->b, l->i8, l->stack, &at, 1, "");
+}
+
+static LLVMValueRef get(struct lift *l, size_t pc, unsigned int reg)
+{
+	if (l->facts[pc].stack[reg] != VM_FACT_NONE)
+		return LLVMBuildPtrToInt(l->b, frame_ptr(l, l->facts[pc].stack[reg]), l->i64, "");
+	return LLVMBuildLoad2(l->b, l->i64, l->reg[reg], "");
+}
+
+static void set(struct lift *l, unsigned int reg, LLVMValueRef v)
+{
+	LLVMBuildStore(l->b, v, l->reg[reg]);
+}
+
+static LLVMValueRef zext(struct lift *l, LLVMValueRef v)
+{
+	return LLVMBuildZExt(l->b, v, l->i64, "");
+}
+
+static LLVMValueRef trunc_to(struct lift *l, LLVMValueRef v, unsigned int bytes)
+{
+	return bytes == 8 ? v : LLVMBuildTrunc(l->b, v, int_type(l, bytes), "");
+}
+
+static LLVMValueRef address(struct lift *l, size_t pc, unsigned int reg, int off)
+{
+	int at = l->facts[pc].stack[reg];
+
+	if (at != VM_FACT_NONE && at + off >= -VM_STACK_SIZE && at + off < 0)
+		return frame_ptr(l, at + off);
+	return LLVMBuildIntToPtr(l->b, LLVMBuildAdd(l->b, get(l, pc, reg), c64(l, (uint64_t)(int64_t)off), ""), l->ptr, "");
+}
+
+/* ---- arithmetic ---- */
+
+static LLVMValueRef int_const(LLVMValueRef like, int64_t v)
+{
+	return LLVMConstInt(LLVMTypeOf(like), (uint64_t)v, true);
+}
+
+static LLVMValueRef equals(struct lift *l, LLVMValueRef a, int64_t v)
+{
+	return LLVMBuildICmp(l->b, LLVMIntEQ, a, int_const(a, v), "");
+}
+
+/* Division as RFC 9669 wants it: x / 0 = 0, x % 0 = x, and no trap for the smallest number by -1. */
+static LLVMValueRef divide(struct lift *l, const struct bpf_insn *in, LLVMValueRef a, LLVMValueRef b)
+{
+	bool mod = BPF_OP(in->code) == BPF_MOD, is_signed = in->off == 1;
+	LLVMValueRef zero = equals(l, b, 0), unsafe = zero, minus = NULL, safe, v;
+
+	if (is_signed) {
+		minus = equals(l, b, -1);
+		unsafe = LLVMBuildOr(l->b, zero, minus, "");
+	}
+	safe = LLVMBuildSelect(l->b, unsafe, int_const(b, 1), b, "");
+	if (is_signed)
+		v = mod ? LLVMBuildSRem(l->b, a, safe, "") : LLVMBuildSDiv(l->b, a, safe, "");
+	else
+		v = mod ? LLVMBuildURem(l->b, a, safe, "") : LLVMBuildUDiv(l->b, a, safe, "");
+	if (is_signed && !mod)
+		v = LLVMBuildSelect(l->b, minus, LLVMBuildNeg(l->b, a, ""), v, "");
+	return LLVMBuildSelect(l->b, zero, mod ? a : int_const(b, 0), v, "");
+}
+
+static LLVMValueRef move(struct lift *l, const struct bpf_insn *in, LLVMValueRef b)
+{
+	if (!in->off)
+		return b;
+	return LLVMBuildSExt(l->b, LLVMBuildTrunc(l->b, b, int_type(l, in->off / 8), ""), LLVMTypeOf(b), "");
+}
+
+static LLVMValueRef arithmetic(struct lift *l, const struct bpf_insn *in, LLVMValueRef a, LLVMValueRef b)
+{
+	LLVMValueRef shift = LLVMBuildAnd(l->b, b, int_const(b, vm_insn__is64(in) ? 63 : 31), "");
+
+	switch (BPF_OP(in->code)) {
+	case BPF_ADD:
+		return LLVMBuildAdd(l->b, a, b, "");
+	case BPF_SUB:
+		return LLVMBuildSub(l->b, a, b, "");
+	case BPF_MUL:
+		return LLVMBuildMul(l->b, a, b, "");
+	case BPF_DIV:
+	case BPF_MOD:
+		return divide(l, in, a, b);
+	case BPF_OR:
+		return LLVMBuildOr(l->b, a, b, "");
+	case BPF_AND:
+		return LLVMBuildAnd(l->b, a, b, "");
+	case BPF_XOR:
+		return LLVMBuildXor(l->b, a, b, "");
+	case BPF_LSH:
+		return LLVMBuildShl(l->b, a, shift, "");
+	case BPF_RSH:
+		return LLVMBuildLShr(l->b, a, shift, "");
+	case BPF_ARSH:
+		return LLVMBuildAShr(l->b, a, shift, "");
+	case BPF_NEG:
+		return LLVMBuildNeg(l->b, a, "");
+	default:
+		return move(l, in, b); /* BPF_MOV */
+	}
+}
+
+static void lift_alu(struct lift *l, size_t pc)
+{
+	const struct bpf_insn *in = l->insns + pc;
+	unsigned int bytes = vm_insn__is64(in) ? 8 : 4;
+	LLVMValueRef a = trunc_to(l, get(l, pc, in->dst_reg), bytes), b, v;
+
+	b = BPF_SRC(in->code) == BPF_X ? trunc_to(l, get(l, pc, in->src_reg), bytes) : int_const(a, in->imm);
+	v = arithmetic(l, in, a, b);
+	set(l, in->dst_reg, bytes == 8 ? v : zext(l, v));
+}
+
+static LLVMValueRef intrinsic(struct lift *l, const char *name, LLVMTypeRef type, LLVMValueRef arg)
+{
+	unsigned int id = LLVMLookupIntrinsicID(name, strlen(name));
+	LLVMValueRef fn = LLVMGetIntrinsicDeclaration(l->mod, id, &type, 1);
+
+	return LLVMBuildCall2(l->b, LLVMGlobalGetValueType(fn), fn, &arg, 1, "");
+}
+
+static void lift_end(struct lift *l, size_t pc)
+{
+	const struct bpf_insn *in = l->insns + pc;
+	LLVMValueRef v = trunc_to(l, get(l, pc, in->dst_reg), in->imm / 8);
+
+	if (BPF_CLASS(in->code) == BPF_ALU64 || BPF_SRC(in->code) == BPF_TO_BE)
+		v = intrinsic(l, "llvm.bswap", LLVMTypeOf(v), v);
+	set(l, in->dst_reg, in->imm == 64 ? v : zext(l, v));
+}
+
+/* ---- memory ---- */
+
+static void lift_load(struct lift *l, size_t pc)
+{
+	const struct bpf_insn *in = l->insns + pc;
+	unsigned int bytes = vm_insn__bytes(in);
+	LLVMValueRef v = LLVMBuildLoad2(l->b, int_type(l, bytes), address(l, pc, in->src_reg, in->off), "");
+
+	LLVMSetAlignment(v, 1);
+	if (BPF_MODE(in->code) == VM_MODE_MEMSX)
+		v = LLVMBuildSExt(l->b, v, l->i64, "");
+	else if (bytes != 8)
+		v = zext(l, v);
+	set(l, in->dst_reg, v);
+}
+
+static void lift_store(struct lift *l, size_t pc, LLVMValueRef v)
+{
+	const struct bpf_insn *in = l->insns + pc;
+	LLVMValueRef st;
+
+	st = LLVMBuildStore(l->b, trunc_to(l, v, vm_insn__bytes(in)), address(l, pc, in->dst_reg, in->off));
+	LLVMSetAlignment(st, 1);
+}
+
+static void lift_atomic(struct lift *l, size_t pc)
+{
+	const struct bpf_insn *in = l->insns + pc;
+	unsigned int bytes = vm_insn__bytes(in);
+	LLVMValueRef addr = address(l, pc, in->dst_reg, in->off), v = trunc_to(l, get(l, pc, in->src_reg), bytes);
+	LLVMAtomicOrdering order = in->imm & BPF_FETCH ? LLVMAtomicOrderingSequentiallyConsistent :
+							 LLVMAtomicOrderingMonotonic;
+	LLVMAtomicRMWBinOp op;
+
+	if (in->imm == BPF_CMPXCHG) {
+		v = LLVMBuildAtomicCmpXchg(l->b, addr, trunc_to(l, get(l, pc, 0), bytes), v, order, order, false);
+		v = LLVMBuildExtractValue(l->b, v, 0, "");
+		set(l, 0, bytes == 8 ? v : zext(l, v));
+		return;
+	}
+	switch (in->imm & ~BPF_FETCH) {
+	case BPF_ADD:
+		op = LLVMAtomicRMWBinOpAdd;
+		break;
+	case BPF_OR:
+		op = LLVMAtomicRMWBinOpOr;
+		break;
+	case BPF_AND:
+		op = LLVMAtomicRMWBinOpAnd;
+		break;
+	case BPF_XOR:
+		op = LLVMAtomicRMWBinOpXor;
+		break;
+	default:
+		op = LLVMAtomicRMWBinOpXchg;
+	}
+	v = LLVMBuildAtomicRMW(l->b, op, addr, v, order, false);
+	if (in->imm & BPF_FETCH)
+		set(l, in->src_reg, bytes == 8 ? v : zext(l, v));
+}
+
+/* The whole of `rX = *p; rX += c; *p = rX`, at its store. */
+static void lift_rmw(struct lift *l, const struct vm_rmw *rmw)
+{
+	const struct bpf_insn *load = l->insns + rmw->load, *add = l->insns + rmw->add, *store = l->insns + rmw->store;
+	unsigned int bytes = vm_insn__bytes(load);
+	LLVMAtomicRMWBinOp op = BPF_OP(add->code) == BPF_SUB ? LLVMAtomicRMWBinOpSub : LLVMAtomicRMWBinOpAdd;
+	LLVMValueRef c, old, sum;
+
+	if (BPF_SRC(add->code) == BPF_K)
+		c = c64(l, (uint64_t)(int64_t)add->imm);
+	else
+		c = get(l, rmw->store, add->dst_reg == load->dst_reg ? add->src_reg : add->dst_reg);
+	old = LLVMBuildAtomicRMW(l->b, op, address(l, rmw->store, store->dst_reg, store->off), trunc_to(l, c, bytes),
+				 LLVMAtomicOrderingMonotonic, false);
+	if (bytes != 8)
+		old = zext(l, old);
+	sum = op == LLVMAtomicRMWBinOpSub ? LLVMBuildSub(l->b, old, c, "") : LLVMBuildAdd(l->b, old, c, "");
+	if (!vm_insn__is64(add))
+		sum = zext(l, trunc_to(l, sum, 4));
+	set(l, load->dst_reg, old);
+	set(l, add->dst_reg, sum);
+}
+
+/* ---- control ---- */
+
+static LLVMIntPredicate predicate(uint8_t op)
+{
+	switch (op) {
+	case BPF_JEQ:
+		return LLVMIntEQ;
+	case BPF_JGT:
+		return LLVMIntUGT;
+	case BPF_JGE:
+		return LLVMIntUGE;
+	case BPF_JLT:
+		return LLVMIntULT;
+	case BPF_JLE:
+		return LLVMIntULE;
+	case BPF_JSGT:
+		return LLVMIntSGT;
+	case BPF_JSGE:
+		return LLVMIntSGE;
+	case BPF_JSLT:
+		return LLVMIntSLT;
+	case BPF_JSLE:
+		return LLVMIntSLE;
+	default:
+		return LLVMIntNE; /* BPF_JNE, and BPF_JSET against zero */
+	}
+}
+
+static void lift_jcc(struct lift *l, size_t pc)
+{
+	const struct bpf_insn *in = l->insns + pc;
+	size_t to = vm_insn__target(in, VM_JCC, pc);
+	LLVMBasicBlockRef fall = LLVMAppendBasicBlockInContext(l->ctx, l->fn, "");
+	unsigned int bytes = vm_insn__is64(in) ? 8 : 4;
+	LLVMValueRef a = trunc_to(l, get(l, pc, in->dst_reg), bytes), b;
+
+	b = BPF_SRC(in->code) == BPF_X ? trunc_to(l, get(l, pc, in->src_reg), bytes) : int_const(a, in->imm);
+	if (BPF_OP(in->code) == BPF_JSET) {
+		a = LLVMBuildAnd(l->b, a, b, "");
+		b = int_const(a, 0);
+	}
+	LLVMBuildCondBr(l->b, LLVMBuildICmp(l->b, predicate(BPF_OP(in->code)), a, b, ""), l->blocks[to], fall);
+	LLVMPositionBuilderAtEnd(l->b, fall);
+}
+
+static LLVMValueRef find_function(struct lift *l, const char *name, LLVMTypeRef type)
+{
+	LLVMValueRef fn = LLVMGetNamedFunction(l->mod, name);
+
+	return fn && !LLVMIsDeclaration(fn) && LLVMGlobalGetValueType(fn) == type ? fn : NULL;
+}
+
+static int lift_helper(struct lift *l, size_t pc)
+{
+	LLVMValueRef args[6] = { l->env }, fn;
+	char name[32];
+
+	snprintf(name, sizeof(name), "bpf_helper_%u", (uint32_t)l->insns[pc].imm);
+	fn = find_function(l, name, l->helper_type);
+	if (!fn)
+		return vm_fail(l->err, l->err_size, -EOPNOTSUPP, "instruction %zu: helper %u is not carried", pc,
+			       (uint32_t)l->insns[pc].imm);
+	for (unsigned int i = 1; i <= 5; i++)
+		args[i] = get(l, pc, i);
+	set(l, 0, LLVMBuildCall2(l->b, l->helper_type, fn, args, 6, ""));
+	return 0;
+}
+
+static int lift_local(struct lift *l, size_t pc)
+{
+	int sub = vm_layout__sub(&l->layout, vm_insn__target(l->insns + pc, VM_LOCAL, pc));
+	LLVMValueRef args[6] = { l->env };
+
+	if (sub <= 0)
+		return vm_fail(l->err, l->err_size, -EINVAL, "instruction %zu: calls the main program", pc);
+	for (unsigned int i = 1; i <= 5; i++)
+		args[i] = get(l, pc, i);
+	set(l, 0, LLVMBuildCall2(l->b, l->sub_type, l->subs[sub], args, 6, ""));
+	return 0;
+}
+
+static int lift_immediate(struct lift *l, size_t pc)
+{
+	const struct bpf_insn *in = l->insns + pc;
+	LLVMTypeRef types[3] = { l->ptr, l->i32, l->i32 };
+	LLVMValueRef fn, args[3];
+
+	if (in->src_reg == BPF_PSEUDO_MAP_FD) {
+		set(l, in->dst_reg, c64(l, (uint32_t)in->imm));
+		return 0;
+	}
+	if (in->src_reg == 0) {
+		set(l, in->dst_reg, c64(l, (uint32_t)in->imm | (uint64_t)(uint32_t)in[1].imm << 32));
+		return 0;
+	}
+	fn = find_function(l, "bpf_map_value", LLVMFunctionType(l->i64, types, 3, false));
+	if (!fn)
+		return vm_fail(l->err, l->err_size, -EOPNOTSUPP, "instruction %zu: direct map values are not carried", pc);
+	args[0] = l->env;
+	args[1] = LLVMConstInt(l->i32, (uint32_t)in->imm, false);
+	args[2] = LLVMConstInt(l->i32, (uint32_t)in[1].imm, false);
+	set(l, in->dst_reg, LLVMBuildCall2(l->b, LLVMGlobalGetValueType(fn), fn, args, 3, ""));
+	return 0;
+}
+
+/* *ended: the block has its terminator. */
+static int lift_one(struct lift *l, size_t pc, enum vm_kind kind, bool *ended)
+{
+	const struct bpf_insn *in = l->insns + pc;
+
+	if (l->skip[pc]) {
+		if (kind == VM_STX)
+			lift_rmw(l, &l->rmw[pc]);
+		return 0;
+	}
+	switch (kind) {
+	case VM_ALU:
+		lift_alu(l, pc);
+		return 0;
+	case VM_END:
+		lift_end(l, pc);
+		return 0;
+	case VM_LDX:
+		lift_load(l, pc);
+		return 0;
+	case VM_ST:
+		lift_store(l, pc, c64(l, (uint64_t)(int64_t)in->imm));
+		return 0;
+	case VM_STX:
+		lift_store(l, pc, get(l, pc, in->src_reg));
+		return 0;
+	case VM_ATOMIC:
+		lift_atomic(l, pc);
+		return 0;
+	case VM_LDDW:
+		return lift_immediate(l, pc);
+	case VM_JCC:
+		lift_jcc(l, pc);
+		return 0;
+	case VM_JA:
+		LLVMBuildBr(l->b, l->blocks[vm_insn__target(in, kind, pc)]);
+		*ended = true;
+		return 0;
+	case VM_CALL:
+		return lift_helper(l, pc);
+	case VM_LOCAL:
+		return lift_local(l, pc);
+	default:
+		LLVMBuildRet(l->b, get(l, pc, 0)); /* VM_EXIT */
+		*ended = true;
+		return 0;
+	}
+}
+
+static void prologue(struct lift *l, size_t sub)
+{
+	LLVMTypeRef frame = LLVMArrayType2(l->i8, VM_STACK_SIZE);
+
+	LLVMPositionBuilderAtEnd(l->b, LLVMAppendBasicBlockInContext(l->ctx, l->fn, "entry"));
+	for (unsigned int i = 0; i < 11; i++)
+		l->reg[i] = LLVMBuildAlloca(l->b, l->i64, "");
+	l->stack = LLVMBuildAlloca(l->b, frame, "stack");
+	LLVMSetAlignment(l->stack, 8);
+	/* What the program has not written is never read: the verifier saw to it. Zero keeps LLVM from seeing undef. */
+	for (unsigned int i = 0; i < 10; i++)
+		set(l, i, c64(l, 0));
+	set(l, 10, LLVMBuildPtrToInt(l->b, frame_ptr(l, 0), l->i64, ""));
+	if (sub == 0) {
+		set(l, 1, LLVMBuildPtrToInt(l->b, LLVMGetParam(l->fn, 0), l->i64, ""));
+		l->env = LLVMGetParam(l->fn, 1);
+	} else {
+		l->env = LLVMGetParam(l->fn, 0);
+		for (unsigned int i = 1; i <= 5; i++)
+			set(l, i, LLVMGetParam(l->fn, i));
+	}
+}
+
+static int lift_sub(struct lift *l, size_t sub)
+{
+	size_t lo = l->layout.start[sub], hi = l->layout.start[sub + 1];
+	bool ended = false;
+	int r;
+
+	l->fn = l->subs[sub];
+	prologue(l, sub);
+	for (size_t pc = lo; pc < hi; pc++)
+		if (l->facts[pc].leader && l->facts[pc].reached)
+			l->blocks[pc] = LLVMAppendBasicBlockInContext(l->ctx, l->fn, "");
+	LLVMBuildBr(l->b, l->blocks[lo]);
+	ended = true;
+	for (size_t pc = lo; pc < hi;) {
+		enum vm_kind kind = vm_insn__kind(l->insns + pc, &(const char *){ 0 });
+
+		if (l->blocks[pc]) {
+			if (!ended)
+				LLVMBuildBr(l->b, l->blocks[pc]);
+			LLVMPositionBuilderAtEnd(l->b, l->blocks[pc]);
+			ended = false;
+		}
+		if (l->facts[pc].reached && !ended) {
+			r = lift_one(l, pc, kind, &ended);
+			if (r)
+				return r;
+		}
+		pc += vm_insn__slots(kind);
+	}
+	return 0;
+}
+
+static void find_rmw(struct lift *l)
+{
+	struct vm_rmw m;
+
+	for (size_t pc = 0; pc < l->n; pc++) {
+		enum vm_kind kind = vm_insn__kind(l->insns + pc, &(const char *){ 0 });
+
+		if (kind == VM_LDX && l->facts[pc].reached && vm_rmw__match(l->insns, l->n, l->facts, pc, &m)) {
+			l->skip[m.load] = l->skip[m.add] = l->skip[m.store] = 1;
+			l->rmw[m.store] = m;
+		}
+		pc += vm_insn__slots(kind) - 1;
+	}
+}
+
+static void declare_subs(struct lift *l)
+{
+	LLVMTypeRef entry_args[2] = { l->ptr, l->ptr };
+	char name[32];
+
+	l->subs[0] = LLVMAddFunction(l->mod, VM_ENTRY_NAME, LLVMFunctionType(l->i64, entry_args, 2, false));
+	for (size_t i = 1; i < l->layout.n; i++) {
+		snprintf(name, sizeof(name), "vm_sub_%zu", i);
+		l->subs[i] = LLVMAddFunction(l->mod, name, l->sub_type);
+		LLVMSetLinkage(l->subs[i], LLVMInternalLinkage);
+	}
+}
+
+static void init_types(struct lift *l)
+{
+	LLVMTypeRef args[6];
+
+	l->i8 = LLVMInt8TypeInContext(l->ctx);
+	l->i32 = LLVMInt32TypeInContext(l->ctx);
+	l->i64 = LLVMInt64TypeInContext(l->ctx);
+	l->ptr = LLVMPointerTypeInContext(l->ctx, 0);
+	args[0] = l->ptr;
+	for (unsigned int i = 1; i < 6; i++)
+		args[i] = l->i64;
+	l->helper_type = l->sub_type = LLVMFunctionType(l->i64, args, 6, false);
+}
+
+int vm_lift(LLVMModuleRef mod, const struct bpf_insn *insns, size_t n_insns, bool atomic_rmw, char *err,
+	    size_t err_size)
+{
+	struct lift l = { .mod = mod, .insns = insns, .n = n_insns, .err = err, .err_size = err_size };
+	int r = vm_layout__init(&l.layout, insns, n_insns, err, err_size);
+
+	if (r)
+		return r;
+	l.ctx = LLVMGetModuleContext(mod);
+	l.b = LLVMCreateBuilderInContext(l.ctx);
+	l.facts = calloc(n_insns, sizeof(*l.facts));
+	l.blocks = calloc(n_insns, sizeof(*l.blocks));
+	l.skip = calloc(n_insns, sizeof(*l.skip));
+	l.rmw = calloc(n_insns, sizeof(*l.rmw));
+	l.subs = calloc(l.layout.n, sizeof(*l.subs));
+	if (!l.facts || !l.blocks || !l.skip || !l.rmw || !l.subs) {
+		r = vm_fail(err, err_size, -ENOMEM, "no memory for a program of %zu instructions", n_insns);
+		goto out;
+	}
+	r = vm_flow(insns, n_insns, &l.layout, l.facts, NULL, NULL);
+	if (r) {
+		vm_fail(err, err_size, r, "a program of %zu instructions has too many branches", n_insns);
+		goto out;
+	}
+	init_types(&l);
+	if (atomic_rmw)
+		find_rmw(&l);
+	declare_subs(&l);
+	for (size_t i = 0; !r && i < l.layout.n; i++)
+		r = lift_sub(&l, i);
+out:
+	LLVMDisposeBuilder(l.b);
+	free(l.subs);
+	free(l.rmw);
+	free(l.skip);
+	free(l.blocks);
+	free(l.facts);
+	vm_layout__clear(&l.layout);
+	return r;
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: MIT
+/* object.c: layouts from the ELF specification and the x86-64 psABI, by <elf.h>. The object is our own compiler's. */
+#include "object.h"
+#include "insn.h"
+
+#include <elf.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct object {
+	const uint8_t *base;
+	size_t size;
+	const Elf64_Ehdr *eh;
+	const Elf64_Shdr *sh;
+	const char *names; /* of sections */
+	unsigned int text; /* index of .text */
+	char *err;
+	size_t err_size;
+};
+
+static bool within(const struct object *o, const Elf64_Shdr *s)
+{
+	return s->sh_type == SHT_NOBITS || (s->sh_offset <= o->size && s->sh_size <= o->size - s->sh_offset);
+}
+
+static int open_object(struct object *o)
+{
+	o->eh = (const Elf64_Ehdr *)o->base;
+	if (o->size < sizeof(*o->eh) || memcmp(o->eh->e_ident, ELFMAG, SELFMAG) || o->eh->e_machine != EM_X86_64 ||
+	    o->eh->e_shoff > o->size || o->eh->e_shnum * sizeof(Elf64_Shdr) > o->size - o->eh->e_shoff ||
+	    o->eh->e_shstrndx >= o->eh->e_shnum)
+		return vm_fail(o->err, o->err_size, -ENOEXEC, "the compiler's output is not an x86-64 object");
+	o->sh = (const Elf64_Shdr *)(o->base + o->eh->e_shoff);
+	for (unsigned int i = 0; i < o->eh->e_shnum; i++)
+		if (!within(o, &o->sh[i]))
+			return vm_fail(o->err, o->err_size, -ENOEXEC, "the compiler's output is cut off");
+	o->names = (const char *)o->base + o->sh[o->eh->e_shstrndx].sh_offset;
+	return 0;
+}
+
+/* Finds .text; nothing else may be loaded at run time but the tables for unwinders, which nobody uses here. */
+static int check_sections(struct object *o)
+{
+	for (unsigned int i = 1; i < o->eh->e_shnum; i++) {
+		const char *name = o->names + o->sh[i].sh_name;
+
+		if (!(o->sh[i].sh_flags & SHF_ALLOC) || o->sh[i].sh_size == 0 || !strcmp(name, ".eh_frame"))
+			continue;
+		if (strcmp(name, ".text"))
+			return vm_fail(o->err, o->err_size, -ENOEXEC, "the compiled code needs a data section (%s)", name);
+		o->text = i;
+	}
+	return o->text ? 0 : vm_fail(o->err, o->err_size, -ENOEXEC, "the compiled program has no code");
+}
+
+static int relocate_one(struct object *o, const Elf64_Rela *rel, const Elf64_Shdr *symtab, uint8_t *code, size_t size)
+{
+	const Elf64_Sym *sym = (const Elf64_Sym *)(o->base + symtab->sh_offset) + ELF64_R_SYM(rel->r_info);
+	const char *strings = (const char *)o->base + o->sh[symtab->sh_link].sh_offset;
+	uint32_t type = ELF64_R_TYPE(rel->r_info);
+	int32_t v;
+
+	if ((type != R_X86_64_PC32 && type != R_X86_64_PLT32) || sym->st_shndx != o->text ||
+	    rel->r_offset > size || size - rel->r_offset < sizeof(v))
+		return vm_fail(o->err, o->err_size, -ENOEXEC, "the compiled code refers to %s outside itself (relocation %u)",
+			       strings[sym->st_name] ? strings + sym->st_name : "a section", type);
+	v = (int32_t)(sym->st_value + rel->r_addend - rel->r_offset);
+	memcpy(code + rel->r_offset, &v, sizeof(v));
+	return 0;
+}
+
+static int relocate(struct object *o, uint8_t *code, size_t size)
+{
+	int r = 0;
+
+	for (unsigned int i = 1; i < o->eh->e_shnum; i++) {
+		const Elf64_Shdr *s = &o->sh[i];
+		const Elf64_Rela *rel = (const Elf64_Rela *)(o->base + s->sh_offset);
+
+		if (s->sh_type != SHT_RELA || s->sh_info != o->text)
+			continue;
+		for (size_t k = 0; !r && k < s->sh_size / sizeof(*rel); k++)
+			r = relocate_one(o, &rel[k], &o->sh[s->sh_link], code, size);
+	}
+	return r;
+}
+
+static int find_entry(struct object *o, const char *name, size_t *entry)
+{
+	for (unsigned int i = 1; i < o->eh->e_shnum; i++) {
+		const Elf64_Shdr *s = &o->sh[i];
+		const Elf64_Sym *sym = (const Elf64_Sym *)(o->base + s->sh_offset);
+
+		if (s->sh_type != SHT_SYMTAB)
+			continue;
+		for (size_t k = 0; k < s->sh_size / sizeof(*sym); k++) {
+			const char *strings = (const char *)o->base + o->sh[s->sh_link].sh_offset;
+
+			if (sym[k].st_shndx == o->text && !strcmp(strings + sym[k].st_name, name)) {
+				*entry = sym[k].st_value;
+				return 0;
+			}
+		}
+	}
+	return vm_fail(o->err, o->err_size, -ENOEXEC, "the compiled code has no %s", name);
+}
+
+int vm_object__text(const void *object, size_t object_size, const char *name, uint8_t **code, size_t *size,
+		    size_t *entry, char *err, size_t err_size)
+{
+	struct object o = { .base = object, .size = object_size, .err = err, .err_size = err_size };
+	const Elf64_Shdr *text;
+	int r = open_object(&o);
+
+	if (!r)
+		r = check_sections(&o);
+	if (!r)
+		r = find_entry(&o, name, entry);
+	if (r)
+		return r;
+	text = &o.sh[o.text];
+	*size = text->sh_size;
+	*code = malloc(*size);
+	if (!*code)
+		return vm_fail(err, err_size, -ENOMEM, "no memory for %zu bytes of code", *size);
+	memcpy(*code, o.base + text->sh_offset, *size);
+	r = relocate(&o, *code, *size);
+	if (r) {
+		free(*code);
+		*code = NULL;
+	}
+	return r;
+}
