@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: MIT
+# helpers.bash: what the tests of whole behaviour share. `load helpers` in a bats file; setup and teardown come with it.
+
+B=${B:-$(realpath "$BATS_TEST_DIRNAME/../../build")}
+export PATH=$B:$PATH:/usr/sbin:/sbin
+
+# shellcheck source=examples/session.bash
+. "$BATS_TEST_DIRNAME/../../examples/session.bash"
+
+setup() {
+	SESSION=$BATS_TEST_TMPDIR
+	export BPFTIME_RUNTIME_DIR=$SESSION/run BPFTIME_POLICY_DIR=$SESSION/policy.d
+}
+
+teardown() {
+	session_end
+}
+
+need_root() {
+	[ "$(id -u)" = 0 ] || skip "needs root"
+}
+
+# need COMMAND...
+need() {
+	local c
+	for c in "$@"; do
+		command -v "$c" >/dev/null || skip "needs $c"
+	done
+}
+
+# fake_start [OPTION...]: a daemon whose engine touches nothing and shows the tools that fake_tools wrote.
+fake_start() {
+	export FAKE_TOOLS=$SESSION/tools.json
+	[ -e "$FAKE_TOOLS" ] || fake_tools '[]'
+	BPFTIMED=$B/tests/fake/bpftimed daemon_start "$@"
+}
+
+# fake_tools JSON: at once, never half.
+fake_tools() {
+	printf '%s\n' "$1" >"$SESSION/tools.json.new"
+	mv "$SESSION/tools.json.new" "$SESSION/tools.json"
+}
+
+# One tool with this pid in this state, as JSON.
+fake_tool() {
+	printf '[{"pid":%d,"comm":"tool","state":"%s","probes":[{"kind":"uprobe","path":"/usr/bin/x","offset":4660,' "$1" "$2"
+	printf '"symbol":"main","program":"p","state":"userspace","reason":null,"hits":100,"targets":[12,14]},'
+	printf '{"kind":"uretprobe","path":"/usr/bin/x","offset":4660,"symbol":null,"program":"q","state":"kernel",'
+	printf '"reason":"it calls helper 6 (trace_printk), which is not carried","hits":0,"targets":[]}]}]'
+}
+
+# policy NAME TEXT: a file in the policy folder.
+policy() {
+	mkdir -p "$BPFTIME_POLICY_DIR"
+	printf '%s\n' "$2" >"$BPFTIME_POLICY_DIR/$1"
+	chmod 644 "$BPFTIME_POLICY_DIR/$1"
+}
+
+# fails CODE COMMAND...: ends with this code and says one sentence, on stderr only. It is in $stderr.
+fails() {
+	local code=$1
+	shift
+	run --separate-stderr "$@"
+	[ "$status" = "$code" ] || {
+		echo "exit code $status instead of $code: $output $stderr"
+		return 1
+	}
+	[ -z "$output" ] || {
+		echo "on stdout: $output"
+		return 1
+	}
+	[ -n "$stderr" ]
+}
+
+# json EXPRESSION: what Python finds in $output, which is JSON and bound to `j`.
+json() {
+	printf '%s' "$output" | python3 -c 'import json, sys; j = json.load(sys.stdin); print(eval(sys.argv[1]))' "$1"
+}
