@@ -15,15 +15,48 @@
 #ifndef BPFTIME_AGENT_ABI_H
 #define BPFTIME_AGENT_ABI_H
 
+#ifndef __ASSEMBLER__
 #include "../shm-runtime/shm.h"
+#endif
 
-#define AGENT_ABI_VERSION 1u
+#define AGENT_ABI_VERSION 1
 #define AGENT_MAX_ACTIONS 8u /* programs at one site; more: the site stays in the kernel */
 #define AGENT_MAX_DIRECT 6u
 #define AGENT_MAX_SITES 128u
 #define AGENT_MAX_THREADS 1024u /* slots; a power of two */
 #define AGENT_REPLY_SIZE 256u	/* bytes that one service call can bring back */
+#define AGENT_MAX_SPARES 32u	/* slots for callers without a thread slot of their own */
+#define AGENT_PROBE_WINDOW 32u	/* a thread's slot is within so many of where its fs base hashes to */
 #define AGENT_SHADOW_DEPTH 64u	/* as the kernel's MAX_URETPROBE_DEPTH */
+
+/*
+ * A stub, as offsets from its entry E (where the site's jump lands). entry.S and site.c must agree.
+ *
+ *   E-64  .quad struct agent_site, agent_entry, agent_return
+ *   E-40  bounce: lea 128(%rsp),%rsp; jmp site
+ *   E-24  plain:  lea 128(%rsp),%rsp; jmp resume
+ *   E     lea -128(%rsp),%rsp; call *agent_entry
+ *   E+11  lea 128(%rsp),%rsp, and at E+19 resume: the relocated instructions; jmp site + covered
+ * or, for return probes:
+ *   E+11  lea 136(%rsp),%rsp (drops the return address); call resume
+ *   E+24  lea -8(%rsp),%rsp; call *agent_return; ret
+ *   E+40  resume
+ */
+#define STUB_BEFORE	  64
+#define STUB_BOUNCE	  (-40)
+#define STUB_PLAIN	  (-24)
+#define STUB_CALLED	  11
+#define STUB_RESUME	  19
+#define STUB_RETURNED	  24
+#define STUB_RET_CALLED	  35
+#define STUB_RET_RESUME	  40
+#define STUB_SITE_SLOT	  (-64)
+#define STUB_ENTRY_SLOT	  (-56)
+#define STUB_RETURN_SLOT  (-48)
+
+#define AGENT_IMAGE_MAGIC 0x544e4742
+
+#ifndef __ASSEMBLER__
 
 /* What a compiled program gets as second argument. One per action, filled by the daemon. Addresses are the target's. */
 struct agent_env {
@@ -55,7 +88,7 @@ struct agent_action {
 struct agent_site {
 	__u64 site;   /* address of the probed instruction */
 	__u64 resume; /* relocated instructions, then the jump back: in the stub */
-	__u64 call_resume; /* for return probes: where agent code calls the relocated function entry */
+	__u64 call_resume; /* for return probes: where the probed function returns to in the stub */
 	__u32 n_actions;
 	__u32 has_return;
 	/*
@@ -71,19 +104,35 @@ struct agent_site {
 enum agent_thread_state {
 	AGENT_THREAD_FREE = 0,
 	AGENT_THREAD_KNOWN = 1,	 /* tid, tgid, comm may be used */
-	AGENT_THREAD_SHARED = 2, /* another task lives with this fs base (vfork): ask the kernel at every hit */
+	AGENT_THREAD_SHARED = 2, /* and above: state - 1 more tasks live with this fs base (vfork): ask at every hit */
 };
 
 struct agent_thread {
 	__u64 fs_base; /* 0: free */
 	__u32 state;
-	__u32 depth;	 /* of the shadow stack */
+	__u32 pad;
 	__u64 pid_tgid;	 /* as bpf_get_current_pid_tgid(), initial namespace */
 	char comm[16];
-	__u64 busy;	 /* reply buffer in use by the owning thread (nesting by signals): see agent_service() */
+	__u64 busy;	 /* reply buffer in use by the owning thread (nesting by signals): see ask.h */
 	__s64 result;	 /* of the last service call */
 	__u8 reply[AGENT_REPLY_SIZE];
-	__u64 shadow[AGENT_SHADOW_DEPTH][2]; /* { stack pointer, return address }; the agent's own */
+};
+
+/*
+ * A thread's pending returns. These lie in memory private to the target's mm (agent_target.shadow), at the index of the
+ * thread's slot, so that a fork child has its own copy, as it has of the stack. Only code in the target touches them.
+ */
+struct agent_return {
+	__u64 sp;   /* where the return address was */
+	__u64 ip;   /* the return address */
+	__u64 site; /* struct agent_site */
+};
+
+struct agent_shadow {
+	__u64 fs_base;	/* whose this is; the slot may have changed hands since */
+	__u64 pid_tgid;
+	__u64 depth;
+	struct agent_return at[AGENT_SHADOW_DEPTH];
 };
 
 /* Operations of the service call: one trap into a kernel-side program, no system call. */
@@ -99,14 +148,33 @@ enum agent_op {
 	AGENT_OP_CPU = 9,	 /* result */
 };
 
+enum agent_target_flags {
+	AGENT_TARGET_RDPID = 1,	      /* the CPU has rdpid */
+	AGENT_TARGET_KERNEL_READ = 2, /* set by the agent: a program read a kernel address and got -EFAULT */
+	AGENT_TARGET_NO_SLOT = 4,     /* set by the agent: a return was not probed, the thread table is full */
+};
+
+/* Filled by target__inject() up to shadow; sites by the daemon; the rest by the kernel-side programs and the agent. */
 struct agent_target {
 	__u32 version;
 	__u32 tgid; /* initial namespace */
 	__u32 n_sites;
 	__u32 flags;
+	__u64 shadow; /* struct agent_shadow[AGENT_MAX_THREADS] */
+	__u64 pad;
 	struct agent_thread thread[AGENT_MAX_THREADS];
-	struct agent_thread spare[32]; /* for threads without a slot of their own: claimed through busy */
+	struct agent_thread spare[AGENT_MAX_SPARES]; /* claimed through busy */
 	struct agent_site site[AGENT_MAX_SITES];
 };
+
+/* First bytes of the agent image. Offsets from its start. */
+struct agent_image_hdr {
+	__u32 magic, version;
+	__u32 entry, ret;	      /* agent_entry, agent_return */
+	__u32 service, service_nop;   /* agent_service() and the nop in it */
+	__u32 wait_start, wait_end;   /* agent_wait() */
+};
+
+#endif /* __ASSEMBLER__ */
 
 #endif

@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * entry.S: the way into the agent and out of it. See abi.h for the stub that calls this.
+ *
+ * agent_entry is called 128 bytes (the red zone) below the probed function's stack pointer. It lays down struct pt_regs as
+ * the kernel would show it at a breakpoint and lets agent_hit() say where in the stub to return. Registers that compiled code
+ * preserves (rbx, rbp, r12 to r15) are stored for programs to read but not loaded again. Flags come back by sahf, and
+ * an addition that overflows when OF was set: popf costs ten times as much.
+ */
+#include "abi.h"
+
+#define R_R11	 48
+#define R_R10	 56
+#define R_R9	 64
+#define R_R8	 72
+#define R_RAX	 80
+#define R_RCX	 88
+#define R_RDX	 96
+#define R_RSI	104
+#define R_RDI	112
+#define R_RBX	 40
+#define R_RIP	128
+#define R_FLAGS	144
+#define R_RSP	152
+#define R_SIZE	168
+#define USER_DS	0x2b
+#define USER_CS	0x33
+#define DF_IN_BYTE_1 0x04
+#define OF_IN_BYTE_1 0x08
+
+	.macro save_regs
+	pushq	$USER_DS
+	pushq	%rax			/* rsp: later */
+	pushfq
+	pushq	$USER_CS
+	pushq	%rax			/* rip: later */
+	pushq	$-1			/* orig_rax: not in a system call */
+	pushq	%rdi
+	pushq	%rsi
+	pushq	%rdx
+	pushq	%rcx
+	pushq	%rax
+	pushq	%r8
+	pushq	%r9
+	pushq	%r10
+	pushq	%r11
+	pushq	%rbx
+	pushq	%rbp
+	pushq	%r12
+	pushq	%r13
+	pushq	%r14
+	pushq	%r15
+	.endm
+
+	/* Calls fn(regs, site) on an aligned stack with DF clear. */
+	.macro call_c fn
+	movq	%rsp, %rdi
+	movq	%rsp, %rbx
+	andq	$-16, %rsp
+	testb	$DF_IN_BYTE_1, R_FLAGS+1(%rbx)
+	jnz	8f
+7:	call	\fn
+	movq	%rbx, %rsp
+	.endm
+
+	.macro restore_regs
+	testb	$DF_IN_BYTE_1, R_FLAGS+1(%rsp)
+	jnz	9f
+6:	movzbl	R_FLAGS+1(%rsp), %eax
+	movq	R_R11(%rsp), %r11
+	movq	R_R10(%rsp), %r10
+	movq	R_R9(%rsp), %r9
+	movq	R_R8(%rsp), %r8
+	movq	R_RCX(%rsp), %rcx
+	movq	R_RDX(%rsp), %rdx
+	movq	R_RSI(%rsp), %rsi
+	movq	R_RDI(%rsp), %rdi
+	movq	R_RBX(%rsp), %rbx
+	andb	$OF_IN_BYTE_1, %al
+	addb	$0x78, %al		/* 0x78 + 8 overflows */
+	movb	R_FLAGS(%rsp), %ah
+	sahf
+	movq	R_RAX(%rsp), %rax
+	leaq	R_SIZE(%rsp), %rsp
+	ret
+8:	cld
+	jmp	7b
+9:	std
+	jmp	6b
+	.endm
+
+	.section .text.head, "ax", @progbits
+base:
+	.long	AGENT_IMAGE_MAGIC, AGENT_ABI_VERSION
+	.long	agent_entry - base, agent_return - base
+	.long	agent_service - base, service_nop - base
+	.long	agent_wait - base, wait_end - base
+
+	.balign	64
+	.globl	agent_entry
+	.hidden	agent_entry
+	.type	agent_entry, @function
+agent_entry:
+	save_regs
+	leaq	(R_SIZE + 8 + 128)(%rsp), %rax
+	movq	%rax, R_RSP(%rsp)
+	movq	R_SIZE(%rsp), %rsi
+	movq	(STUB_SITE_SLOT - STUB_CALLED)(%rsi), %rsi
+	movq	(%rsi), %rax
+	movq	%rax, R_RIP(%rsp)
+	call_c	agent_hit
+	addq	%rax, R_SIZE(%rsp)
+	restore_regs
+	.size	agent_entry, . - agent_entry
+
+	/*
+	 * The probed function has returned to the stub, which made room for the return address again: it lies above ours.
+	 */
+	.balign	64
+	.globl	agent_return
+	.hidden	agent_return
+	.type	agent_return, @function
+agent_return:
+	save_regs
+	leaq	(R_SIZE + 8 + 8)(%rsp), %rax
+	movq	%rax, R_RSP(%rsp)
+	movq	R_SIZE(%rsp), %rsi
+	movq	(STUB_SITE_SLOT - STUB_RET_CALLED)(%rsi), %rsi
+	call_c	agent_returned
+	movq	%rax, (R_SIZE + 8)(%rsp)
+	restore_regs
+	.size	agent_return, . - agent_return
+
+	/* A uprobe on the nop runs the kernel's service program, which finds the arguments in their registers. */
+	.balign	64
+	.globl	agent_service
+	.hidden	agent_service
+	.type	agent_service, @function
+agent_service:
+service_nop:
+	nop
+	ret
+	.size	agent_service, . - agent_service
+
+	/* Waits until the gate at rdi is not SHM_UGATE_WAIT (2) any more. A thread in here counts as outside. */
+	.balign	64
+	.globl	agent_wait
+	.hidden	agent_wait
+	.type	agent_wait, @function
+agent_wait:
+	pause
+	cmpl	$2, (%rdi)
+	je	agent_wait
+	ret
+wait_end:
+	.size	agent_wait, . - agent_wait
+
+	.section .note.GNU-stack, "", @progbits

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: MIT
+/*
+ * hit.c: what happens in a target when a probed instruction is reached, or a probed function returns.
+ *
+ * entry.S calls agent_hit() with the registers as the kernel would show them, and agent_returned() likewise. Nothing
+ * here makes a system call, uses a vector register, or needs a relocation. Memory shared with the target is not trusted
+ * by anybody but the target itself.
+ *
+ * Every hit is served by one side only. All gates are looked at before anything runs: one of them closed sends the
+ * thread back to the site, where by then the kernel's int3 is.
+ */
+#include <linux/types.h>
+#include <linux/ptrace.h>
+#include <asm/ptrace.h>
+
+#include "ask.h"
+
+typedef __u64 (*action_fn)(struct pt_regs *regs, struct agent_env *env);
+
+void agent_service(__u64 op, __u64 slot, __u64 a, __u64 b, __u64 c);
+void agent_wait(const __u32 *gate);
+long agent_hit(struct pt_regs *regs, struct agent_site *site);
+__u64 agent_returned(struct pt_regs *regs, struct agent_site *site);
+
+/* Where agent_entry returns to, relative to where it was called from. */
+#define GO_ON	      0
+#define GO_BOUNCE     (STUB_BOUNCE - STUB_CALLED)
+#define GO_WITHOUT_RET (STUB_PLAIN - STUB_CALLED)
+
+static inline const __u32 *gate_of(const struct agent_action *a)
+{
+	return &((const struct shm_group_hdr *)a->env.arena)->ugate;
+}
+
+static inline __u32 n_actions(const struct agent_site *site)
+{
+	return site->n_actions < AGENT_MAX_ACTIONS ? site->n_actions : AGENT_MAX_ACTIONS;
+}
+
+static inline int wanted_here(const struct agent_action *a)
+{
+	return a->fn && !((a->flags & AGENT_ACT_PID_LIMITED) && agent_in_fork_child(a->env.fork_page));
+}
+
+static inline void run(struct agent_action *a, struct pt_regs *regs)
+{
+	const struct agent_target *t = (const struct agent_target *)a->env.target;
+	__u64 *hits = (__u64 *)(a->env.arena + a->env.hits_off);
+
+	__atomic_fetch_add(&hits[agent_cpu(t)], 1, __ATOMIC_RELAXED);
+	((action_fn)a->fn)(regs, &a->env);
+}
+
+/* The pending returns of the calling thread, of a thread that may have them; NULL when there is no slot for it. */
+static struct agent_shadow *shadow_for_push(struct agent_target *t, __u64 fork_page)
+{
+	struct agent_shadow *all = (struct agent_shadow *)t->shadow;
+	__u64 fs_base = agent_fs_base();
+	__u32 i = agent_find_slot(t, fs_base), n;
+	struct agent_shadow *s;
+
+	if (i == AGENT_NO_SLOT) {
+		agent_ask(t, (__u64)agent_service, fork_page, AGENT_OP_REGISTER, fs_base);
+		i = agent_find_slot(t, fs_base);
+		if (i == AGENT_NO_SLOT)
+			return 0;
+	}
+	s = &all[i];
+	if (__builtin_expect(s->fs_base == fs_base && s->pid_tgid == t->thread[i].pid_tgid, 1))
+		return s;
+	/* The slot is new to this thread: what is left under its fs base was another thread's. */
+	for (n = 0; n < AGENT_PROBE_WINDOW; n++) {
+		struct agent_shadow *other = &all[agent_slot_nth(fs_base, n)];
+
+		if (other->fs_base == fs_base)
+			other->fs_base = 0;
+	}
+	s->depth = 0;
+	s->pid_tgid = t->thread[i].pid_tgid;
+	s->fs_base = fs_base;
+	return s;
+}
+
+/*
+ * Drops what the kernel would take for dead: frames that were left by longjmp lie below the stack pointer. Done only when
+ * the stack is full: threads also change stacks (signals, coroutines), where a lower address says nothing.
+ */
+static void drop_dead(struct agent_shadow *s, __u64 sp)
+{
+	__u64 i, kept = 0;
+
+	for (i = 0; i < s->depth && i < AGENT_SHADOW_DEPTH; i++)
+		if (s->at[i].sp > sp)
+			s->at[kept++] = s->at[i];
+	s->depth = kept;
+}
+
+/* Remembers where the function returns to. 0: beyond the depth that the kernel has, no return probe. */
+static int push_return(struct agent_site *site, const struct agent_action *a, struct pt_regs *regs)
+{
+	struct agent_target *t = (struct agent_target *)a->env.target;
+	struct agent_shadow *s = shadow_for_push(t, a->env.fork_page);
+	struct agent_return *r;
+
+	if (!s) {
+		__atomic_fetch_or(&t->flags, AGENT_TARGET_NO_SLOT, __ATOMIC_RELAXED);
+		return 0;
+	}
+	if (s->depth >= AGENT_SHADOW_DEPTH)
+		drop_dead(s, regs->rsp);
+	if (s->depth >= AGENT_SHADOW_DEPTH)
+		return 0;
+	/* A signal handler that pushes in between leaves the depth as it found it. */
+	r = &s->at[s->depth];
+	*(volatile __u64 *)&s->depth = s->depth + 1;
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	r->sp = regs->rsp;
+	r->ip = *(__u64 *)regs->rsp;
+	r->site = (__u64)site;
+	return 1;
+}
+
+/* The same for the thread's top entry that was pushed with this stack pointer. */
+static __u64 pop_return(struct agent_site *site, const struct agent_action *a, __u64 sp)
+{
+	const struct agent_target *t = (const struct agent_target *)a->env.target;
+	struct agent_shadow *all = (struct agent_shadow *)t->shadow;
+	__u64 fs_base = agent_fs_base();
+	__u32 n;
+
+	for (n = 0; n < AGENT_PROBE_WINDOW; n++) {
+		struct agent_shadow *s = &all[agent_slot_nth(fs_base, n)];
+		__u64 i = s->depth < AGENT_SHADOW_DEPTH ? s->depth : AGENT_SHADOW_DEPTH;
+
+		if (s->fs_base != fs_base)
+			continue;
+		while (i--) {
+			struct agent_return found = s->at[i];
+
+			if (found.sp != sp || found.site != (__u64)site)
+				continue;
+			/* Entries above are dead when nothing else was on the stack; other stacks' entries move down. */
+			for (; i + 1 < s->depth; i++)
+				s->at[i] = s->at[i + 1];
+			__atomic_signal_fence(__ATOMIC_SEQ_CST);
+			*(volatile __u64 *)&s->depth = s->depth - 1;
+			return found.ip;
+		}
+	}
+	/* The target overwrote its own bookkeeping: there is nowhere to return to. */
+	__builtin_trap();
+}
+
+/* Called at a probed instruction. Says where in the stub to go on: GO_*. */
+long agent_hit(struct pt_regs *regs, struct agent_site *site)
+{
+	struct agent_action *a = site->action, *end = a + n_actions(site), *returning = 0;
+
+again:
+	for (a = site->action; a < end; a++) {
+		const __u32 *gate;
+		__u32 g;
+
+		if (!wanted_here(a))
+			continue;
+		gate = gate_of(a);
+		g = __atomic_load_n(gate, __ATOMIC_ACQUIRE);
+		if (__builtin_expect(g == SHM_UGATE_OPEN, 1))
+			continue;
+		if (g != SHM_UGATE_WAIT)
+			return GO_BOUNCE;
+		agent_wait(gate);
+		goto again;
+	}
+	for (a = site->action; a < end; a++) {
+		if (a->flags & AGENT_ACT_RETURN)
+			returning = a;
+		else if (wanted_here(a))
+			run(a, regs);
+	}
+	if (!site->has_return)
+		return GO_ON;
+	if (!returning || agent_in_fork_child(returning->env.fork_page) || !push_return(site, returning, regs))
+		return GO_WITHOUT_RET;
+	return GO_ON;
+}
+
+/*
+ * Called when the function has returned; regs as they are then. Gives the return address. What began in userspace ends in
+ * userspace, also when the gate was closed meanwhile: the daemon waits for target__pending_returns() to be 0.
+ */
+__u64 agent_returned(struct pt_regs *regs, struct agent_site *site)
+{
+	struct agent_action *a, *end = site->action + n_actions(site);
+
+	for (a = site->action; a < end && !(a->flags & AGENT_ACT_RETURN); a++)
+		;
+	if (a == end)
+		__builtin_trap();
+	regs->rip = pop_return(site, a, regs->rsp - 8);
+	for (; a < end; a++) {
+		if (!(a->flags & AGENT_ACT_RETURN) || !wanted_here(a))
+			continue;
+		while (__atomic_load_n(gate_of(a), __ATOMIC_ACQUIRE) == SHM_UGATE_WAIT)
+			agent_wait(gate_of(a));
+		run(a, regs);
+	}
+	return regs->rip;
+}

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: MIT
+/*
+ * hold.c: kernel uprobes that do nothing. They keep the kernel's int3 at the site and at the instruction boundaries behind
+ * it, so that whoever gets there goes on correctly. Pinned, they outlive the daemon.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/bpf.h>
+#include <linux/perf_event.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "site.h"
+
+static int uprobe_pmu(void)
+{
+	FILE *f = fopen("/sys/bus/event_source/devices/uprobe/type", "re");
+	int type = -1;
+
+	if (!f)
+		return -ENOENT;
+	if (fscanf(f, "%d", &type) != 1)
+		type = -EPROTO;
+	fclose(f);
+	return type;
+}
+
+static int link_create(int prog, int event)
+{
+	union bpf_attr attr = {.link_create = {.prog_fd = (uint32_t)prog, .target_fd = (uint32_t)event,
+					       .attach_type = BPF_PERF_EVENT}};
+	int fd = (int)syscall(SYS_bpf, BPF_LINK_CREATE, &attr, sizeof(attr));
+
+	return fd < 0 ? -errno : fd;
+}
+
+static int pin(int fd, const char *path)
+{
+	union bpf_attr attr = {.pathname = (uint64_t)(uintptr_t)path, .bpf_fd = (uint32_t)fd};
+
+	return syscall(SYS_bpf, BPF_OBJ_PIN, &attr, sizeof(attr)) ? -errno : 0;
+}
+
+int hold_arm(struct hold *h, const struct site_opts *o, pid_t pid, unsigned int at, struct agent_error *err)
+{
+	struct perf_event_attr a = {.size = sizeof(a)};
+	int type = uprobe_pmu(), rc;
+
+	if (type < 0)
+		return agent_fail(err, type, "this kernel has no uprobes");
+	a.type = (uint32_t)type;
+	a.uprobe_path = (uint64_t)(uintptr_t)o->path;
+	a.probe_offset = o->offset + at;
+	h->event = (int)syscall(SYS_perf_event_open, &a, pid, -1, -1, PERF_FLAG_FD_CLOEXEC);
+	if (h->event < 0) {
+		rc = -errno;
+		h->event = -1;
+		return agent_fail(err, rc, "the kernel takes no uprobe at offset 0x%lx of %s: %s", o->offset + at, o->path,
+				  strerror(-rc));
+	}
+	if (o->noop_prog_fd < 0)
+		return 0;
+	h->link = link_create(o->noop_prog_fd, h->event);
+	if (h->link < 0) {
+		h->link = -1;
+		/* before Linux 5.15 perf events have no links, and so no pins */
+		if (ioctl(h->event, PERF_EVENT_IOC_SET_BPF, o->noop_prog_fd))
+			return agent_fail(err, -errno, "the no-op program cannot be attached: %s", strerror(errno));
+		return 0;
+	}
+	if (!o->pin_dir)
+		return 0;
+	snprintf(h->pin, sizeof(h->pin), "%s/hold-%d-%d-%u", o->pin_dir, pid, o->index, at);
+	unlink(h->pin);
+	rc = pin(h->link, h->pin);
+	if (rc) {
+		agent_fail(err, rc, "%s cannot be pinned: %s", h->pin, strerror(-rc));
+		h->pin[0] = 0;
+	}
+	return rc;
+}
+
+void hold_drop(struct hold *h)
+{
+	if (h->pin[0])
+		unlink(h->pin);
+	if (h->link >= 0)
+		close(h->link);
+	if (h->event >= 0)
+		close(h->event);
+	*h = (struct hold){.event = -1, .link = -1};
+}

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: MIT
+/* image.c: the agent's code as a sealed memfd, one for the whole host. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "target.h"
+
+#ifndef MFD_EXEC
+#define MFD_EXEC 0x0010U
+#endif
+
+static const unsigned char image_bin[] __attribute__((aligned(64))) = {
+#include "agent/image.bin.inc"
+};
+
+struct agent_image {
+	int fd;
+	struct agent_image_hdr hdr;
+};
+
+int agent_code_memfd(const char *name, const void *code, size_t size)
+{
+	int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_EXEC);
+	const char *at = code;
+	int err;
+
+	if (fd < 0 && errno == EINVAL) /* before Linux 6.3 every memfd was executable */
+		fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (fd < 0)
+		return -errno;
+	for (size_t left = size; left;) {
+		ssize_t n = write(fd, at, left);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			goto err_close;
+		at += n;
+		left -= n;
+	}
+	if (ftruncate(fd, (size + 4095) & ~4095ul) || fchmod(fd, 0555) ||
+	    fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
+		goto err_close;
+	return fd;
+err_close:
+	err = -errno;
+	close(fd);
+	return err;
+}
+
+int agent_image__new(struct agent_image **out, struct agent_error *err)
+{
+	struct agent_image *img = calloc(1, sizeof(*img));
+
+	if (!img)
+		return agent_fail(err, -ENOMEM, "out of memory");
+	memcpy(&img->hdr, image_bin, sizeof(img->hdr));
+	if (img->hdr.magic != AGENT_IMAGE_MAGIC || img->hdr.version != AGENT_ABI_VERSION) {
+		free(img);
+		return agent_fail(err, -EINVAL, "the agent image is of another version than the daemon");
+	}
+	img->fd = agent_code_memfd("bpftime-agent", image_bin, sizeof(image_bin));
+	if (img->fd < 0) {
+		int rc = img->fd;
+
+		free(img);
+		return agent_fail(err, rc, "the agent image cannot be put into memory: %s", strerror(-rc));
+	}
+	*out = img;
+	return 0;
+}
+
+int agent_image__fd(const struct agent_image *img)
+{
+	return img->fd;
+}
+
+uint64_t agent_image__service_offset(const struct agent_image *img)
+{
+	return img->hdr.service_nop;
+}
+
+const struct agent_image_hdr *agent_image__hdr(const struct agent_image *img)
+{
+	return &img->hdr;
+}
+
+size_t agent_image__size(void)
+{
+	return (sizeof(image_bin) + 4095) & ~4095ul;
+}
+
+void agent_image__free(struct agent_image *img)
+{
+	if (!img)
+		return;
+	close(img->fd);
+	free(img);
+}

@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: MIT
+/*
+ * inject.c: memory that comes into a process from outside.
+ *
+ * One thread is stopped and made to call socketpair() and recvmsg(): descriptors travel as SCM_RIGHTS, which works for
+ * targets without rights and in other namespaces. They are mapped and closed in the same stop. The scratch page in which the
+ * call's arguments lie is the target's for that moment only.
+ */
+#include <cpuid.h>
+#include <errno.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "target.h"
+
+#define MAX_FDS 64
+#define PAGE 4096ul
+#define STOP_MS 50
+#define CHOOSE_MS 2000
+
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE 0x100000
+#endif
+
+/* One mapping to be made. fd < 0: anonymous and private. */
+struct want {
+	int fd;
+	size_t size;
+	int prot;
+	int flags; /* MAP_SHARED or MAP_PRIVATE */
+	int advice;    /* for madvise(), or 0 */
+	uint64_t addr; /* wanted address or 0 */
+	uint64_t at;   /* where it is, 0: not made */
+};
+
+struct job {
+	struct want *want;
+	size_t n;
+	const struct target_mapping *unmap;
+	size_t n_unmap;
+	struct agent_error *err;
+};
+
+/* What recvmsg() in the target works on: lies at the start of the scratch page. */
+struct scratch {
+	int pair[2];
+	struct msghdr msg;
+	struct iovec iov;
+	char data[8];
+	char control[CMSG_SPACE(MAX_FDS * sizeof(int))];
+};
+
+/* A stopped thread and what has to be undone in it. */
+struct remote {
+	struct target *t;
+	struct stopped s;
+	struct agent_error *err;
+	uint64_t scratch;
+	int pair[2]; /* numbers in the target, -1: none */
+	int fds[MAX_FDS];
+	size_t n_fds;
+};
+
+static int call(struct remote *r, long *result, const char *what, long nr, long a, long b, long c, long d, long e, long f)
+{
+	int rc = thread_syscall(r->t, &r->s, result, nr, a, b, c, d, e, f);
+
+	if (rc)
+		return agent_fail(r->err, rc, "%s in process %d was cut short: %s", what, r->t->pid, strerror(-rc));
+	if (*result < 0 && *result > -4096)
+		return agent_fail(r->err, (int)*result, "%s in process %d failed: %s", what, r->t->pid,
+				  strerror((int)-*result));
+	return 0;
+}
+
+static int send_fds(int sock, const int *fds, size_t n)
+{
+	char control[CMSG_SPACE(MAX_FDS * sizeof(int))] = {0};
+	struct iovec iov = {"", 1};
+	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control};
+	struct cmsghdr *c;
+
+	m.msg_controllen = CMSG_SPACE(n * sizeof(int));
+	c = CMSG_FIRSTHDR(&m);
+	c->cmsg_level = SOL_SOCKET;
+	c->cmsg_type = SCM_RIGHTS;
+	c->cmsg_len = CMSG_LEN(n * sizeof(int));
+	memcpy(CMSG_DATA(c), fds, n * sizeof(int));
+	return sendmsg(sock, &m, MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
+/* Brings our descriptors into the target: r->fds[]. */
+static int transfer(struct remote *r, const int *fds, size_t n)
+{
+	uint64_t at = r->scratch;
+	struct scratch sc = {0};
+	struct cmsghdr *c = (struct cmsghdr *)sc.control;
+	int sock, rc;
+	long ret;
+
+	rc = call(r, &ret, "socketpair()", SYS_socketpair, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0,
+		  (long)(at + offsetof(struct scratch, pair)), 0, 0);
+	if (rc)
+		return rc;
+	rc = target_read(r->t, at + offsetof(struct scratch, pair), r->pair, sizeof(r->pair));
+	if (rc)
+		return agent_fail(r->err, rc, "process %d ended", r->t->pid);
+	sock = (int)syscall(SYS_pidfd_getfd, r->t->pidfd, r->pair[0], 0);
+	if (sock < 0)
+		return agent_fail(r->err, -errno, "a socket of process %d cannot be borrowed: %s", r->t->pid,
+				  strerror(errno));
+	rc = send_fds(sock, fds, n);
+	close(sock);
+	if (rc)
+		return agent_fail(r->err, rc, "descriptors cannot be sent to process %d: %s", r->t->pid, strerror(-rc));
+	sc.pair[0] = r->pair[0];
+	sc.pair[1] = r->pair[1];
+	sc.msg.msg_iov = (void *)(at + offsetof(struct scratch, iov));
+	sc.msg.msg_iovlen = 1;
+	sc.msg.msg_control = (void *)(at + offsetof(struct scratch, control));
+	sc.msg.msg_controllen = sizeof(sc.control);
+	sc.iov.iov_base = (void *)(at + offsetof(struct scratch, data));
+	sc.iov.iov_len = sizeof(sc.data);
+	rc = target_write(r->t, at, &sc, sizeof(sc));
+	if (rc)
+		return agent_fail(r->err, rc, "process %d ended", r->t->pid);
+	rc = call(r, &ret, "recvmsg()", SYS_recvmsg, r->pair[1], (long)(at + offsetof(struct scratch, msg)),
+		  MSG_CMSG_CLOEXEC | MSG_DONTWAIT, 0, 0, 0);
+	if (rc)
+		return rc;
+	rc = target_read(r->t, at, &sc, sizeof(sc));
+	if (rc)
+		return agent_fail(r->err, rc, "process %d ended", r->t->pid);
+	if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS && c->cmsg_len <= CMSG_LEN(n * sizeof(int))) {
+		r->n_fds = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+		memcpy(r->fds, sc.control + CMSG_LEN(0), r->n_fds * sizeof(int));
+	}
+	if (r->n_fds != n)
+		return agent_fail(r->err, -EMFILE, "process %d has no room for %zu descriptors", r->t->pid, n);
+	return 0;
+}
+
+static int map_one(struct remote *r, struct want *w, int fd)
+{
+	int flags = w->flags | (fd < 0 ? MAP_ANONYMOUS : 0) | (w->addr ? MAP_FIXED_NOREPLACE : 0);
+	long ret;
+	int rc;
+
+	rc = call(r, &ret, "mmap()", SYS_mmap, (long)w->addr, (long)w->size, w->prot, flags, fd, 0);
+	if (rc)
+		return rc;
+	w->at = (uint64_t)ret;
+	if (w->addr && w->at != w->addr) /* kernels before MAP_FIXED_NOREPLACE take it for a hint */
+		return agent_fail(r->err, -EEXIST, "address %lx of process %d is taken", w->addr, r->t->pid);
+	if (!w->advice)
+		return 0;
+	rc = call(r, &ret, "madvise()", SYS_madvise, ret, (long)w->size, w->advice, 0, 0, 0);
+	/* A kernel without huge pages does not know what to avoid. */
+	return w->advice == MADV_NOHUGEPAGE && rc == -EINVAL ? 0 : rc;
+}
+
+/* Runs in the tracer with the thread stopped. */
+static int do_job(struct remote *r, struct job *j)
+{
+	int fds[MAX_FDS], rc = 0;
+	size_t n_fds = 0, next = 0;
+	long ret;
+
+	for (size_t i = 0; i < j->n; i++)
+		if (j->want[i].fd >= 0) {
+			if (n_fds == MAX_FDS)
+				return agent_fail(r->err, -E2BIG, "too many mappings at once");
+			fds[n_fds++] = j->want[i].fd;
+		}
+	if (n_fds) {
+		rc = call(r, &ret, "mmap()", SYS_mmap, 0, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+			  0);
+		if (rc)
+			return rc;
+		r->scratch = (uint64_t)ret;
+		rc = transfer(r, fds, n_fds);
+	}
+	for (size_t i = 0; !rc && i < j->n; i++)
+		rc = map_one(r, &j->want[i], j->want[i].fd >= 0 ? r->fds[next++] : -1);
+	for (size_t i = 0; !rc && i < j->n_unmap; i++)
+		rc = call(r, &ret, "munmap()", SYS_munmap, (long)j->unmap[i].addr, (long)j->unmap[i].size, 0, 0, 0, 0);
+	return rc;
+}
+
+/* Whatever happened, nothing of ours stays behind but finished mappings. */
+static void undo(struct remote *r, struct job *j, bool failed)
+{
+	struct agent_error *err = r->err, ignored;
+	long ret;
+
+	r->err = &ignored;
+	for (size_t i = 0; failed && i < j->n; i++)
+		if (j->want[i].at) {
+			call(r, &ret, "munmap()", SYS_munmap, (long)j->want[i].at, (long)j->want[i].size, 0, 0, 0, 0);
+			j->want[i].at = 0;
+		}
+	for (size_t i = 0; i < r->n_fds; i++)
+		call(r, &ret, "close()", SYS_close, r->fds[i], 0, 0, 0, 0, 0);
+	for (int i = 0; i < 2; i++)
+		if (r->pair[i] >= 0)
+			call(r, &ret, "close()", SYS_close, r->pair[i], 0, 0, 0, 0, 0);
+	if (r->scratch)
+		call(r, &ret, "munmap()", SYS_munmap, (long)r->scratch, PAGE, 0, 0, 0, 0);
+	r->err = err;
+}
+
+static int job_in_tracer(struct target *t, void *arg)
+{
+	struct job *j = arg;
+	struct remote r = {.t = t, .err = j->err, .pair = {-1, -1}};
+	pid_t tid;
+	int rc = choose_thread(t->pid, &tid);
+
+	if (rc)
+		return rc == -EAGAIN ? -EAGAIN : agent_fail(j->err, -ESRCH, "process %d ended", t->pid);
+	rc = thread_stop(t, tid, STOP_MS, &r.s, j->err);
+	if (rc == -ESRCH && target__alive(t))
+		return -EAGAIN; /* only that thread ended */
+	if (rc)
+		return rc;
+	rc = do_job(&r, j);
+	undo(&r, j, rc != 0);
+	thread_resume(t, &r.s);
+	return rc;
+}
+
+static int64_t now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000ll + ts.tv_nsec / 1000000;
+}
+
+/* Tries until some thread is at a good place. */
+static int run_job(struct target *t, struct job *j)
+{
+	int64_t deadline = now_ms() + CHOOSE_MS;
+
+	for (;;) {
+		struct timespec nap = {0, 500000};
+		int rc = tracer_run(t, job_in_tracer, j);
+
+		if (rc != -EAGAIN && rc != -ETIMEDOUT)
+			return rc;
+		if (now_ms() > deadline)
+			return agent_fail(j->err, -ETIMEDOUT,
+					  "process %d has no thread that can be stopped without its noticing", t->pid);
+		nanosleep(&nap, NULL);
+	}
+}
+
+static bool cpu_has_rdpid(void)
+{
+	unsigned int a, b, c, d;
+
+	return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & bit_RDPID);
+}
+
+int target__inject(struct target *t, const struct agent_image *img, int arena_fd, struct agent_error *err)
+{
+	enum { IMAGE, ARENA, FORK, SHADOW, N };
+	struct want want[N] = {
+		/* private: the kernel puts a breakpoint on the nop of agent_service(), which it does not in shared memory */
+		[IMAGE] = {agent_image__fd(img), agent_image__size(), PROT_READ | PROT_EXEC, MAP_PRIVATE, 0, 0, 0},
+		[ARENA] = {arena_fd, (sizeof(struct agent_target) + PAGE - 1) & ~(PAGE - 1), PROT_READ | PROT_WRITE,
+			   MAP_SHARED, 0, 0, 0},
+		[FORK] = {-1, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, MADV_WIPEONFORK, 0, 0},
+		[SHADOW] = {-1, sizeof(struct agent_shadow) * AGENT_MAX_THREADS, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_NORESERVE, MADV_NOHUGEPAGE, 0, 0},
+	};
+	struct job j = {.want = want, .n = N, .err = err};
+	struct agent_target *arena;
+	uint32_t alive = 1;
+	int rc;
+
+	if (t->image)
+		return agent_fail(err, -EALREADY, "process %d already has the agent", t->pid);
+	arena = mmap(NULL, want[ARENA].size, PROT_READ | PROT_WRITE, MAP_SHARED, arena_fd, 0);
+	if (arena == MAP_FAILED)
+		return agent_fail(err, -errno, "the arena of process %d cannot be mapped: %s", t->pid, strerror(errno));
+	rc = run_job(t, &j);
+	if (rc)
+		goto out;
+	t->image_hdr = *agent_image__hdr(img);
+	t->image = want[IMAGE].at;
+	t->arena = want[ARENA].at;
+	t->fork_page = want[FORK].at;
+	t->shadow = want[SHADOW].at;
+	arena->version = AGENT_ABI_VERSION;
+	arena->tgid = (uint32_t)t->pid;
+	arena->flags = cpu_has_rdpid() ? AGENT_TARGET_RDPID : 0;
+	arena->shadow = t->shadow;
+	rc = target_write(t, t->fork_page, &alive, sizeof(alive));
+	if (rc)
+		agent_fail(err, rc, "process %d ended", t->pid);
+out:
+	munmap(arena, want[ARENA].size);
+	return rc;
+}
+
+int target__map(struct target *t, struct target_mapping *m, size_t n, struct agent_error *err)
+{
+	struct want want[MAX_FDS] = {0};
+	struct job j = {.want = want, .n = n, .err = err};
+	int rc;
+
+	if (n > MAX_FDS)
+		return agent_fail(err, -E2BIG, "too many mappings at once");
+	for (size_t i = 0; i < n; i++)
+		want[i] = (struct want){m[i].fd, m[i].size, m[i].prot, MAP_SHARED, 0, m[i].addr, 0};
+	rc = run_job(t, &j);
+	for (size_t i = 0; !rc && i < n; i++)
+		m[i].addr = want[i].at;
+	return rc;
+}
+
+int target__unmap(struct target *t, const struct target_mapping *m, size_t n, struct agent_error *err)
+{
+	struct job j = {.unmap = m, .n_unmap = n, .err = err};
+
+	return run_job(t, &j);
+}

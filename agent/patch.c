@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: MIT
+/*
+ * patch.c: the one byte that moves a probe between kernel and userspace, CC <-> E9, nobody stopped.
+ *
+ * Closed, the site is as the kernel made it: int3 at its first byte and at the boundaries, the file's bytes between them. Nobody
+ * executes those between, because the kernel executes copies of the instructions. So open() writes the jump's bytes there, waits
+ * until no processor can still see what was there before, and then turns the first byte into a jump; close() does the reverse.
+ *
+ * Why the file's bytes are put back at every close: a fork child does not have our uprobes. The kernel takes their int3s away,
+ * one by one, when the child meets them, and would leave the jump's remaining bytes among the file's. A child that is born while
+ * the site is open jumps like its parent and is harmless until a uprobe at the site goes away or comes: it is repaired
+ * before that, by agent_repair_child().
+ */
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <linux/membarrier.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "site.h"
+
+#define FREE_WAIT_MS 500
+
+/*
+ * After this every processor has gone through its scheduler, and so has fetched code anew: what the architecture asks for
+ * between writing an instruction and executing it on another processor.
+ */
+static void sync_processors(void)
+{
+	if (syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0)) {
+		struct timespec nap = {0, 50000000};
+
+		nanosleep(&nap, NULL);
+	}
+}
+
+static int write_between(const struct site *s, const uint8_t *bytes)
+{
+	for (int i = 1; i < PATCH_SIZE; i++) {
+		int rc;
+
+		if (s->d.boundary_mask & (1u << i))
+			continue;
+		rc = target_write(s->t, s->addr + i, &bytes[i], 1);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+static bool has_bytes_between(const struct site *s)
+{
+	return s->d.boundary_mask != (1u << PATCH_SIZE) - 1;
+}
+
+/* Reads the patch; boundaries must hold int3s. */
+static int look(const struct site *s, uint8_t *now, struct agent_error *err)
+{
+	int rc = target_read(s->t, s->addr, now, PATCH_SIZE);
+
+	if (rc)
+		return agent_fail(err, -ESRCH, "process %d ended or runs another program", s->t->pid);
+	for (int i = 1; i < PATCH_SIZE; i++)
+		if ((s->d.boundary_mask & (1u << i)) && now[i] != INT3)
+			return agent_fail(err, -EBUSY, "the kernel's breakpoint at 0x%lx of process %d is gone", s->addr + i,
+					  s->t->pid);
+	return 0;
+}
+
+int site__open(struct site *s, struct agent_error *err)
+{
+	const uint8_t open_byte = JMP_REL32;
+	uint8_t now[PATCH_SIZE];
+	int rc = look(s, now, err);
+
+	if (rc)
+		return rc;
+	if (now[0] != INT3)
+		return agent_fail(err, -EBUSY, "the site at 0x%lx of process %d has byte %02x, not int3", s->addr, s->t->pid,
+				  now[0]);
+	if (has_bytes_between(s)) {
+		rc = write_between(s, s->jump);
+		if (rc)
+			return agent_fail(err, rc, "process %d cannot be written: %s", s->t->pid, strerror(-rc));
+		sync_processors();
+	}
+	rc = target_write(s->t, s->addr, &open_byte, 1);
+	return rc ? agent_fail(err, rc, "process %d cannot be written: %s", s->t->pid, strerror(-rc)) : 0;
+}
+
+int site__close(struct site *s, struct agent_error *err)
+{
+	const uint8_t closed_byte = INT3;
+	uint8_t now[PATCH_SIZE];
+	int rc = look(s, now, err);
+
+	if (rc)
+		return rc;
+	/* int3 already: another tool's uprobe came. The bytes between are the jump's all the same. */
+	if (now[0] != JMP_REL32 && now[0] != INT3)
+		return agent_fail(err, -EBUSY, "the site at 0x%lx of process %d has byte %02x, not a jump", s->addr,
+				  s->t->pid, now[0]);
+	rc = target_write(s->t, s->addr, &closed_byte, 1);
+	if (!rc && has_bytes_between(s)) {
+		sync_processors();
+		rc = write_between(s, s->file);
+	}
+	return rc ? agent_fail(err, rc, "process %d cannot be written: %s", s->t->pid, strerror(-rc)) : 0;
+}
+
+bool site__is_open(const struct site *s)
+{
+	uint8_t now;
+
+	return !target_read(s->t, s->addr, &now, 1) && now == JMP_REL32;
+}
+
+/* ---- fork children ---- */
+
+/* A child that shares the mm (vfork) is not meant: only in a copy has the fork page been wiped. */
+static bool is_copy(const struct target *child, const struct site *s)
+{
+	uint32_t word;
+
+	return !target_read(child, s->t->fork_page, &word, sizeof(word)) && !word;
+}
+
+static bool has_stub(pid_t pid, const struct site *s)
+{
+	struct vmas maps;
+	bool found = false;
+
+	if (proc_maps(pid, &maps))
+		return false;
+	for (size_t i = 0; i < maps.n && !found; i++)
+		found = maps.v[i].start == s->map.addr && maps.v[i].ino == s->stub_ino;
+	vmas_clear(&maps);
+	return found;
+}
+
+struct repair {
+	const struct site *const *sites;
+	size_t n;
+	struct agent_error *err;
+};
+
+static void repair_one(const struct target *child, const struct site *s)
+{
+	uint8_t now[PATCH_SIZE], byte = INT3;
+
+	if (!has_stub(child->pid, s) || !is_copy(child, s) || target_read(child, s->addr, now, sizeof(now)))
+		return;
+	if (now[0] != JMP_REL32 && now[0] != INT3)
+		return;
+	/* An int3 is right for the kernel in any case: it takes it away when no uprobe is for this process. */
+	target_write(child, s->addr, &byte, 1);
+	for (int i = 1; i < PATCH_SIZE; i++)
+		if (!(s->d.boundary_mask & (1u << i)))
+			target_write(child, s->addr + i, &s->file[i], 1);
+}
+
+static int repair_in_tracer(struct target *child, void *arg)
+{
+	struct repair *r = arg;
+	struct stopped *stopped = NULL;
+	size_t n = 0, before;
+	int rc = 0;
+
+	/* All threads of the child, and those that they start meanwhile. */
+	do {
+		pid_t *tids;
+		int n_tids = proc_threads(child->pid, &tids);
+
+		before = n;
+		for (int i = 0; i < n_tids && !rc; i++) {
+			struct stopped *more;
+			bool known = false;
+
+			for (size_t k = 0; k < n; k++)
+				known |= stopped[k].tid == tids[i];
+			if (known)
+				continue;
+			more = realloc(stopped, (n + 1) * sizeof(*stopped));
+			if (!more) {
+				rc = -ENOMEM;
+				break;
+			}
+			stopped = more;
+			do
+				rc = thread_stop(child, tids[i], 200, &stopped[n], r->err);
+			while (rc == -EAGAIN);
+			if (rc == -ESRCH)
+				rc = 0;
+			else if (!rc)
+				n++;
+		}
+		if (n_tids >= 0)
+			free(tids);
+	} while (!rc && n != before);
+	for (size_t i = 0; !rc && i < r->n; i++)
+		repair_one(child, r->sites[i]);
+	for (size_t i = 0; i < n; i++)
+		thread_resume(child, &stopped[i]);
+	free(stopped);
+	return rc;
+}
+
+int agent_repair_child(pid_t child, const struct site *const *sites, size_t n_sites, struct agent_error *err)
+{
+	struct repair r = {sites, n_sites, err};
+	bool any = false;
+	struct target *t;
+	int rc;
+
+	for (size_t i = 0; i < n_sites; i++)
+		any |= has_stub(child, sites[i]);
+	if (!any)
+		return 0;
+	rc = target__open(child, &t, err);
+	if (rc)
+		return rc == -ESRCH ? 0 : rc;
+	for (int tries = 0; tries < 5; tries++) {
+		rc = tracer_run(t, repair_in_tracer, &r);
+		if (rc != -ETIMEDOUT)
+			break;
+	}
+	target__free(t);
+	return rc;
+}
+
+void patch_repair_children(const struct site *s)
+{
+	struct agent_error ignored;
+	struct dirent *e;
+	DIR *d = opendir("/proc");
+
+	if (!d)
+		return;
+	while ((e = readdir(d))) {
+		pid_t pid = isdigit((unsigned char)e->d_name[0]) ? atoi(e->d_name) : 0;
+
+		if (pid && pid != s->t->pid)
+			agent_repair_child(pid, &s, 1, &ignored);
+	}
+	closedir(d);
+}
+
+/* ---- the end ---- */
+
+void site__free(struct site *s)
+{
+	struct code_range stub = {s->map.addr, s->map.addr + s->map.size};
+	struct agent_error ignored;
+	bool armed = false;
+
+	for (int i = 0; i < PATCH_SIZE; i++)
+		armed |= s->hold[i].event >= 0;
+	if (armed && s->map.addr && target__alive(s->t)) {
+		if (site__is_open(s))
+			site__close(s, &ignored);
+		patch_repair_children(s);
+	}
+	for (int i = 0; i < PATCH_SIZE; i++)
+		hold_drop(&s->hold[i]);
+	/* A thread that is still inside, or returns there, keeps the stub where it is: one page. */
+	if (s->map.addr && target__alive(s->t) && !target_left(s->t, &stub, FREE_WAIT_MS, &ignored))
+		target__unmap(s->t, &s->map, 1, &ignored);
+	free(s);
+}

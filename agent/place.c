@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: MIT
+/*
+ * place.c: where a stub can be, so that the jump to it has int3 at given bytes.
+ *
+ * The jump is e9 d0 d1 d2 d3 at the site, its distance counted from the site's byte 5. Where an instruction begins at byte k,
+ * d(k-1) must be 0xcc. The remaining bits are free: all distances that fit are walked through in ascending order, a gap of the
+ * address space at a time.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "site.h"
+
+#define PAGE 4096ull
+#define LOWEST 0x10000ull	   /* vm.mmap_min_addr as Debian sets it */
+#define HIGHEST 0x7ffffffff000ull  /* TASK_SIZE_MAX of four-level page tables */
+#define HEAP_ROOM (1ull << 30)	   /* the heap grows upwards by brk() */
+#define STACK_ROOM (256ull << 20)  /* the stack grows downwards */
+#define REACH (1ll << 30)	   /* of the jump's 2 GiB, so that rip-relative operands stay in reach of the stub */
+#define SPARE (64ull << 10)	   /* distance kept from neighbours where there is room */
+
+struct fixed {
+	uint32_t mask, value;
+};
+
+static struct fixed fixed_bytes(uint8_t boundary_mask)
+{
+	struct fixed f = {0, 0};
+
+	for (int k = 1; k < PATCH_SIZE; k++)
+		if (boundary_mask & (1u << k)) {
+			f.mask |= 0xffu << (8 * (k - 1));
+			f.value |= (uint32_t)INT3 << (8 * (k - 1));
+		}
+	return f;
+}
+
+/* The smallest x >= from with x & mask == value, in 33 bits: 1 << 32 when there is none. */
+static uint64_t next_match(uint64_t from, struct fixed f)
+{
+	uint64_t x = from;
+
+	/* Raise the highest wrong byte, clear what is below it, look again: at most a few rounds per byte. */
+	while (x < 1ull << 32) {
+		uint32_t wrong = ((uint32_t)x ^ f.value) & f.mask;
+		int byte;
+
+		if (!wrong)
+			return x;
+		byte = (31 - __builtin_clz(wrong)) / 8;
+		uint32_t low = (1ull << (8 * byte)) - 1, field = 0xffu << (8 * byte);
+
+		if (((uint32_t)x & field) > (f.value & field))
+			x = (x | low | field) + 1; /* carries into the byte above */
+		else
+			x = ((uint32_t)x & ~(low | field)) | (f.value & field);
+	}
+	return 1ull << 32;
+}
+
+/* Distances as unsigned offsets from the lowest one, -2 GiB, so that they ascend with the address. */
+#define BIAS 0x80000000u
+
+static int search(uint64_t lo, uint64_t hi, uint64_t base, struct fixed f, size_t before, size_t after, uint64_t *entry)
+{
+	int64_t first = (int64_t)(lo + before - base), last;
+	uint64_t biased;
+
+	if (hi < lo || hi - lo < before + after)
+		return -ENOSPC;
+	last = (int64_t)(hi - after - base);
+	if (first < -REACH)
+		first = -REACH;
+	if (last > REACH)
+		last = REACH;
+	if (first > last)
+		return -ENOSPC;
+	/* With the bias the top byte of a fixed value changes by 0x80. */
+	if (f.mask & 0xff000000u)
+		f.value ^= BIAS;
+	biased = next_match((uint64_t)(first + (int64_t)BIAS), f);
+	if (biased > (uint64_t)(last + (int64_t)BIAS))
+		return -ENOSPC;
+	*entry = base + biased - BIAS;
+	return 0;
+}
+
+static uint64_t gap_start(const struct vmas *m, size_t i, uint64_t start_brk)
+{
+	uint64_t lo = i ? m->v[i - 1].end : LOWEST;
+	bool heap_below = i && (!strcmp(m->v[i - 1].path, "[heap]") || (start_brk && lo <= start_brk &&
+			  (i == m->n || m->v[i].start > start_brk)));
+
+	if (heap_below)
+		lo = (lo > start_brk ? lo : start_brk) + HEAP_ROOM;
+	return lo;
+}
+
+static uint64_t gap_end(const struct vmas *m, size_t i)
+{
+	uint64_t hi = i < m->n ? m->v[i].start : HIGHEST;
+
+	if (i < m->n && !strcmp(m->v[i].path, "[stack]"))
+		hi = hi > STACK_ROOM ? hi - STACK_ROOM : 0;
+	return hi < HIGHEST ? hi : HIGHEST;
+}
+
+int place_stub(const struct vmas *maps, uint64_t start_brk, uint64_t site, uint8_t boundary_mask, size_t before,
+	       size_t after, uint64_t *entry)
+{
+	struct fixed f = fixed_bytes(boundary_mask);
+	uint64_t base = site + PATCH_SIZE;
+
+	for (uint64_t spare = SPARE; ; spare = 0) {
+		for (size_t i = 0; i <= maps->n; i++) {
+			uint64_t lo = (gap_start(maps, i, start_brk) + spare + PAGE - 1) & ~(PAGE - 1);
+			uint64_t hi = (gap_end(maps, i) - spare) & ~(PAGE - 1);
+
+			if (gap_end(maps, i) > spare && lo < hi && !search(lo, hi, base, f, before, after, entry))
+				return 0;
+		}
+		if (!spare)
+			return -ENOSPC;
+	}
+}

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: MIT
+/*
+ * quiesce.c: proving that no thread is in the middle of something.
+ *
+ * A thread that sleeps in a system call is not stopped: it is outside, unless it got there from a signal handler that
+ * interrupted what we ask about; then the interrupted place is on its stack. Others are stopped for a moment and looked at.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "target.h"
+
+#define SCAN_STACK (32u << 10) /* bytes above the stack pointer that are searched */
+#define STOP_MS 50
+#define NAP_US 200
+
+struct held {
+	struct stopped s;
+};
+
+struct quiesce {
+	const struct code_range *ranges;
+	size_t n_ranges;
+	bool hold;
+	pid_t *seen; /* threads found quiet */
+	size_t n_seen;
+	struct agent_error *err;
+};
+
+static bool in_ranges(const struct code_range *r, size_t n, uint64_t addr)
+{
+	for (size_t i = 0; i < n; i++)
+		if (addr >= r[i].start && addr < r[i].end)
+			return true;
+	return false;
+}
+
+static bool waits_at_gate(const struct target *t, uint64_t rip)
+{
+	return t->image && rip - t->image - t->image_hdr.wait_start < t->image_hdr.wait_end - t->image_hdr.wait_start;
+}
+
+/* Does the stack say that something in the ranges was interrupted? At a gate the agent's own frames are expected. */
+static bool stack_points_into(const struct target *t, const struct quiesce *q, uint64_t sp, bool at_gate)
+{
+	uint64_t image_end = t->image + agent_image__size();
+	uint64_t *words = malloc(SCAN_STACK);
+	bool found = false;
+	ssize_t n;
+
+	if (!words)
+		return true;
+	n = pread(t->mem, words, SCAN_STACK, (off_t)(sp & ~7ull));
+	for (ssize_t i = 0; i < n / (ssize_t)sizeof(*words) && !found; i++) {
+		if (at_gate && words[i] >= t->image && words[i] < image_end)
+			continue;
+		found = in_ranges(q->ranges, q->n_ranges, words[i]);
+	}
+	free(words);
+	return found;
+}
+
+static bool was_seen(const struct quiesce *q, pid_t tid)
+{
+	for (size_t i = 0; i < q->n_seen; i++)
+		if (q->seen[i] == tid)
+			return true;
+	return false;
+}
+
+static int mark_seen(struct quiesce *q, pid_t tid)
+{
+	pid_t *more = realloc(q->seen, (q->n_seen + 1) * sizeof(*more));
+
+	if (!more)
+		return -ENOMEM;
+	q->seen = more;
+	q->seen[q->n_seen++] = tid;
+	return 0;
+}
+
+static int keep(struct target *t, const struct stopped *s)
+{
+	struct held *more = realloc(t->held, (t->n_held + 1) * sizeof(*more));
+
+	if (!more)
+		return -ENOMEM;
+	t->held = more;
+	t->held[t->n_held++].s = *s;
+	return 0;
+}
+
+/* 1: quiet, 0: not yet, or -errno. */
+static int look_at_stopped(struct target *t, struct quiesce *q, struct stopped *s)
+{
+	bool at_gate = waits_at_gate(t, s->regs.rip);
+	bool inside = (!at_gate && in_ranges(q->ranges, q->n_ranges, s->regs.rip)) ||
+		      stack_points_into(t, q, s->regs.rsp, at_gate);
+
+	if (!inside && q->hold && !keep(t, s))
+		return 1;
+	thread_resume(t, s);
+	return !inside && !q->hold;
+}
+
+static int look_at_thread(struct target *t, struct quiesce *q, pid_t tid)
+{
+	struct task_at at = proc_task_at(t->pid, tid);
+	struct stopped s;
+	int rc;
+
+	if (at.where == TASK_IN_SYSCALL)
+		return !stack_points_into(t, q, at.sp, false);
+	if (at.where == TASK_GONE)
+		return 1;
+	rc = thread_stop(t, tid, STOP_MS, &s, q->err);
+	if (rc == -ESRCH)
+		return 1;
+	if (rc)
+		return rc == -EAGAIN ? 0 : rc;
+	return look_at_stopped(t, q, &s);
+}
+
+/* One pass over all threads: 0 when all were seen quiet, -EAGAIN. */
+static int one_pass(struct target *t, void *arg)
+{
+	struct quiesce *q = arg;
+	pid_t *tids;
+	int n = proc_threads(t->pid, &tids), rc = 0;
+
+	if (n < 0)
+		return agent_fail(q->err, -ESRCH, "process %d ended", t->pid);
+	for (int i = 0; i < n; i++) {
+		int quiet;
+
+		if (was_seen(q, tids[i]))
+			continue;
+		quiet = look_at_thread(t, q, tids[i]);
+		if (quiet == 1 && !mark_seen(q, tids[i]))
+			continue;
+		rc = quiet < 0 ? quiet : -EAGAIN;
+		if (rc != -EAGAIN)
+			break;
+	}
+	free(tids);
+	return rc;
+}
+
+static int64_t now_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000ll + ts.tv_nsec / 1000;
+}
+
+static int resume_held(struct target *t, void *arg)
+{
+	(void)arg;
+	for (size_t i = 0; i < t->n_held; i++)
+		thread_resume(t, &t->held[i].s);
+	return 0;
+}
+
+void target__resume(struct target *t)
+{
+	if (t->n_held && t->tracer)
+		tracer_run(t, resume_held, NULL);
+	free(t->held);
+	t->held = NULL;
+	t->n_held = 0;
+}
+
+int target__quiesce(struct target *t, const struct code_range *ranges, size_t n_ranges, int timeout_ms, bool hold,
+		    struct agent_error *err)
+{
+	struct quiesce q = {.ranges = ranges, .n_ranges = n_ranges, .hold = hold, .err = err};
+	int64_t deadline = now_us() + timeout_ms * 1000ll;
+	size_t before;
+	int rc;
+
+	for (;;) {
+		struct timespec nap = {0, NAP_US * 1000};
+
+		before = q.n_seen;
+		rc = tracer_run(t, one_pass, &q);
+		if (rc == -ETIMEDOUT) {
+			/* The tracer's end let go of everybody. */
+			free(t->held);
+			t->held = NULL;
+			t->n_held = 0;
+			if (hold)
+				q.n_seen = 0;
+			rc = -EAGAIN;
+		}
+		/* Threads that came meanwhile are looked at too: the last pass must have found nobody new. */
+		if (!rc && q.n_seen == before)
+			break;
+		if (rc && rc != -EAGAIN)
+			break;
+		if (rc && now_us() > deadline) {
+			rc = agent_fail(err, -ETIMEDOUT, "process %d did not come to rest within %d ms", t->pid, timeout_ms);
+			break;
+		}
+		if (rc)
+			nanosleep(&nap, NULL);
+	}
+	free(q.seen);
+	if (rc)
+		target__resume(t);
+	return rc;
+}
+
+int target_left(struct target *t, const struct code_range *range, int timeout_ms, struct agent_error *err)
+{
+	return target__quiesce(t, range, 1, timeout_ms, false, err);
+}
+
+/* A pending return whose frame is gone: overwritten, or below the stack pointer (left by longjmp). */
+static bool is_pending(const struct target *t, const struct agent_target *arena, uint32_t slot,
+		       const struct agent_return *r)
+{
+	uint64_t first = t->arena + offsetof(struct agent_target, site), index = (r->site - first) / sizeof(struct agent_site);
+	struct task_at at;
+	uint64_t word;
+
+	if (r->site < first || index >= AGENT_MAX_SITES || target_read(t, r->sp, &word, sizeof(word)) ||
+	    word != arena->site[index].call_resume)
+		return false;
+	at = proc_task_at(t->pid, (pid_t)(uint32_t)arena->thread[slot].pid_tgid);
+	return at.where != TASK_IN_SYSCALL || r->sp >= at.sp || at.sp - r->sp > (8ull << 20);
+}
+
+int target__pending_returns(const struct target *t, const struct agent_target *arena)
+{
+	struct agent_shadow *s = malloc(sizeof(*s));
+	int n = 0;
+
+	if (!s)
+		return -ENOMEM;
+	for (uint32_t i = 0; t->shadow && i < AGENT_MAX_THREADS; i++) {
+		if (arena->thread[i].state == AGENT_THREAD_FREE)
+			continue;
+		if (target_read(t, t->shadow + i * sizeof(*s), s, sizeof(*s))) {
+			n = -ESRCH;
+			break;
+		}
+		if (s->fs_base != arena->thread[i].fs_base)
+			continue;
+		for (uint64_t k = 0; k < s->depth && k < AGENT_SHADOW_DEPTH; k++)
+			n += is_pending(t, arena, i, &s->at[k]);
+	}
+	free(s);
+	return n;
+}

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: MIT */
+/* site.h: what plan (site.c), stub (stub.c), patch (patch.c) and uprobes (hold.c) share about one probed instruction. */
+#ifndef BPFTIME_AGENT_SITE_H
+#define BPFTIME_AGENT_SITE_H
+
+#include "decode.h"
+#include "target.h"
+
+#define INT3 0xcc
+#define JMP_REL32 0xe9
+#define SITE_MAX_CODE 32 /* bytes of the file that are looked at */
+
+/* A kernel uprobe that does nothing, limited to the target. */
+struct hold {
+	int event, link;
+	char pin[256];
+};
+
+struct site {
+	struct target *t;
+	uint64_t addr;		     /* in the target */
+	uint64_t stub;		     /* entry E of the stub, see abi.h */
+	struct target_mapping map;   /* the stub's pages */
+	uint64_t stub_ino;	     /* of its memfd: finds fork children */
+	uint8_t file[SITE_MAX_CODE]; /* what the file has at the site */
+	size_t file_size;
+	struct decoded d;
+	uint8_t jump[PATCH_SIZE];
+	struct hold hold[PATCH_SIZE];
+	int index;
+	bool has_return;
+};
+
+/* ---- place.c ---- */
+
+/*
+ * Chooses the stub's entry so that the jump's bytes at instruction boundaries are int3. before and after: bytes of the stub
+ * on either side of its entry. -ENOSPC.
+ */
+int place_stub(const struct vmas *maps, uint64_t start_brk, uint64_t site, uint8_t boundary_mask, size_t before,
+	       size_t after, uint64_t *entry);
+
+/* ---- stub.c ---- */
+
+size_t stub_build(const struct site *s, uint8_t *out, size_t room, enum decode_result *why); /* bytes, 0: see why */
+
+/* ---- hold.c ---- */
+
+int hold_arm(struct hold *h, const struct site_opts *o, pid_t pid, unsigned int at, struct agent_error *err);
+void hold_drop(struct hold *h);
+
+/* ---- elf.c ---- */
+
+struct function {
+	char name[64];
+	uint64_t offset, size; /* in the file; size 0: unknown */
+	bool saves_context;    /* a setjmp or vfork: returns twice or on another stack */
+};
+/* The function whose code is at this file offset. -ENOENT: no symbol says so. */
+int elf_function_at(const char *path, uint64_t offset, struct function *f);
+
+/* ---- patch.c ---- */
+
+/* Puts the file's bytes back into fork children, which have the jump but not the uprobes' protection. */
+void patch_repair_children(const struct site *s);
+
+#endif

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: MIT */
+/* target.h: what the parts of agent/ that work from outside share. Not for the daemon, which uses agent.h. */
+#ifndef BPFTIME_AGENT_TARGET_H
+#define BPFTIME_AGENT_TARGET_H
+
+#include <sys/user.h>
+
+#include "agent.h"
+
+struct tracer;
+
+struct target {
+	pid_t pid;
+	int pidfd;
+	int mem;	       /* /proc/PID/mem: stays with the mm; reads nothing after exec */
+	struct tracer *tracer; /* runs every ptrace call; its end detaches whatever it holds */
+	uint64_t syscall_insn; /* address of a `syscall` instruction in the vdso */
+	uint64_t vdso;	       /* 0 when the target has none */
+	uint64_t vdso_gettime;
+	uint64_t start_brk;
+	uint64_t image, arena, fork_page, shadow; /* 0 before inject */
+	struct agent_image_hdr image_hdr;
+	struct held *held; /* threads that stay stopped, see quiesce.c */
+	size_t n_held;
+};
+
+__attribute__((format(printf, 3, 4))) int agent_fail(struct agent_error *err, int code, const char *fmt, ...);
+
+/* ---- proc.c ---- */
+
+struct vma {
+	uint64_t start, end, offset, ino;
+	uint32_t major, minor;
+	bool read, write, exec, shared;
+	char path[256];
+};
+
+struct vmas {
+	struct vma *v;
+	size_t n;
+};
+
+int proc_maps(pid_t pid, struct vmas *out);
+void vmas_clear(struct vmas *m);
+
+/* What /proc/PID/task/TID/syscall says. */
+enum task_where { TASK_RUNNING, TASK_IN_SYSCALL, TASK_BLOCKED_ELSEWHERE, TASK_GONE };
+struct task_at {
+	enum task_where where;
+	long nr;
+	uint64_t arg[6], sp, ip;
+};
+struct task_at proc_task_at(pid_t pid, pid_t tid);
+char proc_task_state(pid_t pid, pid_t tid); /* R, S, D, T, t, Z ... or 0 */
+/* Threads of the process: malloc'ed array, count returned; -errno. */
+int proc_threads(pid_t pid, pid_t **tids);
+/* The value of a line "Name:\tvalue" of /proc/PID/status; -ENOENT. */
+int proc_status(pid_t pid, const char *name, char *value, size_t size);
+int proc_stat_field(pid_t pid, int field, uint64_t *value); /* as numbered in proc(5), from 4 on */
+/* The file a process runs: Go program? Reads section names. */
+bool elf_is_go(const char *path);
+/* Address of a dynamic symbol in an ELF image that is mapped whole (the vdso), or 0. */
+uint64_t elf_mapped_symbol(const uint8_t *image, size_t size, const char *name);
+
+/* ---- memory ---- */
+
+int target_read(const struct target *t, uint64_t addr, void *buf, size_t size);
+int target_write(const struct target *t, uint64_t addr, const void *buf, size_t size);
+
+/* ---- ptrace.c ---- */
+
+/*
+ * Runs fn(arg) in the target's tracer thread. ptrace belongs to a thread; when a stop does not come in time, only the end
+ * of the tracer can let go of the thread, so after -ETIMEDOUT the tracer is ended and a new one started.
+ */
+int tracer_run(struct target *t, int (*fn)(struct target *t, void *arg), void *arg);
+void tracer_end(struct target *t);
+
+struct stopped {
+	pid_t tid;
+	struct user_regs_struct regs; /* as they will be restored */
+	uint64_t sigmask;
+	bool masked;
+	uint32_t resend; /* bit per signal that has to be sent again */
+};
+
+/*
+ * Stops one thread in user mode, between two instructions and outside of restartable sequences. -ETIMEDOUT, -ESRCH, -EPERM;
+ * -EAGAIN: inside a restartable sequence, let go again.
+ */
+int thread_stop(struct target *t, pid_t tid, int timeout_ms, struct stopped *s, struct agent_error *err);
+int thread_resume(struct target *t, struct stopped *s);
+/* A system call in the stopped thread, *result as the kernel gives it (negative errno). */
+int thread_syscall(struct target *t, struct stopped *s, long *result, long nr, long a, long b, long c, long d, long e,
+		   long f);
+
+/* ---- quiesce.c ---- */
+
+/* 0 when no thread is in the range and no word of any thread's stack, as far as it is searched, points into it. */
+int target_left(struct target *t, const struct code_range *range, int timeout_ms, struct agent_error *err);
+
+/* ---- image.c ---- */
+
+const struct agent_image_hdr *agent_image__hdr(const struct agent_image *img);
+size_t agent_image__size(void); /* whole pages */
+
+/* ---- choose.c ---- */
+
+/* The thread that is best stopped now, or -EAGAIN: none is at a place where a stop goes unseen. */
+int choose_thread(pid_t pid, pid_t *tid);
+
+#endif
