@@ -36,7 +36,7 @@ int hosts__init(struct hosts *hs, const struct policy *policy, char *err, size_t
 	*hs = (struct hosts){.policy = policy, .noop_prog_fd = -1};
 	ret = agent_image__new(&hs->image, &why);
 	if (!ret)
-		ret = agent_service__new(&hs->service, hs->image, &why);
+		ret = agent_service__new(&hs->service, hs->image, NULL, &why);
 	if (ret) {
 		snprintf(err, err_size, "%s", why.text);
 		return ret;

@@ -10,6 +10,17 @@ $(B)/tests/unit/test_policy: $(POLICY_OBJS)
 $(B)/tests/unit/test_status: LIBS := -ljson-c
 $(B)/tests/unit/test_status: $(B)/daemon/status.o
 
+# The engine, and the whole daemon.
+ENGINE_OBJS := $(addprefix $(B)/daemon/,engine.o converge.o plan.o build.o hosts.o switch.o report.o symbol.o uprobe.o procfs.o \
+	library.o)
+$(B)/daemon/library.o: $(B)/agent/helpers.bc.inc
+
+$(B)/bpftimed: $(SHELL_OBJS) $(ENGINE_OBJS) $(B)/libagent.a $(B)/libkhalf.a $(B)/libobserve.a $(B)/libshm.a $(B)/libvm.a
+	$(call say,LD)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(SHELL_OBJS) $(ENGINE_OBJS) $(B)/libagent.a $(B)/libkhalf.a $(B)/libobserve.a \
+		$(B)/libshm.a $(B)/libvm.a $(SHELL_LIBS) $(AGENT_LIBS) $(OBSERVE_LIBS)
+PROGRAMS += $(B)/bpftimed
+
 # The shell with an engine that touches nothing, for tests of the command line.
 FAKE := $(B)/tests/fake/bpftimed
 $(FAKE): $(B)/tests/fake/engine.o $(SHELL_OBJS)
