@@ -64,6 +64,7 @@ static void llvm_init(void)
 	LLVMInitializeX86Target();
 	LLVMInitializeX86TargetMC();
 	LLVMInitializeX86AsmPrinter();
+	LLVMInitializeX86AsmParser();
 	if (LLVMGetTargetFromTriple(TRIPLE, &llvm_target, &why))
 		LLVMDisposeMessage(why);
 }
@@ -74,7 +75,9 @@ static void on_diagnostic(LLVMDiagnosticInfoRef info, void *arg)
 	char *text = LLVMGetDiagInfoDescription(info), name[128];
 	size_t size;
 
-	if (sscanf(text, STACK_MESSAGE, &size, name) == 2) {
+	const char *at = strstr(text, "stack frame size"); /* a source position stands before it */
+
+	if (at && sscanf(at, STACK_MESSAGE, &size, name) == 2) {
 		for (size_t i = 0; i < j->n_frames; i++)
 			if (!strcmp(LLVMGetValueName2(j->frames[i].fn, &(size_t){ 0 }), name))
 				j->frames[i].size = size;

@@ -506,6 +506,24 @@ static void declare_subs(struct lift *l)
 	}
 }
 
+/* Recursion would have no bound on its stack. depth: calls above this one. */
+static int check_calls(struct lift *l, size_t sub, size_t depth)
+{
+	int r = 0;
+
+	if (depth >= VM_MAX_FRAMES)
+		return vm_fail(l->err, l->err_size, -E2BIG, "instruction %zu: the subprogram calls itself, or calls nest deeper than %d",
+			       l->layout.start[sub], VM_MAX_FRAMES);
+	for (size_t pc = l->layout.start[sub]; !r && pc < l->layout.start[sub + 1]; pc++) {
+		enum vm_kind kind = vm_insn__kind(l->insns + pc, &(const char *){ 0 });
+
+		if (kind == VM_LOCAL)
+			r = check_calls(l, vm_layout__sub(&l->layout, vm_insn__target(l->insns + pc, kind, pc)), depth + 1);
+		pc += vm_insn__slots(kind) - 1;
+	}
+	return r;
+}
+
 static void init_types(struct lift *l)
 {
 	LLVMTypeRef args[6];
@@ -544,6 +562,9 @@ int vm_lift(LLVMModuleRef mod, const struct bpf_insn *insns, size_t n_insns, boo
 		vm_fail(err, err_size, r, "a program of %zu instructions has too many branches", n_insns);
 		goto out;
 	}
+	r = check_calls(&l, 0, 0);
+	if (r)
+		goto out;
 	init_types(&l);
 	if (atomic_rmw)
 		find_rmw(&l);

@@ -16,9 +16,10 @@ $(B)/bpftimed-jit: $(VM_JIT_OBJS) $(B)/vm-llvm/jit_main.o $(B)/vm-llvm/worker_ma
 
 # ---- unit tests ----
 
-VM_UNIT := $(patsubst %,$(B)/tests/unit/%,test_vm_interp)
+VM_UNIT := $(patsubst %,$(B)/tests/unit/%,test_vm_interp test_vm_jit)
 UNIT += $(VM_UNIT)
 
-$(VM_UNIT): $(B)/libvm.a
 $(B)/tests/unit/test_vm_jit: $(VM_JIT_OBJS)
-$(B)/tests/unit/test_vm_jit: LIBS = $(VM_LLVM_LIBS)
+$(VM_UNIT): $(B)/libvm.a
+$(B)/tests/unit/test_vm_jit: LIBS = $(VM_LLVM_LIBS) -lZydis
+$(B)/tests/unit/test_vm_jit.o: $(B)/tests/unit/vm_library.bc.inc
