@@ -16,10 +16,11 @@ $(B)/bpftimed-jit: $(VM_JIT_OBJS) $(B)/vm-llvm/jit_main.o $(B)/vm-llvm/worker_ma
 
 # ---- unit tests ----
 
-VM_UNIT := $(patsubst %,$(B)/tests/unit/%,test_vm_interp test_vm_jit)
+VM_UNIT := $(patsubst %,$(B)/tests/unit/%,test_vm_interp test_vm_jit test_vm_worker)
 UNIT += $(VM_UNIT)
 
 $(B)/tests/unit/test_vm_jit: $(VM_JIT_OBJS)
 $(VM_UNIT): $(B)/libvm.a
 $(B)/tests/unit/test_vm_jit: LIBS = $(VM_LLVM_LIBS) -lZydis
-$(B)/tests/unit/test_vm_jit.o: $(B)/tests/unit/vm_library.bc.inc
+$(B)/tests/unit/test_vm_jit.o $(B)/tests/unit/test_vm_worker.o: $(B)/tests/unit/vm_library.bc.inc
+$(B)/tests/unit/test_vm_worker: | $(B)/bpftimed-jit
