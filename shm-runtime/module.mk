@@ -6,3 +6,11 @@ $(B)/libshm.a: $(SHM_OBJS)
 $(B)/tests/unit/test_shm_map: $(B)/libshm.a
 $(B)/tests/unit/test_shm_map: LIBS += -lbpf -lpthread
 UNIT += $(B)/tests/unit/test_shm_map
+
+KHALF_OBJS := $(addprefix $(B)/daemon/,khalf.o khalf_flow.o khalf_lib.o)
+$(B)/daemon/khalf_lib.o: $(B)/bpf/khalf.bpf.o.inc
+$(B)/libkhalf.a: $(KHALF_OBJS) $(SHM_OBJS)
+
+$(B)/tests/unit/test_khalf: $(B)/libkhalf.a
+$(B)/tests/unit/test_khalf: LIBS += -lbpf -lpthread
+UNIT += $(B)/tests/unit/test_khalf

@@ -218,6 +218,36 @@ static __always_inline int shm_is_percpu(const struct shm_geo *g)
 	return g->kind == SHM_PERCPU_ARRAY || g->kind == SHM_PERCPU_HASH;
 }
 
+/*
+ * Zero. The verifier does not know it: what it is added to is any number from then on. So what a loop carries from one step
+ * to the next looks the same on every path, and each step is walked once instead of once for every way to it; and so a key
+ * that is a constant in one place of the program costs no walk of its own (bpftrace's hist() has dozens). What is an index
+ * or an offset must be checked again behind it.
+ */
+static __always_inline __u64 shm_zero(void *arena, const struct shm_geo *g)
+{
+#ifdef __BPF__
+	__u64 some = shm_read(shm_at(arena, g->ctl_off)), same = some;
+
+	shm_keep(same);
+	return some - same;
+#else
+	return 0;
+#endif
+}
+
+/* The link word at an offset that went through the above. */
+static __always_inline void *shm_word_at(void *arena, const struct shm_geo *g, __u64 off)
+{
+#ifdef __BPF__
+	off &= ~7ull;
+	shm_keep(off);
+	if (off > g->end_off - 8)
+		off = g->ctl_off;
+#endif
+	return shm_at(arena, off);
+}
+
 /* One multiplication and one shift a word: keys are short, and what a target can choose it can only choose for itself. */
 static __always_inline __u64 shm_hash(void *arena, const struct shm_geo *g, const void *key)
 {
@@ -228,18 +258,7 @@ static __always_inline __u64 shm_hash(void *arena, const struct shm_geo *g, cons
 		h = (h ^ shm_caller_word(key, g->key_size, at)) * 0x9e3779b97f4a7c15ull;
 		h ^= h >> 32;
 	}
-#ifdef __BPF__
-	/*
-	 * Adds a zero that the verifier cannot know: else it would follow the chain once for every key that the
-	 * program can have in this place as a constant (bpftrace's hist() has dozens).
-	 */
-	{
-		__u64 some = shm_read(shm_at(arena, g->ctl_off)), same = some;
-
-		shm_keep(same);
-		h += some - same;
-	}
-#endif
+	h += shm_zero(arena, g);
 	return h | 1;
 }
 
@@ -343,11 +362,14 @@ static __always_inline __u64 shm_hash_find(void *arena, const struct shm_geo *g,
 {
 	__u64 bucket = shm_bucket_off(g, hash);
 	__u64 anchor = bucket, word = shm_read(shm_at(arena, bucket)), cursor = word;
-	__u64 index, off, next;
+	__u64 index, off, next, zero = shm_zero(arena, g);
 	__u32 step;
 	int same;
 
 	for (step = 0; step < SHM_MAX_STEPS; step++) {
+		anchor += zero;
+		cursor += zero;
+		word += zero;
 		index = cursor & SHM_INDEX_MASK;
 		shm_keep(index);
 		if (index == 0 || index >= g->n_nodes)
@@ -356,7 +378,7 @@ static __always_inline __u64 shm_hash_find(void *arena, const struct shm_geo *g,
 		next = shm_read(shm_at(arena, off));
 		same = !(next & SHM_MARK) && shm_read(shm_at(arena, off + SHM_NODE_HASH)) == hash &&
 		       shm_key_same(arena, g, off, key);
-		if (shm_read(shm_at(arena, anchor)) != word) {
+		if (shm_read(shm_word_at(arena, g, anchor)) != word) {
 			anchor = bucket;
 			word = cursor = shm_read(shm_at(arena, bucket));
 			continue;
@@ -384,11 +406,19 @@ static __always_inline long shm_hash_change(void *arena, const struct shm_geo *g
 	__u64 anchor = bucket, word = shm_read(shm_at(arena, bucket)), cursor = word;
 	__u64 index, off, next, fresh, run_last = 0;
 	struct shm_waste waste = {};
-	int reserved = 0, done = 0, same;
+	__u64 zero = shm_zero(arena, g), reserved = 0, done = 0;
 	long ret = -SHM_EBUSY;
 	__u32 step;
+	int same;
 
 	for (step = 0; step < SHM_MAX_STEPS; step++) {
+		anchor += zero;
+		cursor += zero;
+		word += zero;
+		run_last += zero;
+		waste.first += zero;
+		waste.last += zero;
+		reserved += zero;
 		index = cursor & SHM_INDEX_MASK;
 		shm_keep(index);
 		if (index == 0) {
@@ -405,7 +435,7 @@ static __always_inline long shm_hash_change(void *arena, const struct shm_geo *g
 			}
 			shm_write(shm_at(arena, node_off), shm_link(shm_read(shm_at(arena, node_off)), 0));
 			ret = -SHM_EBUSY;
-			if (!shm_cas(shm_at(arena, anchor), word, shm_link(word, node)))
+			if (!shm_cas(shm_word_at(arena, g, anchor), word, shm_link(word, node)))
 				goto restart;
 			if (word & SHM_INDEX_MASK)
 				shm_waste_add(arena, g, &waste, word & SHM_INDEX_MASK, run_last);
@@ -422,7 +452,7 @@ static __always_inline long shm_hash_change(void *arena, const struct shm_geo *g
 		next = shm_read(shm_at(arena, off));
 		same = !(next & SHM_MARK) && shm_read(shm_at(arena, off + SHM_NODE_HASH)) == hash &&
 		       shm_key_same(arena, g, off, key);
-		if (shm_read(shm_at(arena, anchor)) != word)
+		if (shm_read(shm_word_at(arena, g, anchor)) != word)
 			goto restart;
 		if (next & SHM_MARK) {
 			run_last = index;
@@ -432,7 +462,7 @@ static __always_inline long shm_hash_change(void *arena, const struct shm_geo *g
 		if ((word & SHM_INDEX_MASK) != index) {
 			/* A run of deleted nodes in front of this one: take it out. */
 			fresh = shm_link(word, index);
-			if (!shm_cas(shm_at(arena, anchor), word, fresh))
+			if (!shm_cas(shm_word_at(arena, g, anchor), word, fresh))
 				goto restart;
 			shm_waste_add(arena, g, &waste, word & SHM_INDEX_MASK, run_last);
 			word = fresh;
@@ -454,7 +484,7 @@ static __always_inline long shm_hash_change(void *arena, const struct shm_geo *g
 			if (!node)
 				shm_fetch_add(count, -1ull);
 			/* When this fails, whoever changed the anchor, or the next to come, takes the node out. */
-			if (shm_cas(shm_at(arena, anchor), word, shm_link(word, fresh)))
+			if (shm_cas(shm_word_at(arena, g, anchor), word, shm_link(word, fresh)))
 				shm_waste_add(arena, g, &waste, index, index);
 			break;
 		}
