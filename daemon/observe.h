@@ -20,7 +20,9 @@ enum attach_form { ATTACH_PERF_EVENT = 1, ATTACH_PERF_LINK = 2, ATTACH_MULTI_LIN
 /* One attachment as found by a scan. */
 struct obs_probe {
 	pid_t tool;	       /* tgid of the process that holds the descriptor (lowest, when several) */
-	int fd;		       /* in that process */
+	int fd;		       /* of the perf event in that process, -1: it holds only the link */
+	int link_fd;	       /* of the link in that process, or -1 */
+	uint32_t link_id;      /* 0: no link */
 	uint64_t event_id;     /* kernel address or id of the perf event / link: identity between scans */
 	enum probe_kind kind;
 	enum attach_form form;
@@ -30,9 +32,9 @@ struct obs_probe {
 	uint64_t offset;       /* in the file */
 	uint64_t ref_ctr_offset;
 	uint64_t cookie;
-	pid_t target;	       /* tgid the event is limited to, or -1: every process */
+	pid_t target;	       /* tgid the event is limited to, -1: every process, 0: one that has ended */
 	bool enabled;	       /* perf event enabled */
-	uint32_t n_holders;    /* processes that hold the file */
+	uint32_t n_holders;    /* processes that hold it, among those that were scanned */
 };
 
 /* One program, with its bytecode. Owned by the observer; valid until the program is gone from a later scan. */

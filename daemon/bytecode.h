@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: MIT */
+/* bytecode.h: small facts about eBPF bytecode: where it names maps, and the tag by which the kernel knows it. */
+#ifndef BPFTIME_BYTECODE_H
+#define BPFTIME_BYTECODE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <linux/bpf.h>
+
+enum { BPF_TAG_LEN = 8 };
+
+/* The first half of a 64-bit immediate that names a map by descriptor (or, in captures, by id). */
+bool insn__names_map(const struct bpf_insn *insn);
+
+/*
+ * Whether tag belongs to insns: the kernel's digest over the instructions with the map descriptors zeroed (kernel/bpf/core.c
+ * bpf_prog_calc_tag): the first 8 bytes of SHA-256 since Linux 6.18, of SHA-1 before; either is accepted. false, too, when
+ * there is no memory for it.
+ */
+bool bytecode__has_tag(const struct bpf_insn *insns, size_t n, const uint8_t tag[BPF_TAG_LEN]);
+
+/* FIPS 180-4; exposed for the unit test. */
+void sha1(const void *data, size_t size, uint8_t digest[20]);
+void sha256(const void *data, size_t size, uint8_t digest[32]);
+
+#endif

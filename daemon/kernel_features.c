@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: MIT */
+/* kernel_features.c: see kernel_features.h. */
+#include "kernel_features.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+#include <zlib.h>
+#include <bpf/libbpf.h>
+
+#define BTF_FILE    "/sys/kernel/btf/vmlinux"
+#define UPROBE_PMU  "/sys/bus/event_source/devices/uprobe/"
+#define LOCKDOWN    "/sys/kernel/security/lockdown"
+#define KCMDLINE    "/proc/cmdline"
+#define RUN_CONFIG  "/proc/config.gz"
+#define BOOT_CONFIG "/boot/config-"
+
+/* The first line of a file without its newline; "" when there is none. */
+static void read_line(const char *path, char *buf, size_t size)
+{
+	ssize_t n = -1;
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (fd >= 0) {
+		n = read(fd, buf, size - 1);
+		close(fd);
+	}
+	buf[n > 0 ? n : 0] = 0;
+	buf[strcspn(buf, "\n")] = 0;
+}
+
+/* "none [integrity] confidentiality": the word in brackets. */
+static void read_lockdown(char *out, size_t size)
+{
+	char line[128], word[24];
+
+	read_line(LOCKDOWN, line, sizeof(line));
+	if (strchr(line, '[') && sscanf(strchr(line, '['), "[%23[a-z]]", word) == 1)
+		snprintf(out, size, "%s", word);
+	else
+		snprintf(out, size, "unknown");
+}
+
+/* ---- preemption ---- */
+
+struct preempt_name {
+	const char *boot, *config;
+	enum preempt_mode mode;
+};
+
+static const struct preempt_name preempt_names[] = {
+	{"none", "CONFIG_PREEMPT_NONE=y\n", PREEMPT_MODE_NONE},
+	{"voluntary", "CONFIG_PREEMPT_VOLUNTARY=y\n", PREEMPT_MODE_VOLUNTARY},
+	{"lazy", "CONFIG_PREEMPT_LAZY=y\n", PREEMPT_MODE_LAZY},
+	{"full", "CONFIG_PREEMPT=y\n", PREEMPT_MODE_FULL},
+};
+
+enum { N_PREEMPT_NAMES = sizeof(preempt_names) / sizeof(preempt_names[0]) };
+
+static enum preempt_mode preempt_from_config(const char *path)
+{
+	enum preempt_mode mode = PREEMPT_MODE_UNKNOWN;
+	gzFile f = gzopen(path, "rbe"); /* reads plain files as well */
+	char line[1024];
+
+	if (!f)
+		return mode;
+	while (mode == PREEMPT_MODE_UNKNOWN && gzgets(f, line, sizeof(line)))
+		for (size_t i = 0; i < N_PREEMPT_NAMES; i++)
+			if (!strcmp(line, preempt_names[i].config))
+				mode = preempt_names[i].mode;
+	gzclose(f);
+	return mode;
+}
+
+/*
+ * Where the mode is chosen at boot (PREEMPT_DYNAMIC), `preempt=` decides, else what the kernel was configured with. The kernel
+ * would tell in debugfs, but not under lockdown.
+ */
+static enum preempt_mode read_preempt(const struct utsname *uts)
+{
+	char line[4096], path[256];
+	enum preempt_mode mode;
+	char *save = NULL;
+
+	if (strstr(uts->version, "PREEMPT_RT"))
+		return PREEMPT_MODE_FULL;
+	if (strstr(uts->version, "PREEMPT_DYNAMIC")) {
+		read_line(KCMDLINE, line, sizeof(line));
+		for (char *w = strtok_r(line, " ", &save); w; w = strtok_r(NULL, " ", &save))
+			for (size_t i = 0; i < N_PREEMPT_NAMES; i++)
+				if (!strncmp(w, "preempt=", 8) && !strcmp(w + 8, preempt_names[i].boot))
+					return preempt_names[i].mode;
+	} else if (strstr(uts->version, " PREEMPT ")) {
+		return PREEMPT_MODE_FULL;
+	}
+	mode = preempt_from_config(RUN_CONFIG);
+	if (mode == PREEMPT_MODE_UNKNOWN) {
+		snprintf(path, sizeof(path), BOOT_CONFIG "%s", uts->release);
+		mode = preempt_from_config(path);
+	}
+	return mode;
+}
+
+/* ---- tracepoints ---- */
+
+/* A tracefs that is attached nowhere: only this descriptor leads to it. */
+static int open_tracefs(void)
+{
+	int ctx = fsopen("tracefs", FSOPEN_CLOEXEC), dir = -1;
+
+	if (ctx < 0)
+		return -errno;
+	if (!fsconfig(ctx, FSCONFIG_CMD_CREATE, NULL, NULL, 0))
+		dir = fsmount(ctx, FSMOUNT_CLOEXEC, 0);
+	if (dir < 0)
+		dir = -errno;
+	close(ctx);
+	return dir;
+}
+
+int tracepoint_id(const char *category, const char *name)
+{
+	char path[256], text[16] = "";
+	int dir, fd, err = 0;
+
+	dir = open_tracefs();
+	if (dir < 0)
+		return dir;
+	snprintf(path, sizeof(path), "events/%s/%s/id", category, name);
+	fd = openat(dir, path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || read(fd, text, sizeof(text) - 1) <= 0)
+		err = errno ? -errno : -ENOENT;
+	if (fd >= 0)
+		close(fd);
+	close(dir);
+	return err ? err : atoi(text);
+}
+
+void kernel_features__probe(struct kernel_features *k)
+{
+	struct utsname uts;
+	char line[64];
+	unsigned int bit = 0;
+
+	memset(k, 0, sizeof(*k));
+	uname(&uts);
+	snprintf(k->release, sizeof(k->release), "%s", uts.release);
+	read_lockdown(k->lockdown, sizeof(k->lockdown));
+	k->preempt = read_preempt(&uts);
+	k->has_btf = !access(BTF_FILE, R_OK);
+	k->has_raw_tp = k->has_btf && libbpf_probe_bpf_prog_type(BPF_PROG_TYPE_RAW_TRACEPOINT, NULL) == 1;
+	k->has_syscall_tp = tracepoint_id("syscalls", "sys_enter_bpf") > 0;
+	read_line(UPROBE_PMU "type", line, sizeof(line));
+	k->uprobe_pmu = atoi(line);
+	read_line(UPROBE_PMU "format/retprobe", line, sizeof(line));
+	if (sscanf(line, "config:%u", &bit) == 1 && bit < 32)
+		k->uprobe_ret_mask = 1U << bit;
+}
+
+int kernel_features__missing(const struct kernel_features *k, char *err, size_t err_size)
+{
+	if (!k->has_btf)
+		snprintf(err, err_size, "this kernel has no BTF (" BTF_FILE "), which bpftimed needs to read kernel objects");
+	else if (!k->has_raw_tp)
+		snprintf(err, err_size, "this kernel does not let bpftimed load BPF programs (lockdown: %s); is it root?",
+			 k->lockdown);
+	else if (!k->uprobe_pmu)
+		snprintf(err, err_size, "this kernel has no perf uprobes (" UPROBE_PMU ")");
+	else if (!k->has_syscall_tp && kernel_features__hook(k) == BPF_HOOK_TRACEPOINT)
+		snprintf(err, err_size, "this kernel has no system call tracepoints (tracefs events/syscalls)");
+	else
+		return 0;
+	return -ENOTSUP;
+}
+
+enum bpf_hook kernel_features__hook(const struct kernel_features *k)
+{
+	bool not_preempted = k->preempt == PREEMPT_MODE_NONE || k->preempt == PREEMPT_MODE_VOLUNTARY;
+
+	return not_preempted && k->has_syscall_tp ? BPF_HOOK_TRACEPOINT : BPF_HOOK_RAW_TRACEPOINT;
+}
+
+const char *preempt_mode__name(enum preempt_mode mode)
+{
+	for (size_t i = 0; i < N_PREEMPT_NAMES; i++)
+		if (preempt_names[i].mode == mode)
+			return preempt_names[i].boot;
+	return "unknown";
+}
+
+const char *bpf_hook__name(enum bpf_hook hook)
+{
+	return hook == BPF_HOOK_TRACEPOINT ? "tracepoint" : "raw tracepoint";
+}

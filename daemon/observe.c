@@ -1,0 +1,455 @@
+/* SPDX-License-Identifier: MIT */
+/* observe.c: the observer: attaches observe.bpf.c, turns its records into captures and events, watches processes. */
+#include <errno.h>
+#include <linux/perf_event.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/pidfd.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+#include <bpf/bpf.h>
+
+#include "bpf/observe.skel.h"
+#include "bpf/scan.skel.h"
+#include "observer.h"
+#include "recover.h"
+
+enum { MAX_READY = 64 };
+
+/* ---- the daemon's PID namespace ---- */
+
+/* How deep it is nested: /proc/self/status shows the daemon's pid once for every level. */
+static uint32_t pid_ns_level(void)
+{
+	FILE *f = fopen("/proc/self/status", "re");
+	uint32_t n = 0;
+	char line[512];
+
+	while (f && fgets(line, sizeof(line), f)) {
+		if (strncmp(line, "NSpid:", 6))
+			continue;
+		for (char *c = line; *c; c++)
+			n += *c == '\t';
+	}
+	if (f)
+		fclose(f);
+	return n ? n - 1 : 0;
+}
+
+static uint32_t pid_ns_inum(void)
+{
+	struct stat st;
+
+	return stat("/proc/self/ns/pid", &st) ? 0 : st.st_ino;
+}
+
+/* ---- attaching ---- */
+
+struct tracepoint {
+	const char *name;   /* below syscalls/ */
+	size_t prog_offset; /* in struct observe_bpf */
+};
+
+#define PROG(p) offsetof(struct observe_bpf, progs.p)
+
+static const struct tracepoint always[] = {
+	{"sys_enter_bpf", PROG(enter_bpf)}, {"sys_exit_bpf", PROG(exit_bpf)}, {"sys_exit_ioctl", PROG(exit_ioctl)}, {0}};
+
+static const struct tracepoint while_watched[] = {
+	{"sys_enter_close", PROG(enter_close)},	    {"sys_enter_dup2", PROG(enter_dup)},
+	{"sys_enter_dup3", PROG(enter_dup)},	    {"sys_enter_close_range", PROG(enter_close_range)},
+	{"sys_exit_close", PROG(exit_closing)},	    {"sys_exit_dup2", PROG(exit_closing)},
+	{"sys_exit_dup3", PROG(exit_closing)},	    {"sys_exit_close_range", PROG(exit_closing)},
+	{0},
+};
+
+static void detach(struct hook *hooks, size_t *n)
+{
+	while (*n) {
+		(*n)--;
+		bpf_link__destroy(hooks[*n].link);
+		if (hooks[*n].event_fd >= 0)
+			close(hooks[*n].event_fd);
+	}
+}
+
+static int attach_tracepoint(const char *name, struct bpf_program *prog, struct hook *out)
+{
+	struct perf_event_attr attr = {.type = PERF_TYPE_TRACEPOINT, .size = sizeof(attr), .sample_period = 1};
+	int id = tracepoint_id("syscalls", name), fd, err;
+
+	if (id < 0)
+		return id;
+	attr.config = id;
+	fd = syscall(SYS_perf_event_open, &attr, -1, 0, -1, PERF_FLAG_FD_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	if (ioctl(fd, PERF_EVENT_IOC_SET_BPF, bpf_program__fd(prog)) || ioctl(fd, PERF_EVENT_IOC_ENABLE, 0)) {
+		err = -errno;
+		close(fd);
+		return err;
+	}
+	*out = (struct hook){.event_fd = fd};
+	return 0;
+}
+
+static int attach_tracepoints(struct observer *o, const struct tracepoint *t, struct hook *hooks, size_t *n, char *err,
+			      size_t err_size)
+{
+	int ret;
+
+	for (; t->name; t++) {
+		ret = attach_tracepoint(t->name, *(struct bpf_program **)((char *)o->skel + t->prog_offset), &hooks[*n]);
+		if (ret) {
+			snprintf(err, err_size, "cannot attach to tracepoint syscalls/%s: %s", t->name, strerror(-ret));
+			detach(hooks, n);
+			return ret;
+		}
+		(*n)++;
+	}
+	return 0;
+}
+
+static int attach_program(struct observer *o, struct bpf_program *prog, char *err, size_t err_size)
+{
+	struct bpf_link *link = bpf_program__attach(prog);
+
+	if (!link) {
+		snprintf(err, err_size, "cannot attach %s: %s", bpf_program__name(prog), strerror(errno));
+		return -errno;
+	}
+	o->hooks[o->n_hooks++] = (struct hook){.link = link, .event_fd = -1};
+	return 0;
+}
+
+static int attach_all(struct observer *o, char *err, size_t err_size)
+{
+	int ret = attach_program(o, o->skel->progs.process_exec, err, err_size);
+
+	if (!ret)
+		ret = attach_program(o, o->skel->progs.process_fork, err, err_size);
+	if (ret)
+		return ret;
+	if (o->hook == BPF_HOOK_TRACEPOINT)
+		return attach_tracepoints(o, always, o->hooks, &o->n_hooks, err, err_size);
+	ret = attach_program(o, o->skel->progs.raw_enter, err, err_size);
+	return ret ? ret : attach_program(o, o->skel->progs.raw_exit, err, err_size);
+}
+
+/* ---- records ---- */
+
+static int on_record(void *arg, void *data, size_t size)
+{
+	const struct obs_rec_head *rec = data;
+	struct observer *o = arg;
+
+	switch (rec->kind) {
+	case OBS_REC_CODE:
+		captures__code(o->captures, data, size);
+		break;
+	case OBS_REC_LOADED:
+		captures__loaded(o->captures, data);
+		break;
+	case OBS_REC_CHANGED:
+		o->cb(o->arg, OBS_CHANGED, rec->tgid, 0);
+		break;
+	case OBS_REC_EXEC:
+		o->cb(o->arg, OBS_EXEC, rec->tgid, 0);
+		break;
+	case OBS_REC_FORK:
+		o->cb(o->arg, OBS_FORK, rec->tgid, rec->arg);
+		break;
+	}
+	return 0;
+}
+
+static void on_exit_of(struct observer *o, pid_t tgid)
+{
+	for (size_t i = 0; i < o->n_watches; i++) {
+		if (o->watches[i].tgid == tgid) {
+			observer__unwatch(o, tgid);
+			o->cb(o->arg, OBS_EXIT, tgid, 0);
+			return;
+		}
+	}
+}
+
+int observer__dispatch(struct observer *o)
+{
+	struct epoll_event ready[MAX_READY];
+	uint64_t lost;
+	int n, ret;
+
+	ret = ring_buffer__consume(o->ring);
+	if (ret < 0)
+		return ret;
+	lost = __atomic_load_n(&o->skel->bss->lost, __ATOMIC_RELAXED);
+	if (lost != o->lost_seen) {
+		o->lost_seen = lost;
+		o->cb(o->arg, OBS_LOST, 0, 0);
+	}
+	n = epoll_wait(o->epfd, ready, MAX_READY, 0);
+	for (int i = 0; i < n; i++)
+		if (ready[i].data.u64)
+			on_exit_of(o, ready[i].data.u64);
+	return n < 0 && errno != EINTR ? -errno : 0;
+}
+
+int observer__epoll_fd(const struct observer *o)
+{
+	return o->epfd;
+}
+
+const char *observer__hook(const struct observer *o)
+{
+	return bpf_hook__name(o->hook);
+}
+
+/* ---- watched processes ---- */
+
+int observer__watch(struct observer *o, pid_t tgid)
+{
+	struct epoll_event ev = {.events = EPOLLIN, .data.u64 = tgid};
+	uint32_t one = 1;
+	char err[256];
+	void *grown;
+	int pidfd, ret;
+
+	for (size_t i = 0; i < o->n_watches; i++)
+		if (o->watches[i].tgid == tgid)
+			return 0;
+	if (o->n_watches == o->cap_watches) {
+		o->cap_watches = o->cap_watches ? 2 * o->cap_watches : 16;
+		grown = realloc(o->watches, o->cap_watches * sizeof(*o->watches));
+		if (!grown)
+			return -ENOMEM;
+		o->watches = grown;
+	}
+	pidfd = pidfd_open(tgid, 0);
+	if (pidfd < 0)
+		return -errno;
+	if (bpf_map_update_elem(bpf_map__fd(o->skel->maps.watched), &tgid, &one, BPF_ANY)) {
+		ret = -errno;
+		goto err_pidfd;
+	}
+	if (!o->n_watches && o->hook == BPF_HOOK_TRACEPOINT) {
+		ret = attach_tracepoints(o, while_watched, o->close_hooks, &o->n_close_hooks, err, sizeof(err));
+		if (ret)
+			goto err_map;
+	}
+	if (epoll_ctl(o->epfd, EPOLL_CTL_ADD, pidfd, &ev)) {
+		ret = -errno;
+		goto err_hooks;
+	}
+	o->watches[o->n_watches++] = (struct watch){.tgid = tgid, .pidfd = pidfd};
+	return 0;
+
+err_hooks:
+	if (!o->n_watches)
+		detach(o->close_hooks, &o->n_close_hooks);
+err_map:
+	bpf_map_delete_elem(bpf_map__fd(o->skel->maps.watched), &tgid);
+err_pidfd:
+	close(pidfd);
+	return ret;
+}
+
+void observer__unwatch(struct observer *o, pid_t tgid)
+{
+	for (size_t i = 0; i < o->n_watches; i++) {
+		if (o->watches[i].tgid != tgid)
+			continue;
+		bpf_map_delete_elem(bpf_map__fd(o->skel->maps.watched), &tgid);
+		close(o->watches[i].pidfd);
+		o->watches[i] = o->watches[--o->n_watches];
+		if (!o->n_watches)
+			detach(o->close_hooks, &o->n_close_hooks);
+		return;
+	}
+}
+
+/* ---- programs and maps ---- */
+
+static int info_by_fd(int fd, void *info, size_t size)
+{
+	uint32_t len = size;
+
+	memset(info, 0, size);
+	return bpf_obj_get_info_by_fd(fd, info, &len) ? -errno : 0;
+}
+
+const struct obs_prog *observer__prog(struct observer *o, uint32_t prog_id)
+{
+	const struct obs_prog *known = captures__find(o->captures, prog_id);
+	struct bpf_insn *insns = NULL;
+	struct bpf_prog_info info;
+	size_t n_insns = 0;
+	char reason[256], why[400];
+	struct obs_prog *p;
+	bool sleepable;
+	int fd, err;
+
+	if (known && (known->insns || !captures__may_recover(o->captures, known)))
+		return known;
+	fd = bpf_prog_get_fd_by_id(prog_id);
+	if (fd < 0)
+		return NULL;
+	err = info_by_fd(fd, &info, sizeof(info));
+	if (err) {
+		close(fd);
+		errno = -err;
+		return NULL;
+	}
+	sleepable = known ? known->sleepable : observer__is_sleepable(o, prog_id);
+	err = recover__prog(fd, &info, &insns, &n_insns, sleepable, reason, sizeof(reason));
+	close(fd);
+	if (known)
+		return captures__recovered(o->captures, known, insns, n_insns, reason);
+	snprintf(why, sizeof(why), "%s, and its bytecode cannot be recovered (%s)",
+		 info.load_time < o->started_ns ? "loaded before bpftimed started" : "its load was not seen", reason);
+	p = captures__keep(o->captures, &info, insns, n_insns, info.gpl_compatible ? "GPL" : "Proprietary", err ? why : NULL);
+	if (!p) {
+		errno = ENOMEM;
+		return NULL;
+	}
+	p->sleepable = sleepable;
+	return p;
+}
+
+int observer__map(struct observer *o, uint32_t map_id, struct obs_map *out)
+{
+	struct bpf_map_info info;
+	int fd = bpf_map_get_fd_by_id(map_id), err;
+	char path[64], line[128];
+	int frozen = 0;
+	FILE *f;
+
+	if (fd < 0)
+		return -errno;
+	err = info_by_fd(fd, &info, sizeof(info));
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	f = fopen(path, "re"); /* only here does the kernel tell whether a map is frozen */
+	while (f && fgets(line, sizeof(line), f))
+		sscanf(line, "frozen: %d", &frozen);
+	if (f)
+		fclose(f);
+	close(fd);
+	if (err)
+		return err;
+	*out = (struct obs_map){.id = info.id,
+				.type = info.type,
+				.key_size = info.key_size,
+				.value_size = info.value_size,
+				.max_entries = info.max_entries,
+				.flags = info.map_flags,
+				.frozen = frozen};
+	memcpy(out->name, info.name, sizeof(out->name));
+	return 0;
+}
+
+/* ---- the observer ---- */
+
+static int open_programs(struct observer *o, char *err, size_t err_size)
+{
+	uint32_t level = pid_ns_level(), inum = pid_ns_inum();
+	int ret = observer__open_scan(o, level, inum, err, err_size);
+
+	if (ret)
+		return ret;
+	o->skel = observe_bpf__open();
+	if (!o->skel) {
+		snprintf(err, err_size, "cannot open the observing programs: %s", strerror(errno));
+		return -errno;
+	}
+	o->skel->rodata->ns_level = level;
+	o->skel->rodata->ns_inum = inum;
+	o->skel->rodata->self = getpid();
+	o->skel->bss->fops_perf = o->scan->bss->fops_perf;
+	o->skel->bss->fops_link = o->scan->bss->fops_link;
+	o->skel->bss->fops_map = o->scan->bss->fops_map;
+	o->skel->bss->fops_prog = o->scan->bss->fops_prog;
+	ret = observe_bpf__load(o->skel);
+	if (ret)
+		snprintf(err, err_size, "the kernel refuses the observing programs: %s", strerror(-ret));
+	return ret;
+}
+
+static int open_ring(struct observer *o, char *err, size_t err_size)
+{
+	struct epoll_event ev = {.events = EPOLLIN};
+
+	o->epfd = epoll_create1(EPOLL_CLOEXEC);
+	o->ring = ring_buffer__new(bpf_map__fd(o->skel->maps.ring), on_record, o, NULL);
+	if (o->epfd < 0 || !o->ring ||
+	    epoll_ctl(o->epfd, EPOLL_CTL_ADD, ring_buffer__epoll_fd(o->ring), &ev)) {
+		snprintf(err, err_size, "cannot open the ring buffer: %s", strerror(errno));
+		return -errno;
+	}
+	return 0;
+}
+
+int observer__new_with(struct observer **out, enum bpf_hook hook,
+		       void (*cb)(void *arg, enum obs_event_kind kind, pid_t pid, pid_t arg2), void *arg, char *err,
+		       size_t err_size)
+{
+	struct observer *o = calloc(1, sizeof(*o));
+	struct timespec now;
+	int ret;
+
+	if (!o) {
+		snprintf(err, err_size, "out of memory");
+		return -ENOMEM;
+	}
+	o->epfd = -1;
+	o->cb = cb;
+	o->arg = arg;
+	o->hook = hook;
+	clock_gettime(CLOCK_BOOTTIME, &now);
+	o->started_ns = now.tv_sec * 1000000000ULL + now.tv_nsec;
+	o->captures = captures__new();
+	kernel_features__probe(&o->kernel);
+	ret = o->captures ? kernel_features__missing(&o->kernel, err, err_size) : -ENOMEM;
+	if (!ret)
+		ret = open_programs(o, err, err_size);
+	if (!ret)
+		ret = open_ring(o, err, err_size);
+	if (!ret)
+		ret = attach_all(o, err, err_size);
+	if (ret) {
+		observer__free(o);
+		return ret;
+	}
+	*out = o;
+	return 0;
+}
+
+int observer__new(struct observer **out, void (*cb)(void *arg, enum obs_event_kind kind, pid_t pid, pid_t arg2), void *arg,
+		  char *err, size_t err_size)
+{
+	struct kernel_features k;
+
+	kernel_features__probe(&k);
+	return observer__new_with(out, kernel_features__hook(&k), cb, arg, err, err_size);
+}
+
+void observer__free(struct observer *o)
+{
+	if (!o)
+		return;
+	while (o->n_watches)
+		observer__unwatch(o, o->watches[0].tgid);
+	free(o->watches);
+	detach(o->hooks, &o->n_hooks);
+	ring_buffer__free(o->ring);
+	if (o->epfd >= 0)
+		close(o->epfd);
+	observe_bpf__destroy(o->skel);
+	observer__close_scan(o);
+	captures__free(o->captures);
+	free(o);
+}

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: MIT */
+/* observer.h: the inside of struct observer, shared by observe.c and scan.c. */
+#ifndef BPFTIME_OBSERVER_H
+#define BPFTIME_OBSERVER_H
+
+#include <bpf/libbpf.h>
+
+#include "capture.h"
+#include "kernel_features.h"
+#include "observe.h"
+
+struct observe_bpf;
+struct scan_bpf;
+
+enum { MAX_HOOKS = 16 };
+
+/* One attached kernel-side program: a link, or a perf event of our own on a tracepoint. */
+struct hook {
+	struct bpf_link *link;
+	int event_fd;
+};
+
+struct watch {
+	pid_t tgid;
+	int pidfd;
+};
+
+struct observer {
+	void (*cb)(void *arg, enum obs_event_kind kind, pid_t pid, pid_t arg2);
+	void *arg;
+	struct kernel_features kernel;
+	enum bpf_hook hook;
+	struct observe_bpf *skel;
+	struct scan_bpf *scan;
+	struct ring_buffer *ring;
+	int epfd; /* the ring buffer and the pidfds of watched processes */
+	uint64_t lost_seen;
+	struct hook hooks[MAX_HOOKS]; /* attached for the observer's life */
+	size_t n_hooks;
+	struct hook close_hooks[MAX_HOOKS]; /* attached while a process is watched */
+	size_t n_close_hooks;
+	struct watch *watches;
+	size_t n_watches, cap_watches;
+	struct captures *captures;
+	uint64_t started_ns; /* CLOCK_BOOTTIME */
+};
+
+/* The iterators of scan.bpf.c, with what was learnt about this kernel. 0 or -errno with a sentence. */
+int observer__open_scan(struct observer *o, uint32_t ns_level, uint32_t ns_inum, char *err, size_t err_size);
+void observer__close_scan(struct observer *o);
+
+/* Whether the program may sleep, which its info does not tell. */
+bool observer__is_sleepable(struct observer *o, uint32_t prog_id);
+
+/* As observer__new(), with the hook given: for tests. */
+int observer__new_with(struct observer **out, enum bpf_hook hook,
+		       void (*cb)(void *arg, enum obs_event_kind kind, pid_t pid, pid_t arg2), void *arg, char *err,
+		       size_t err_size);
+
+#endif
