@@ -129,7 +129,7 @@ struct lodging {
 struct place {
 	bool used;
 	uint64_t ino, offset;
-	char path[PATH_MAX];
+	char path[PATH_MAX + 32]; /* through /proc/TOOL/root */
 	struct site *site; /* NULL: cannot be patched, see why */
 	bool has_return;
 	bool open;
