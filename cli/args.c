@@ -29,15 +29,15 @@ static const struct {
 	struct option option;
 	unsigned int takes; /* 0: every subcommand has it */
 } known[] = {
-	{ { "help", no_argument, NULL, OPT_HELP }, 0 },
-	{ { "runtime-dir", required_argument, NULL, OPT_RUNTIME_DIR }, 0 },
-	{ { "json", no_argument, NULL, OPT_JSON }, CLI_TAKES_JSON },
-	{ { "tool", required_argument, NULL, OPT_TOOL }, CLI_TAKES_WAIT },
-	{ { "state", required_argument, NULL, OPT_STATE }, CLI_TAKES_WAIT },
-	{ { "timeout", required_argument, NULL, OPT_TIMEOUT }, CLI_TAKES_WAIT },
-	{ { "interval", required_argument, NULL, OPT_INTERVAL }, CLI_TAKES_TOP },
-	{ { "count", required_argument, NULL, OPT_COUNT }, CLI_TAKES_TOP },
-	{ { "policy-dir", required_argument, NULL, OPT_POLICY_DIR }, CLI_TAKES_POLICY_DIR },
+	{{"help", no_argument, NULL, OPT_HELP}, 0},
+	{{"runtime-dir", required_argument, NULL, OPT_RUNTIME_DIR}, 0},
+	{{"json", no_argument, NULL, OPT_JSON}, CLI_TAKES_JSON},
+	{{"tool", required_argument, NULL, OPT_TOOL}, CLI_TAKES_WAIT},
+	{{"state", required_argument, NULL, OPT_STATE}, CLI_TAKES_WAIT},
+	{{"timeout", required_argument, NULL, OPT_TIMEOUT}, CLI_TAKES_WAIT},
+	{{"interval", required_argument, NULL, OPT_INTERVAL}, CLI_TAKES_TOP},
+	{{"count", required_argument, NULL, OPT_COUNT}, CLI_TAKES_TOP},
+	{{"policy-dir", required_argument, NULL, OPT_POLICY_DIR}, CLI_TAKES_POLICY_DIR},
 };
 
 #define N_KNOWN (sizeof(known) / sizeof(known[0]))
@@ -130,7 +130,7 @@ void cli_args__default(struct cli_args *out)
 
 bool cli_args__read(struct cli_args *out, const struct cli_command *command, int argc, char **argv, bool *help)
 {
-	struct option longs[N_KNOWN + 1] = { 0 };
+	struct option longs[N_KNOWN + 1] = {0};
 	size_t n = 0;
 	int id;
 
@@ -144,7 +144,8 @@ bool cli_args__read(struct cli_args *out, const struct cli_command *command, int
 	optind = 1;
 	while ((id = getopt_long(argc, argv, ":", longs, NULL)) >= 0) {
 		if (id == '?' || id == ':') {
-			cli_complain(id == '?' ? "%s: there is no option '%s' (or it takes no value)" : "%s: '%s' needs a value",
+			cli_complain(id == '?' ? "%s: there is no option '%s' (or it takes no value)"
+					       : "%s: '%s' needs a value",
 				     command->name, argv[optind - 1]);
 			return false;
 		}

@@ -40,7 +40,7 @@ struct cli_command {
 	const char *name;
 	const char *synopsis; /* behind the name */
 	const char *summary;
-	unsigned int takes; /* enum cli_takes */
+	unsigned int takes;	  /* enum cli_takes */
 	int min_words, max_words; /* max_words -1: any number */
 	enum cli_exit (*run)(const struct cli_args *args);
 };

@@ -73,7 +73,7 @@ static enum cli_exit connect_to(struct talk *t, const char *runtime_dir)
 
 static bool wait_for(const struct talk *t, short events)
 {
-	struct pollfd p = { .fd = t->fd, .events = events };
+	struct pollfd p = {.fd = t->fd, .events = events};
 	double left = t->until - now();
 	int r = poll(&p, 1, left > 0 ? (int)(left * 1000) + 1 : 0);
 
@@ -107,9 +107,11 @@ static char *receive_line(const struct talk *t)
 		char *more = realloc(text, size + CHUNK);
 		ssize_t n;
 
-		if (!more || !wait_for(t, POLLIN))
+		if (!more)
 			break;
 		text = more;
+		if (!wait_for(t, POLLIN))
+			break;
 		n = recv(t->fd, text + size, CHUNK, 0);
 		if (n <= 0) {
 			errno = n ? errno : EPIPE;
@@ -153,7 +155,7 @@ static enum cli_exit read_reply(const struct talk *t, const char *line, json_obj
 enum cli_exit client_ask(const struct cli_args *args, json_object *request, double patience, bool quiet,
 			 json_object **result)
 {
-	struct talk t = { .fd = -1, .until = now() + patience, .quiet = quiet };
+	struct talk t = {.fd = -1, .until = now() + patience, .quiet = quiet};
 	enum cli_exit code = connect_to(&t, args->runtime_dir);
 	char *line = NULL;
 	const char *text;

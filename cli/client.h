@@ -13,9 +13,9 @@
 json_object *client_request(const char *command);
 
 /*
- * Sends request, which it takes over, and waits patience seconds at most for the reply. CLI_DONE: *result is the caller's (NULL
- * when the command has none). CLI_NO: the daemon said no; CLI_UNREACHABLE: no daemon answered; either with a complaint, unless
- * quiet.
+ * Sends request, which it takes over, and waits patience seconds at most for the reply. CLI_DONE: *result is the
+ * caller's (NULL when the command has none). CLI_NO: the daemon said no; CLI_UNREACHABLE: no daemon answered; either
+ * with a complaint, unless quiet.
  */
 enum cli_exit client_ask(const struct cli_args *args, json_object *request, double patience, bool quiet,
 			 json_object **result);

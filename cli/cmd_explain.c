@@ -29,7 +29,10 @@ static void print_targets(const json_object *probe)
 	if (n == 0)
 		printf(", into no process yet");
 	for (size_t i = 0; i < n; i++)
-		printf("%s%" PRId64, i ? ", " : n == 1 ? ", in process " : ", in processes ",
+		printf("%s%" PRId64,
+		       i	? ", "
+		       : n == 1 ? ", in process "
+				: ", in processes ",
 		       json_object_get_int64(member_element(probe, "targets", i)));
 }
 

@@ -22,7 +22,7 @@ static void print_check_json(const struct policy *p, const struct policy_errors 
 
 enum cli_exit cmd_policy(const struct cli_args *args)
 {
-	struct policy_errors errors = { 0 };
+	struct policy_errors errors = {0};
 	struct policy *p = NULL;
 	enum cli_exit code;
 

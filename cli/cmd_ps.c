@@ -12,7 +12,8 @@ static void add_tool(struct table *t, const json_object *tool)
 {
 	char pid[16], place[PLACE_SIZE], hits[24], targets[24];
 	size_t n = member_length(tool, "probes");
-	const char *cells[] = { pid, member_text(tool, "comm"), member_text(tool, "state"), "", "", place, hits, targets };
+	const char *cells[] = {pid,    member_text(tool, "comm"), member_text(tool, "state"), "", "", place, hits,
+			       targets};
 
 	snprintf(pid, sizeof(pid), "%" PRId64, member_number(tool, "pid"));
 	place[0] = hits[0] = targets[0] = 0;
@@ -32,7 +33,8 @@ static void add_tool(struct table *t, const json_object *tool)
 
 static void print_tools(const json_object *tools)
 {
-	static const char *const headings[] = { "TOOL", "COMMAND", "STATE", "RUNS IN", "KIND", "PROBE", "HITS", "TARGETS" };
+	static const char *const headings[] = {"TOOL", "COMMAND", "STATE", "RUNS IN",
+					       "KIND", "PROBE",	  "HITS",  "TARGETS"};
 	struct table *t;
 
 	if (json_object_array_length(tools) == 0) {

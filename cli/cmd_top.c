@@ -41,7 +41,7 @@ static void look__clear(struct look *l)
 {
 	json_object_put(l->tools);
 	free(l->samples);
-	*l = (struct look){ 0 };
+	*l = (struct look){0};
 }
 
 static const struct sample *find_before(const struct look *before, const struct sample *s)
@@ -57,7 +57,8 @@ static int busiest_first(const void *a, const void *b)
 {
 	const struct sample *x = a, *y = b;
 
-	return x->rate != y->rate ? (x->rate < y->rate) - (x->rate > y->rate) : (x->hits < y->hits) - (x->hits > y->hits);
+	return x->rate != y->rate ? (x->rate < y->rate) - (x->rate > y->rate)
+				  : (x->hits < y->hits) - (x->hits > y->hits);
 }
 
 static enum cli_exit look__take(struct look *l, const struct cli_args *args, const struct look *before)
@@ -98,14 +99,14 @@ static enum cli_exit look__take(struct look *l, const struct cli_args *args, con
 
 static void look__print(const struct look *l)
 {
-	static const char *const headings[] = { "HITS/S", "HITS", "TOOL", "COMMAND", "RUNS IN", "KIND", "PROBE" };
+	static const char *const headings[] = {"HITS/S", "HITS", "TOOL", "COMMAND", "RUNS IN", "KIND", "PROBE"};
 	struct table *t = table__new(headings, sizeof(headings) / sizeof(headings[0]));
 
 	table__align_right(t, 1u << 0 | 1u << 1 | 1u << 2);
 	for (size_t i = 0; i < l->n; i++) {
 		const struct sample *s = &l->samples[i];
 		char rate[32], hits[24], pid[24];
-		const char *cells[] = { rate, hits, pid, s->comm, s->state, s->kind, s->place };
+		const char *cells[] = {rate, hits, pid, s->comm, s->state, s->kind, s->place};
 
 		snprintf(rate, sizeof(rate), "%.0f", s->rate);
 		snprintf(hits, sizeof(hits), "%" PRId64, s->hits);
@@ -142,11 +143,11 @@ static void look__print_json(const struct look *l)
 
 enum cli_exit cmd_top(const struct cli_args *args)
 {
-	struct look before = { 0 }, l = { 0 };
+	struct look before = {0}, l = {0};
 	enum cli_exit code = CLI_DONE;
 
 	for (unsigned long i = 0; !args->count || i < args->count; i++) {
-		struct timespec pause = { .tv_sec = (time_t)args->interval };
+		struct timespec pause = {.tv_sec = (time_t)args->interval};
 
 		pause.tv_nsec = (long)((args->interval - (double)pause.tv_sec) * 1e9);
 		if (i && clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL))
@@ -160,7 +161,7 @@ enum cli_exit cmd_top(const struct cli_args *args)
 			look__print(&l);
 		look__clear(&before);
 		before = l;
-		l = (struct look){ 0 };
+		l = (struct look){0};
 	}
 	look__clear(&before);
 	look__clear(&l);

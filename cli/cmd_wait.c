@@ -10,7 +10,7 @@
 
 enum cli_exit cmd_wait(const struct cli_args *args)
 {
-	static const char *const states[] = { "offloaded", "partly", "kernel" };
+	static const char *const states[] = {"offloaded", "partly", "kernel"};
 	json_object *request, *result;
 	enum cli_exit code;
 	bool known = false;

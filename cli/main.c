@@ -10,20 +10,22 @@
 #include "cli.h"
 
 const struct cli_command cli_commands[] = {
-	{ "status", "[--json]", "how bpftimed works here, and what it carries", CLI_TAKES_JSON, 0, 0, cmd_status },
-	{ "ps", "[--json]", "tools, their probes, and where these run", CLI_TAKES_JSON, 0, 0, cmd_ps },
-	{ "explain", "TOOL_PID [--json]", "why each probe of a tool runs where it runs", CLI_TAKES_JSON, 1, 1, cmd_explain },
-	{ "wait", "--tool PID [--state STATE] [--timeout SECONDS]", "until a tool is offloaded (or partly, or kernel)",
-	  CLI_TAKES_WAIT, 0, 0, cmd_wait },
-	{ "top", "[--interval SECONDS] [--count N] [--json]", "hits per second, again and again",
-	  CLI_TAKES_JSON | CLI_TAKES_TOP, 0, 0, cmd_top },
-	{ "handback", "TOOL_PID", "give a tool's probes back to the kernel, and keep them there", 0, 1, 1, cmd_handback },
-	{ "takeover", "TOOL_PID", "after handback: take them over again", 0, 1, 1, cmd_takeover },
-	{ "policy", "check [--json] [--policy-dir DIR] [FILE...]", "look for mistakes in policy files",
-	  CLI_TAKES_JSON | CLI_TAKES_POLICY_DIR, 1, -1, cmd_policy },
-	{ "version", "[--json]", "the versions of bpftime and of the bpftimed that runs", CLI_TAKES_JSON, 0, 0, cmd_version },
-	{ "help", "[COMMAND]", "show this, or the usage of a command", 0, 0, 1, cmd_help },
-	{ 0 },
+	{"status", "[--json]", "how bpftimed works here, and what it carries", CLI_TAKES_JSON, 0, 0, cmd_status},
+	{"ps", "[--json]", "tools, their probes, and where these run", CLI_TAKES_JSON, 0, 0, cmd_ps},
+	{"explain", "TOOL_PID [--json]", "why each probe of a tool runs where it runs", CLI_TAKES_JSON, 1, 1,
+	 cmd_explain},
+	{"wait", "--tool PID [--state STATE] [--timeout SECONDS]", "until a tool is offloaded (or partly, or kernel)",
+	 CLI_TAKES_WAIT, 0, 0, cmd_wait},
+	{"top", "[--interval SECONDS] [--count N] [--json]", "hits per second, again and again",
+	 CLI_TAKES_JSON | CLI_TAKES_TOP, 0, 0, cmd_top},
+	{"handback", "TOOL_PID", "give a tool's probes back to the kernel, and keep them there", 0, 1, 1, cmd_handback},
+	{"takeover", "TOOL_PID", "after handback: take them over again", 0, 1, 1, cmd_takeover},
+	{"policy", "check [--json] [--policy-dir DIR] [FILE...]", "look for mistakes in policy files",
+	 CLI_TAKES_JSON | CLI_TAKES_POLICY_DIR, 1, -1, cmd_policy},
+	{"version", "[--json]", "the versions of bpftime and of the bpftimed that runs", CLI_TAKES_JSON, 0, 0,
+	 cmd_version},
+	{"help", "[COMMAND]", "show this, or the usage of a command", 0, 0, 1, cmd_help},
+	{0},
 };
 
 void cli_complain(const char *format, ...)
@@ -57,7 +59,8 @@ static void show_all(FILE *to)
 	      to);
 	for (const struct cli_command *c = cli_commands; c->name; c++)
 		fprintf(to, "  %-9s %-48s %s\n", c->name, c->synopsis, c->summary);
-	fputs("\nExit codes: 0 done, 1 the answer is no or something failed, 2 wrong usage, 3 bpftimed is not reachable.\n"
+	fputs("\nExit codes: 0 done, 1 the answer is no or something failed, 2 wrong usage, 3 bpftimed is not "
+	      "reachable.\n"
 	      "See bpftime(1).\n",
 	      to);
 }

@@ -31,8 +31,9 @@ size_t member_length(const json_object *o, const char *key)
 {
 	json_object *v;
 
-	return json_object_object_get_ex(o, key, &v) && json_object_is_type(v, json_type_array) ?
-		       json_object_array_length(v) : 0;
+	return json_object_object_get_ex(o, key, &v) && json_object_is_type(v, json_type_array)
+		       ? json_object_array_length(v)
+		       : 0;
 }
 
 json_object *member_element(const json_object *o, const char *key, size_t i)
@@ -81,7 +82,7 @@ void span(double seconds, char *out, size_t size)
 	static const struct {
 		double from, unit;
 		const char *name;
-	} units[] = { { 172800, 86400, "days" }, { 7200, 3600, "h" }, { 120, 60, "min" }, { 0, 1, "s" } };
+	} units[] = {{172800, 86400, "days"}, {7200, 3600, "h"}, {120, 60, "min"}, {0, 1, "s"}};
 	size_t i = 0;
 
 	while (seconds < units[i].from && units[i].unit > 1)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * engine.h: the engine of bpftimed as the shell around it (main.c, server.c) sees it. The engine observes the kernel, decides
- * what can run in userspace, and makes it so; the shell reads options and policy, serves the control socket and ends the
- * process. The engine registers what it waits for with the caller's event loop and does its work from there.
+ * engine.h: the engine of bpftimed as the shell around it (main.c, server.c) sees it. The engine observes the kernel,
+ * decides what can run in userspace, and makes it so; the shell reads options and policy, serves the control socket and
+ * ends the process. The engine registers what it waits for with the caller's event loop and does its work from there.
  *
  * One thread. JSON objects that are returned belong to the caller (json_object_put()); their shapes are in status.h.
  */
@@ -23,7 +23,8 @@ struct engine_opts {
 	size_t sz;		 /* sizeof(struct engine_opts) of the caller */
 	const char *runtime_dir; /* exists, belongs to root; the engine may keep files of its own in it */
 	const char *libexec_dir; /* where bpftimed-jit is */
-	/* Called, from the event loop, whenever a tool's state may have changed: waiting clients are looked at again. */
+	/* Called, from the event loop, whenever a tool's state may have changed: waiting clients are looked at again.
+	 */
 	void (*changed)(void *arg);
 	void *changed_arg;
 };
@@ -40,7 +41,8 @@ void engine__free(struct engine *e);
 /* Gives every probe back to the kernel and takes over no more. Returns 0, or -errno when one could not be. */
 int engine__handback_all(struct engine *e);
 
-/* The new policy holds from now on; what it forbids and runs in userspace is handed back. The old one is unused on return. */
+/* The new policy holds from now on; what it forbids and runs in userspace is handed back. The old one is unused on
+ * return. */
 int engine__set_policy(struct engine *e, const struct policy *policy);
 
 json_object *engine__status(struct engine *e); /* object: see status.h */
@@ -52,8 +54,8 @@ json_object *engine__explain(struct engine *e, pid_t tool, char *err, size_t err
 enum status_state engine__tool_state(struct engine *e, pid_t tool);
 
 /*
- * Hands one tool's probes back to the kernel and keeps them there until engine__takeover(). Both return 0 when it is done
- * (takeover: when everything that can run in userspace does), or -errno with a sentence in err.
+ * Hands one tool's probes back to the kernel and keeps them there until engine__takeover(). Both return 0 when it is
+ * done (takeover: when everything that can run in userspace does), or -errno with a sentence in err.
  */
 int engine__handback(struct engine *e, pid_t tool, char *err, size_t err_size);
 int engine__takeover(struct engine *e, pid_t tool, char *err, size_t err_size);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * json_place.h: where in a JSON text a value stands. json-c forgets this once it has parsed; a person who is told of a mistake
- * wants the line.
+ * json_place.h: where in a JSON text a value stands. json-c forgets this once it has parsed; a person who is told of a
+ * mistake wants the line.
  */
 #ifndef BPFTIME_JSON_PLACE_H
 #define BPFTIME_JSON_PLACE_H
@@ -15,9 +15,9 @@ struct json_step {
 };
 
 /*
- * The line, from 1, of what the steps lead to: for a member the line of its key. Of members with the same key the last one
- * counts, as in json-c. text must be a zero-terminated text that json-c accepted; a path that leads nowhere gives the line of the last
- * step that could be made. Keys written with escapes are not recognised.
+ * The line, from 1, of what the steps lead to: for a member the line of its key. Of members with the same key the last
+ * one counts, as in json-c. text must be a zero-terminated text that json-c accepted; a path that leads nowhere gives
+ * the line of the last step that could be made. Keys written with escapes are not recognised.
  */
 unsigned int json_place__line(const char *text, const struct json_step *steps, size_t n_steps);
 

@@ -14,10 +14,10 @@ static const struct {
 	const char *name;
 	const char *prefix;
 } levels[] = {
-	[LOG_LEVEL_ERROR] = { "error", SD_ERR },
-	[LOG_LEVEL_WARNING] = { "warning", SD_WARNING },
-	[LOG_LEVEL_INFO] = { "info", SD_INFO },
-	[LOG_LEVEL_DEBUG] = { "debug", SD_DEBUG },
+	[LOG_LEVEL_ERROR] = {"error", SD_ERR},
+	[LOG_LEVEL_WARNING] = {"warning", SD_WARNING},
+	[LOG_LEVEL_INFO] = {"info", SD_INFO},
+	[LOG_LEVEL_DEBUG] = {"debug", SD_DEBUG},
 };
 
 static enum log_level threshold = LOG_LEVEL_INFO;

@@ -2,8 +2,9 @@
 /*
  * main.c: bpftimed: options, one event loop, start, reload, end.
  *
- * Start, each step failing with one sentence: options, root, runtime folder and its lock, policy, engine, control socket;
- * then systemd is told that we are ready. The end goes the same way back, but first of all every probe is handed back.
+ * Start, each step failing with one sentence: options, root, runtime folder and its lock, policy, engine, control
+ * socket; then systemd is told that we are ready. The end goes the same way back, but first of all every probe is
+ * handed back.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -106,12 +107,12 @@ static int read_options(int argc, char **argv, struct options *o)
 {
 	enum { OPT_RUNTIME_DIR, OPT_POLICY_DIR, OPT_LOG_LEVEL, OPT_VERSION, OPT_HELP };
 	static const struct option longs[] = {
-		{ "runtime-dir", required_argument, NULL, OPT_RUNTIME_DIR },
-		{ "policy-dir", required_argument, NULL, OPT_POLICY_DIR },
-		{ "log-level", required_argument, NULL, OPT_LOG_LEVEL },
-		{ "version", no_argument, NULL, OPT_VERSION },
-		{ "help", no_argument, NULL, OPT_HELP },
-		{ 0 },
+		{"runtime-dir", required_argument, NULL, OPT_RUNTIME_DIR},
+		{"policy-dir", required_argument, NULL, OPT_POLICY_DIR},
+		{"log-level", required_argument, NULL, OPT_LOG_LEVEL},
+		{"version", no_argument, NULL, OPT_VERSION},
+		{"help", no_argument, NULL, OPT_HELP},
+		{0},
 	};
 	int opt;
 
@@ -129,7 +130,8 @@ static int read_options(int argc, char **argv, struct options *o)
 			break;
 		case OPT_LOG_LEVEL:
 			if (!log_level_by_name(optarg, &o->log_level)) {
-				fprintf(stderr, "bpftimed: '%s' is no log level: error, warning, info, debug are\n", optarg);
+				fprintf(stderr, "bpftimed: '%s' is no log level: error, warning, info, debug are\n",
+					optarg);
 				return usage_error();
 			}
 			break;
@@ -158,7 +160,9 @@ static int on_tell(sd_event_source *source, void *arg)
 	struct bpftimed *d = arg;
 	json_object *o = engine__status(d->engine);
 
-	sd_notifyf(0, "STATUS=%" PRId64 " tools; probes: %" PRId64 " in userspace, %" PRId64 " in the kernel; %" PRId64 " targets",
+	sd_notifyf(0,
+		   "STATUS=%" PRId64 " tools; probes: %" PRId64 " in userspace, %" PRId64 " in the kernel; %" PRId64
+		   " targets",
 		   json_object_get_int64(json_object_object_get(o, "tools")),
 		   json_object_get_int64(json_object_object_get(o, "probes_userspace")),
 		   json_object_get_int64(json_object_object_get(o, "probes_kernel")),
@@ -179,7 +183,7 @@ static void on_engine_changed(void *arg)
 
 static int load_policy(const char *dir, struct policy **out)
 {
-	struct policy_errors errors = { 0 };
+	struct policy_errors errors = {0};
 	int r = policy__load(dir, out, &errors);
 
 	for (size_t i = 0; i < errors.n; i++)
@@ -229,7 +233,7 @@ static int add_events(struct bpftimed *d)
 	static const struct {
 		int signo;
 		sd_event_signal_handler_t handler;
-	} signals[] = { { SIGTERM, on_end }, { SIGINT, on_end }, { SIGHUP, on_reload } };
+	} signals[] = {{SIGTERM, on_end}, {SIGINT, on_end}, {SIGHUP, on_reload}};
 	sigset_t set;
 	int r;
 
@@ -320,7 +324,7 @@ static int end(struct bpftimed *d)
 
 int main(int argc, char **argv)
 {
-	struct bpftimed d = { 0 };
+	struct bpftimed d = {0};
 	int code = read_options(argc, argv, &d.options), r;
 
 	if (code >= 0)

@@ -2,9 +2,10 @@
 /*
  * policy.c: reads policy files and answers from them.
  *
- * A file is read into memory whole, checked for who may write it, parsed by json-c, and then walked by tables: one row for each key that
- * an object may have, with the function that takes its value. Whatever is wrong is written down with its line (json_place.h) and
- * reading goes on, so that a person sees all mistakes at once. Any mistake makes the whole policy void.
+ * A file is read into memory whole, checked for who may write it, parsed by json-c, and then walked by tables: one row
+ * for each key that an object may have, with the function that takes its value. Whatever is wrong is written down with
+ * its line (json_place.h) and reading goes on, so that a person sees all mistakes at once. Any mistake makes the whole
+ * policy void.
  *
  * Files are numbered in the order of reading. "Later files win": the lists of a later file are asked before those of an
  * earlier one, and its "default" and "settings" replace theirs. Within a list the first match decides.
@@ -28,7 +29,7 @@
 #include "json_place.h"
 
 #define POLICY_VERSION	 1
-#define POLICY_FILE_MAX	 (1024 * 1024)
+#define POLICY_FILE_MAX	 (1l << 20)
 #define POLICY_DEPTH_MAX 8
 #define COMM_MAX	 15 /* TASK_COMM_LEN without its zero */
 #define STEPS_MAX	 4
@@ -113,7 +114,7 @@ void policy_errors__clear(struct policy_errors *errors)
 	for (size_t i = 0; i < errors->n; i++)
 		free(errors->text[i]);
 	free(errors->text);
-	*errors = (struct policy_errors){ 0 };
+	*errors = (struct policy_errors){0};
 }
 
 /* ---- what is wrong, where ---- */
@@ -154,8 +155,9 @@ static void __attribute__((format(printf, 2, 3))) mistake_here(struct reader *r,
 static const char *type_name(json_type type)
 {
 	static const char *const names[] = {
-		[json_type_null] = "null",     [json_type_boolean] = "true or false", [json_type_double] = "a number",
-		[json_type_int] = "a whole number", [json_type_object] = "an object", [json_type_array] = "a list",
+		[json_type_null] = "null",	  [json_type_boolean] = "true or false",
+		[json_type_double] = "a number",  [json_type_int] = "a whole number",
+		[json_type_object] = "an object", [json_type_array] = "a list",
 		[json_type_string] = "a string",
 	};
 
@@ -167,7 +169,7 @@ static const char *type_name(json_type type)
 static void push_step(struct reader *r, const char *key, size_t index)
 {
 	if (r->n_steps < STEPS_MAX)
-		r->steps[r->n_steps] = (struct json_step){ key, index };
+		r->steps[r->n_steps] = (struct json_step){key, index};
 	r->n_steps++;
 }
 
@@ -294,11 +296,11 @@ static void take_setting(struct reader *r, json_object *value, int setting)
 static void take_rules(struct reader *r, json_object *value, int list)
 {
 	static const struct key keys[] = {
-		{ "exe", json_type_string, take_exe, 0 },
-		{ "comm", json_type_string, take_comm, 0 },
-		{ "user", json_type_null, take_user, 0 },
-		{ "action", json_type_string, take_action, 0 },
-		{ 0 },
+		{"exe", json_type_string, take_exe, 0},
+		{"comm", json_type_string, take_comm, 0},
+		{"user", json_type_null, take_user, 0},
+		{"action", json_type_string, take_action, 0},
+		{0},
 	};
 	struct rule_list *l = &r->file->lists[list];
 	size_t n = json_object_array_length(value);
@@ -329,10 +331,10 @@ static void take_rules(struct reader *r, json_object *value, int list)
 static void take_settings(struct reader *r, json_object *value, int arg)
 {
 	static const struct key keys[] = {
-		{ "stop_tools", json_type_boolean, take_setting, POLICY_STOP_TOOLS },
-		{ "share_across_users", json_type_boolean, take_setting, POLICY_SHARE_ACROSS_USERS },
-		{ "writable_code", json_type_boolean, take_setting, POLICY_WRITABLE_CODE },
-		{ 0 },
+		{"stop_tools", json_type_boolean, take_setting, POLICY_STOP_TOOLS},
+		{"share_across_users", json_type_boolean, take_setting, POLICY_SHARE_ACROSS_USERS},
+		{"writable_code", json_type_boolean, take_setting, POLICY_WRITABLE_CODE},
+		{0},
 	};
 
 	take_object(r, value, keys);
@@ -341,12 +343,12 @@ static void take_settings(struct reader *r, json_object *value, int arg)
 static void take_file(struct reader *r, json_object *root)
 {
 	static const struct key keys[] = {
-		{ "version", json_type_int, take_version, 0 },
-		{ "tools", json_type_array, take_rules, LIST_TOOLS },
-		{ "targets", json_type_array, take_rules, LIST_TARGETS },
-		{ "default", json_type_string, take_default, 0 },
-		{ "settings", json_type_object, take_settings, 0 },
-		{ 0 },
+		{"version", json_type_int, take_version, 0},
+		{"tools", json_type_array, take_rules, LIST_TOOLS},
+		{"targets", json_type_array, take_rules, LIST_TARGETS},
+		{"default", json_type_string, take_default, 0},
+		{"settings", json_type_object, take_settings, 0},
+		{0},
 	};
 
 	if (!json_object_is_type(root, json_type_object)) {
@@ -360,7 +362,8 @@ static void take_file(struct reader *r, json_object *root)
 
 /* ---- files ---- */
 
-/* The whole file as a zero-terminated text, or NULL with a mistake. *untrusted: others than root could have written it. */
+/* The whole file as a zero-terminated text, or NULL with a mistake. *untrusted: others than root could have written it.
+ */
 static char *read_file(const char *path, struct policy_errors *errors, bool *untrusted)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
@@ -377,12 +380,14 @@ static char *read_file(const char *path, struct policy_errors *errors, bool *unt
 		goto out;
 	}
 	if (st.st_uid != 0 || (st.st_mode & S_IWOTH) || ((st.st_mode & S_IWGRP) && st.st_gid != 0)) {
-		mistake(errors, "%s: refused, because others than root could write it: make it belong to root, mode 0644", path);
+		mistake(errors,
+			"%s: refused, because others than root could write it: make it belong to root, mode 0644",
+			path);
 		*untrusted = true;
 		goto out;
 	}
 	if (st.st_size > POLICY_FILE_MAX) {
-		mistake(errors, "%s: is larger than %d bytes", path, POLICY_FILE_MAX);
+		mistake(errors, "%s: is larger than %ld bytes", path, POLICY_FILE_MAX);
 		goto out;
 	}
 	text = must(calloc(1, POLICY_FILE_MAX + 1));
@@ -419,7 +424,8 @@ static json_object *parse(const char *path, const char *text, struct policy_erro
 	if (e == json_tokener_continue || e == json_tokener_error_parse_eof)
 		mistake(errors, "%s:%u: the text ends too early", path, json_place__line_at(text, len));
 	else if (e != json_tokener_success)
-		mistake(errors, "%s:%u: not JSON: %s", path, json_place__line_at(text, end), json_tokener_error_desc(e));
+		mistake(errors, "%s:%u: not JSON: %s", path, json_place__line_at(text, end),
+			json_tokener_error_desc(e));
 	else if (!root)
 		mistake(errors, "%s:1: must be an object, not null", path);
 	json_tokener_free(tok);
@@ -428,7 +434,7 @@ static json_object *parse(const char *path, const char *text, struct policy_erro
 
 static bool read_policy_file(struct policy *p, const char *path, struct policy_errors *errors)
 {
-	struct reader r = { .policy = p, .path = path, .errors = errors };
+	struct reader r = {.policy = p, .path = path, .errors = errors};
 	bool untrusted = false;
 	json_object *root;
 	char *text = read_file(path, errors, &untrusted);
@@ -438,7 +444,7 @@ static bool read_policy_file(struct policy *p, const char *path, struct policy_e
 	root = parse(path, text, errors);
 	if (root) {
 		p->files = must(reallocarray(p->files, p->n_files + 1, sizeof(*p->files)));
-		p->files[p->n_files] = (struct policy_file){ 0 };
+		p->files[p->n_files] = (struct policy_file){0};
 		r.file = &p->files[p->n_files++];
 		r.text = text;
 		take_file(&r, root);
@@ -496,7 +502,9 @@ int policy__load(const char *dir, struct policy **out, struct policy_errors *err
 		goto out;
 	}
 	if (st.st_uid != 0 || (st.st_mode & S_IWOTH) || ((st.st_mode & S_IWGRP) && st.st_gid != 0)) {
-		mistake(errors, "%s: refused, because others than root could put files there: make it belong to root, mode 0755",
+		mistake(errors,
+			"%s: refused, because others than root could put files there: make it belong to root, mode "
+			"0755",
 			dir);
 		r = -EPERM;
 		goto out;
@@ -586,7 +594,8 @@ enum policy_action policy__tool(const struct policy *p, const char *exe, const c
 	return ask(p, LIST_TOOLS, exe, comm, uid, why);
 }
 
-enum policy_action policy__target(const struct policy *p, const char *exe, const char *comm, uid_t uid, const char **why)
+enum policy_action policy__target(const struct policy *p, const char *exe, const char *comm, uid_t uid,
+				  const char **why)
 {
 	return ask(p, LIST_TARGETS, exe, comm, uid, why);
 }

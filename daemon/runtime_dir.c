@@ -36,7 +36,9 @@ static int make_dir(struct runtime_dir *d, char *err, size_t err_size)
 		return -ENOTDIR;
 	}
 	if (st.st_uid != geteuid() || (st.st_mode & (S_IWGRP | S_IWOTH))) {
-		snprintf(err, err_size, "others than root could put files into the runtime folder %s: make it belong to root, mode 0755",
+		snprintf(err, err_size,
+			 "others than root could put files into the runtime folder %s: make it belong to root, mode "
+			 "0755",
 			 d->path);
 		return -EPERM;
 	}
@@ -50,14 +52,14 @@ static int busy(const struct runtime_dir *d, char *err, size_t err_size)
 	ssize_t n = pread(d->lock_fd, pid, sizeof(pid) - 1, 0);
 
 	pid[n > 0 ? n : 0] = 0;
-	snprintf(err, err_size, "another bpftimed%s%.*s is running with the runtime folder %s", n > 0 ? ", process " : "",
-		 (int)strcspn(pid, "\n"), pid, d->path);
+	snprintf(err, err_size, "another bpftimed%s%.*s is running with the runtime folder %s",
+		 n > 0 ? ", process " : "", (int)strcspn(pid, "\n"), pid, d->path);
 	return -EBUSY;
 }
 
 /*
- * The holder removes the file when it leaves. Whoever had opened that file before then gets a lock on a file without a name, which
- * keeps nobody out; so look whether the name still means this file, else try again.
+ * The holder removes the file when it leaves. Whoever had opened that file before then gets a lock on a file without a
+ * name, which keeps nobody out; so look whether the name still means this file, else try again.
  */
 static int take_lock(struct runtime_dir *d, char *err, size_t err_size)
 {
@@ -121,7 +123,7 @@ void runtime_dir__leave(struct runtime_dir *d)
 {
 	if (!d)
 		return;
-	if (d->lock_fd >= 0) {
+	if (d->lock_fd >= 0 && d->lock_path) {
 		unlink(d->lock_path);
 		close(d->lock_fd);
 	}

@@ -2,9 +2,9 @@
 /*
  * server.c: clients, from accept() to close(), and the table of commands.
  *
- * A client is in one of three states: reading a request, waiting for a tool's state, or being sent a reply. While it waits or
- * is being sent something, nothing more is read from it, so that a client costs at most one request and one reply of memory. Each
- * state has a deadline, renewed by progress; whoever misses it is dropped.
+ * A client is in one of three states: reading a request, waiting for a tool's state, or being sent a reply. While it
+ * waits or is being sent something, nothing more is read from it, so that a client costs at most one request and one
+ * reply of memory. Each state has a deadline, renewed by progress; whoever misses it is dropped.
  */
 #include "server.h"
 
@@ -25,15 +25,15 @@
 
 #include "log.h"
 
-#define CLIENTS_MAX	  64
-#define REQUEST_MAX	  4096
-#define REQUEST_DEPTH	  4
-#define BACKLOG		  64
-#define IDLE_USEC	  (10 * 1000000ull)
-#define WAIT_LOOK_USEC	  (500 * 1000ull) /* a lost notification heals after this time */
-#define WAIT_MAX_SECONDS  86400.0
-#define TIMER_SLACK_USEC  (1 * 1000ull)
-#define ERROR_SIZE	  512
+#define CLIENTS_MAX	 64
+#define REQUEST_MAX	 4096
+#define REQUEST_DEPTH	 4
+#define BACKLOG		 64
+#define IDLE_USEC	 (10 * 1000000ull)
+#define WAIT_LOOK_USEC	 (500 * 1000ull) /* a lost notification heals after this time */
+#define WAIT_MAX_SECONDS 86400.0
+#define TIMER_SLACK_USEC (1 * 1000ull)
+#define ERROR_SIZE	 512
 
 enum client_state { CLIENT_READING, CLIENT_WAITING, CLIENT_SENDING };
 
@@ -188,9 +188,9 @@ static int client__look(struct client *c)
 
 /* What a request may carry; each command says what it needs. */
 struct request {
-	pid_t tool;		  /* "tool" */
-	enum status_state state;  /* "state" */
-	double timeout;		  /* "timeout", seconds */
+	pid_t tool;		 /* "tool" */
+	enum status_state state; /* "state" */
+	double timeout;		 /* "timeout", seconds */
 };
 
 typedef int command_fn(struct client *c, const struct request *rq);
@@ -244,12 +244,12 @@ static const struct command {
 	command_fn *run;
 	unsigned int needs;
 } commands[] = {
-	{ "status", cmd_status, 0 },
-	{ "ps", cmd_ps, 0 },
-	{ "explain", cmd_explain, NEEDS_TOOL },
-	{ "wait", cmd_wait, NEEDS_TOOL | NEEDS_WAIT },
-	{ "handback", cmd_handback, NEEDS_TOOL },
-	{ "takeover", cmd_takeover, NEEDS_TOOL },
+	{"status", cmd_status, 0},
+	{"ps", cmd_ps, 0},
+	{"explain", cmd_explain, NEEDS_TOOL},
+	{"wait", cmd_wait, NEEDS_TOOL | NEEDS_WAIT},
+	{"handback", cmd_handback, NEEDS_TOOL},
+	{"takeover", cmd_takeover, NEEDS_TOOL},
 };
 
 /* Reads what the command needs into rq. NULL or a sentence. */
@@ -258,16 +258,18 @@ static const char *read_request(json_object *o, unsigned int needs, struct reque
 	json_object *v;
 
 	if (needs & NEEDS_TOOL) {
-		int64_t pid = json_object_object_get_ex(o, "tool", &v) && json_object_is_type(v, json_type_int) ?
-				      json_object_get_int64(v) : 0;
+		int64_t pid = json_object_object_get_ex(o, "tool", &v) && json_object_is_type(v, json_type_int)
+				      ? json_object_get_int64(v)
+				      : 0;
 
 		if (pid <= 0 || pid > INT32_MAX)
 			return "\"tool\" must be a process id";
 		rq->tool = (pid_t)pid;
 	}
 	if (needs & NEEDS_WAIT) {
-		rq->state = json_object_object_get_ex(o, "state", &v) && json_object_is_type(v, json_type_string) ?
-				    status_state__by_name(json_object_get_string(v)) : STATUS_UNKNOWN;
+		rq->state = json_object_object_get_ex(o, "state", &v) && json_object_is_type(v, json_type_string)
+				    ? status_state__by_name(json_object_get_string(v))
+				    : STATUS_UNKNOWN;
 		if (rq->state == STATUS_UNKNOWN)
 			return "\"state\" must be offloaded, partly or kernel";
 		rq->timeout = json_object_object_get_ex(o, "timeout", &v) ? json_object_get_double(v) : -1;
@@ -279,7 +281,7 @@ static const char *read_request(json_object *o, unsigned int needs, struct reque
 
 static int client__run(struct client *c, json_object *o)
 {
-	struct request rq = { 0 };
+	struct request rq = {0};
 	json_object *v = NULL;
 	const char *name, *wrong;
 
@@ -444,7 +446,7 @@ static int on_listen(sd_event_source *source, int fd, uint32_t events, void *arg
 
 static int open_socket(const char *path, char *err, size_t err_size)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
 	mode_t before;
 	int fd, r;
 
@@ -514,8 +516,10 @@ void server__free(struct server *s)
 {
 	if (!s)
 		return;
-	while (s->clients)
-		client__free(s->clients);
+	for (struct client *c = s->clients, *next; c; c = next) {
+		next = c->next;
+		client__free(c);
+	}
 	sd_event_source_disable_unref(s->listen);
 	sd_event_source_disable_unref(s->changed);
 	if (s->path[0])

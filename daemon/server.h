@@ -5,8 +5,9 @@
  *	{"command": "ps"}		      {"ok": true, "result": [...]}
  *	{"command": "explain", "tool": 42}    {"ok": false, "error": "no tool has the pid 42"}
  *
- * Commands and what they take are one table in server.c. Only root is served (the socket's mode and SO_PEERCRED). Nothing that a client
- * does or omits holds the daemon up: sockets do not block, buffers and clients are bounded, idle ones are dropped.
+ * Commands and what they take are one table in server.c. Only root is served (the socket's mode and SO_PEERCRED).
+ *Nothing that a client does or omits holds the daemon up: sockets do not block, buffers and clients are bounded, idle
+ *ones are dropped.
  */
 #ifndef BPFTIME_SERVER_H
 #define BPFTIME_SERVER_H
@@ -21,8 +22,8 @@
 struct server;
 
 /*
- * Listens at path, replacing what is there: the caller holds the lock of the runtime folder. engine stays the caller's and must
- * outlive the server. Returns 0 or -errno with a sentence in err.
+ * Listens at path, replacing what is there: the caller holds the lock of the runtime folder. engine stays the caller's
+ * and must outlive the server. Returns 0 or -errno with a sentence in err.
  */
 int server__new(struct server **out, sd_event *event, struct engine *engine, const char *path, char *err,
 		size_t err_size);

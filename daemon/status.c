@@ -42,13 +42,13 @@ enum status_state status_tool__state(const struct status_tool *tool)
 static size_t utf8_char(const unsigned char *s)
 {
 	static const struct {
-		unsigned char lo, hi;	      /* first byte */
-		unsigned char lo2, hi2;       /* second byte */
+		unsigned char lo, hi;	/* first byte */
+		unsigned char lo2, hi2; /* second byte */
 		unsigned char len;
 	} forms[] = {
-		{ 0x01, 0x7f, 0, 0, 1 },       { 0xc2, 0xdf, 0x80, 0xbf, 2 }, { 0xe0, 0xe0, 0xa0, 0xbf, 3 },
-		{ 0xe1, 0xec, 0x80, 0xbf, 3 }, { 0xed, 0xed, 0x80, 0x9f, 3 }, { 0xee, 0xef, 0x80, 0xbf, 3 },
-		{ 0xf0, 0xf0, 0x90, 0xbf, 4 }, { 0xf1, 0xf3, 0x80, 0xbf, 4 }, { 0xf4, 0xf4, 0x80, 0x8f, 4 },
+		{0x01, 0x7f, 0, 0, 1},	     {0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3},
+		{0xe1, 0xec, 0x80, 0xbf, 3}, {0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3},
+		{0xf0, 0xf0, 0x90, 0xbf, 4}, {0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4},
 	};
 
 	for (size_t i = 0; i < sizeof(forms) / sizeof(forms[0]); i++) {
@@ -65,8 +65,8 @@ static size_t utf8_char(const unsigned char *s)
 }
 
 /*
- * Names come from processes that may call themselves anything; JSON is UTF-8. A byte that belongs to no character becomes
- * U+FFFD.
+ * Names come from processes that may call themselves anything; JSON is UTF-8. A byte that belongs to no character
+ * becomes U+FFFD.
  */
 static json_object *text(const char *s)
 {

@@ -4,9 +4,9 @@
  * when asked; the JSON is what goes over the control socket and what --json prints.
  *
  * status  {"version", "hook", "kernel", "lockdown", "tools", "probes_userspace", "probes_kernel", "targets"}
- * ps	   [{"pid", "comm", "state", "probes": [{"kind", "path", "offset", "symbol", "program", "state", "reason", "hits",
- *	     "targets": [pid, ...]}]}]
- * explain one element of ps, with "since" (seconds, or null) in the tool and in each probe, and in each probe "refused":
+ * ps	   [{"pid", "comm", "state", "probes": [{"kind", "path", "offset", "symbol", "program", "state", "reason",
+ *"hits", "targets": [pid, ...]}]}] explain one element of ps, with "since" (seconds, or null) in the tool and in each
+ *probe, and in each probe "refused":
  *	   [{"pid", "reason"}]: the processes into which it does not go.
  */
 #ifndef BPFTIME_STATUS_H
@@ -37,14 +37,14 @@ struct status_refused {
 
 /* All pointers belong to the caller and may be NULL where the comment allows. */
 struct status_probe {
-	const char *kind;    /* "uprobe", "uretprobe", ... */
-	const char *path;    /* of the probed file */
-	uint64_t offset;     /* in the file */
-	const char *symbol;  /* NULL: none known */
-	const char *program; /* name of the BPF program */
-	bool userspace;	     /* where it runs */
-	const char *reason;  /* a sentence; NULL when it runs in userspace */
-	uint64_t hits;	     /* in userspace */
+	const char *kind;     /* "uprobe", "uretprobe", ... */
+	const char *path;     /* of the probed file */
+	uint64_t offset;      /* in the file */
+	const char *symbol;   /* NULL: none known */
+	const char *program;  /* name of the BPF program */
+	bool userspace;	      /* where it runs */
+	const char *reason;   /* a sentence; NULL when it runs in userspace */
+	uint64_t hits;	      /* in userspace */
 	const pid_t *targets; /* processes in which it runs in userspace */
 	size_t n_targets;
 	double since; /* seconds ago that it came to where it runs; negative: not known */

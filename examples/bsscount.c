@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * bsscount.c: counts the calls of a function and the sizes of its second argument. Its results are global variables of the BPF
- * program (.bss), which it reads through the skeleton's mapping, without a system call. Prints
+ * bsscount.c: counts the calls of a function and the sizes of its second argument. Its results are global variables of
+ *the BPF program (.bss), which it reads through the skeleton's mapping, without a system call. Prints
  *
  *	count N
  *	sum N

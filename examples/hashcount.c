@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * hashcount.c: how often and how long each thread of a process is in a function. Its results are in a hash, which it reads by
- * system calls. Prints
+ * hashcount.c: how often and how long each thread of a process is in a function. Its results are in a hash, which it
+ *reads by system calls. Prints
  *
  *	thread TID CALLS NS	for each thread
  *	calls N

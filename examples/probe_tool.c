@@ -21,7 +21,7 @@ void probe_tool__read(struct probe_tool *t, int argc, char **argv)
 	char *colon;
 	int opt;
 
-	*t = (struct probe_tool){ 0 };
+	*t = (struct probe_tool){0};
 	while ((opt = getopt(argc, argv, "p:d:")) >= 0) {
 		if (opt == 'p')
 			t->pid = atoi(optarg);
@@ -55,7 +55,7 @@ struct bpf_link *probe_tool__attach(const struct probe_tool *t, struct bpf_progr
 
 void probe_tool__wait(const struct probe_tool *t)
 {
-	struct timespec limit = { .tv_sec = (time_t)t->seconds };
+	struct timespec limit = {.tv_sec = (time_t)t->seconds};
 	sigset_t set;
 
 	limit.tv_nsec = (long)((t->seconds - (double)limit.tv_sec) * 1e9);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * probe_tool.h: the command line that the example tools share: TOOL -p PID [-d SECONDS] BINARY:FUNCTION. They are ordinary libbpf
- * tools and know nothing of bpftimed.
+ * probe_tool.h: the command line that the example tools share: TOOL -p PID [-d SECONDS] BINARY:FUNCTION. They are
+ * ordinary libbpf tools and know nothing of bpftimed.
  */
 #ifndef BPFTIME_EXAMPLES_PROBE_TOOL_H
 #define BPFTIME_EXAMPLES_PROBE_TOOL_H

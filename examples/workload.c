@@ -16,8 +16,8 @@
  *	log2 4 5120			arg1: calls with 2^4 <= arg1 < 2^5 (zero: -1)
  *	total 52428000			sum of arg1
  *
- * With --hold it then waits once more before it ends. What the arguments of call i of a thread are is a function of i alone, so the
- * truth is computed afterwards, and the calls themselves stay short.
+ * With --hold it then waits once more before it ends. What the arguments of call i of a thread are is a function of i
+ *alone, so the truth is computed afterwards, and the calls themselves stay short.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -36,14 +36,14 @@
 
 #define THREADS_MAX 256
 #define N_ARG0	    8
-#define N_LOG2	    17 /* -1 to 15 */
+#define N_LOG2	    17	/* -1 to 15 */
 #define BATCH	    100 /* calls between looks at the clock, with --rate */
 
 typedef long work_fn(long arg0, long arg1, long arg2);
 
 /*
- * The probed functions: they do the same and differ in their first instruction. The kernel emulates `push %rbp`; the other two it
- * executes out of line, step by step.
+ * The probed functions: they do the same and differ in their first instruction. The kernel emulates `push %rbp`; the
+ * other two it executes out of line, step by step.
  */
 long work(long arg0, long arg1, long arg2);
 long work_name(long arg0, long arg1, long arg2); /* arg0: address of a string */
@@ -96,10 +96,10 @@ static const struct {
 	work_fn *fn;
 	bool named; /* arg0 is a string */
 } functions[] = {
-	{ "work", work, false },
-	{ "work_name", work_name, true },
-	{ "work_endbr", work_endbr, false },
-	{ "work_sub", work_sub, false },
+	{"work", work, false},
+	{"work_name", work_name, true},
+	{"work_endbr", work_endbr, false},
+	{"work_sub", work_sub, false},
 };
 
 struct options {
@@ -123,15 +123,14 @@ struct gate {
 	bool open;
 };
 
-static struct gate gate = { .lock = PTHREAD_MUTEX_INITIALIZER, .moved = PTHREAD_COND_INITIALIZER };
+static struct gate gate = {.lock = PTHREAD_MUTEX_INITIALIZER, .moved = PTHREAD_COND_INITIALIZER};
 
-static const char usage[] =
-	"Usage: workload [--threads N] [--calls N] [--rate N] [--function NAME] [--hold]\n"
-	"  --threads N      threads that call (1)\n"
-	"  --calls N        calls of each thread (100000)\n"
-	"  --rate N         calls per second of each thread (as many as it can)\n"
-	"  --function NAME  work, work_name, work_endbr or work_sub (work)\n"
-	"  --hold           wait again before ending\n";
+static const char usage[] = "Usage: workload [--threads N] [--calls N] [--rate N] [--function NAME] [--hold]\n"
+			    "  --threads N      threads that call (1)\n"
+			    "  --calls N        calls of each thread (100000)\n"
+			    "  --rate N         calls per second of each thread (as many as it can)\n"
+			    "  --function NAME  work, work_name, work_endbr or work_sub (work)\n"
+			    "  --hold           wait again before ending\n";
 
 /* ---- what is called with what ---- */
 
@@ -140,7 +139,8 @@ static unsigned long kind_of(unsigned long i)
 	return i % N_ARG0;
 }
 
-/* Spreads over 0 to 65535 with all magnitudes alike. 2654435761 is Knuth's multiplier (The Art of Computer Programming, 6.4). */
+/* Spreads over 0 to 65535 with all magnitudes alike. 2654435761 is Knuth's multiplier (The Art of Computer
+ * Programming, 6.4). */
 static unsigned long value_of(unsigned long i)
 {
 	uint32_t mixed = (uint32_t)i * 2654435761u;
@@ -240,7 +240,7 @@ static void print_kind(const struct options *o, unsigned long kind)
 
 static void print_truth(const struct options *o, const struct worker *workers)
 {
-	struct truth t = { 0 };
+	struct truth t = {0};
 	double cpu_ns = 0;
 
 	tell_truth(o, &t);
@@ -274,7 +274,7 @@ static void print_truth(const struct options *o, const struct worker *workers)
 /* A line on stdin, or SIGUSR1. A closed stdin is no line. */
 static void wait_for_go(int signal_fd)
 {
-	struct pollfd fds[] = { { .fd = signal_fd, .events = POLLIN }, { .fd = STDIN_FILENO, .events = POLLIN } };
+	struct pollfd fds[] = {{.fd = signal_fd, .events = POLLIN}, {.fd = STDIN_FILENO, .events = POLLIN}};
 	struct signalfd_siginfo si;
 	char line[256];
 
@@ -315,10 +315,13 @@ static size_t find_function(const char *name)
 static void read_options(int argc, char **argv, struct options *o)
 {
 	static const struct option longs[] = {
-		{ "threads", required_argument, NULL, 't' }, { "calls", required_argument, NULL, 'c' },
-		{ "rate", required_argument, NULL, 'r' },    { "function", required_argument, NULL, 'f' },
-		{ "hold", no_argument, NULL, 'h' },	     { "help", no_argument, NULL, '?' },
-		{ 0 },
+		{"threads", required_argument, NULL, 't'},
+		{"calls", required_argument, NULL, 'c'},
+		{"rate", required_argument, NULL, 'r'},
+		{"function", required_argument, NULL, 'f'},
+		{"hold", no_argument, NULL, 'h'},
+		{"help", no_argument, NULL, '?'},
+		{0},
 	};
 	int opt;
 
@@ -352,7 +355,7 @@ static void read_options(int argc, char **argv, struct options *o)
 
 int main(int argc, char **argv)
 {
-	struct options o = { .threads = 1, .calls = 100000 };
+	struct options o = {.threads = 1, .calls = 100000};
 	static struct worker workers[THREADS_MAX];
 	sigset_t set;
 	int signal_fd;

@@ -2,8 +2,8 @@
 /*
  * reap.c: runs a command and, when it has ended, ends every process that it left behind: reap COMMAND [ARGUMENT...]
  *
- * Orphans come to this process, because it is their subreaper; so whatever a test forgot is a child of it by then. Each gets SIGTERM, time
- * to hand things back, then SIGKILL. The exit code is the command's.
+ * Orphans come to this process, because it is their subreaper; so whatever a test forgot is a child of it by then. Each
+ * gets SIGTERM, time to hand things back, then SIGKILL. The exit code is the command's.
  */
 #include <errno.h>
 #include <signal.h>
@@ -55,7 +55,7 @@ static void send_signal(pid_t pid, int signo)
 
 static void nap(void)
 {
-	nanosleep(&(struct timespec){ .tv_nsec = LOOK_MS * 1000000L }, NULL);
+	nanosleep(&(struct timespec){.tv_nsec = LOOK_MS * 1000000L}, NULL);
 }
 
 /* Children of children come to us when their parent ends, so ask again until there are none. */
@@ -84,7 +84,7 @@ static void on_signal(int signo)
 
 int main(int argc, char **argv)
 {
-	struct sigaction on_end = { .sa_handler = on_signal };
+	struct sigaction on_end = {.sa_handler = on_signal};
 	int status = 0;
 	pid_t pid;
 

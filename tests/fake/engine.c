@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * fake/engine.c: an engine that touches nothing, for tests of the daemon's shell and of bpftime: its tools are those of the JSON
- * file named by FAKE_TOOLS (an array as in `bpftime ps --json`), read again at every question. It looks at the file's time
- * every few milliseconds and reports a change, as the engine does when a tool changes.
+ * fake/engine.c: an engine that touches nothing, for tests of the daemon's shell and of bpftime: its tools are those of
+ * the JSON file named by FAKE_TOOLS (an array as in `bpftime ps --json`), read again at every question. It looks at the
+ * file's time every few milliseconds and reports a change, as the engine does when a tool changes.
  */
 #include <errno.h>
 #include <signal.h>
@@ -82,7 +82,7 @@ int engine__set_policy(struct engine *e, const struct policy *policy)
 json_object *engine__status(struct engine *e)
 {
 	json_object *tools = read_tools();
-	struct status_daemon d = { .hook = "none (test)", .tools = json_object_array_length(tools) };
+	struct status_daemon d = {.hook = "none (test)", .tools = json_object_array_length(tools)};
 
 	json_object_put(tools);
 	return status_daemon__json(&d);

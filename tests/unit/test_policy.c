@@ -65,7 +65,7 @@ static void need_root(void)
 
 static struct policy *load(void)
 {
-	struct policy_errors errors = { 0 };
+	struct policy_errors errors = {0};
 	struct policy *p;
 	int r;
 
@@ -80,7 +80,7 @@ static struct policy *load(void)
 
 static void no_policy_offloads(void **state)
 {
-	struct policy_errors errors = { 0 };
+	struct policy_errors errors = {0};
 	struct policy *p;
 	const char *why;
 
@@ -140,8 +140,9 @@ static void later_files_win(void **state)
 	struct policy *p;
 
 	need_root();
-	put("10-a.json", "{\"version\":1,\"default\":\"kernel\",\"settings\":{\"stop_tools\":false,\"writable_code\":true},"
-			 "\"tools\":[{\"comm\":\"x\",\"action\":\"offload\"},{\"comm\":\"y\",\"action\":\"offload\"}]}");
+	put("10-a.json",
+	    "{\"version\":1,\"default\":\"kernel\",\"settings\":{\"stop_tools\":false,\"writable_code\":true},"
+	    "\"tools\":[{\"comm\":\"x\",\"action\":\"offload\"},{\"comm\":\"y\",\"action\":\"offload\"}]}");
 	put("20-b.json", "{\"version\":1,\"settings\":{\"writable_code\":false},"
 			 "\"tools\":[{\"comm\":\"x\",\"action\":\"kernel\"}]}");
 	put("30-c.txt", "this is no policy file");
@@ -163,41 +164,46 @@ static const struct {
 	const char *line; /* "" : none is told */
 	const char *says; /* the key, or what is wrong */
 } mistakes[] = {
-	{ "", ":1:", "ends too early" },
-	{ "{\n\"version\": 1,\n", ":3:", "ends too early" },
-	{ "{\n\"version\": 1,\n!}", ":3:", "not JSON" },
-	{ "{\"version\": 1} x", ":1:", "not JSON" },
-	{ "[]", ":1:", "must be an object, not a list" },
-	{ "null", ":1:", "must be an object, not null" },
-	{ "{}", ":1:", "version: this key is missing" },
-	{ "{\n\"version\": 2}", ":2:", "version: this bpftimed reads version 1 only" },
-	{ "{\"version\": \"1\"}", ":1:", "version: must be a whole number, not a string" },
-	{ "{\"version\": 1,\n\n\"tool\": []}", ":3:", "tool: unknown key" },
-	{ "{\"version\": 1,\n\"tools\": {}}", ":2:", "tools: must be a list, not an object" },
-	{ "{\"version\": 1,\n\"default\": \"maybe\"}", ":2:", "default: must be \"offload\" or \"kernel\"" },
-	{ "{\"version\": 1,\n\"default\": null}", ":2:", "default: must be a string, not null" },
-	{ "{\"version\": 1,\n\"settings\": {\n\"stop_tools\": 1}}", ":3:", "settings.stop_tools: must be true or false" },
-	{ "{\"version\": 1,\n\"settings\": {\n\"stop_tool\": true}}", ":3:", "settings.stop_tool: unknown key" },
-	{ "{\"version\": 1, \"tools\": [\n1]}", ":2:", "tools[0]: must be an object" },
-	{ "{\"version\": 1, \"tools\": [\n{\"comm\": \"a\"}]}", ":2:", "needs the key \"action\"" },
-	{ "{\"version\": 1, \"tools\": [\n{\"action\": \"kernel\"}]}", ":2:", "needs one of the keys" },
-	{ "{\"version\": 1, \"tools\": [\n{\"comm\": \"a\",\n\"action\": \"x\"}]}", ":3:", "tools[0].action: must be" },
-	{ "{\"version\": 1, \"targets\": [{\"comm\": \"a\", \"action\": \"kernel\"},\n{\"action\": \"kernel\",\n\"exe\": \"x\"}]}",
-	  ":3:", "targets[1].exe: \"x\" matches no executable" },
-	{ "{\"version\": 1, \"tools\": [{\"action\": \"kernel\",\n\"comm\": \"longer-than-fifteen\"}]}", ":2:", "15 characters" },
-	{ "{\"version\": 1, \"tools\": [{\"action\": \"kernel\",\n\"user\": \"no such user\"}]}", ":2:", "there is no user" },
-	{ "{\"version\": 1, \"tools\": [{\"action\": \"kernel\",\n\"user\": true}]}", ":2:", "tools[0].user: must be a user" },
-	{ "{\"version\": 1, \"tools\": [{\"action\": \"kernel\",\n\"user\": null}]}", ":2:", "tools[0].user: must be a user" },
-	{ "{\"version\": 1, \"tools\": [{\"action\": \"kernel\",\n\"user\": -1}]}", ":2:", "there is no user \"-1\"" },
-	{ "{\"version\": 1, \"tools\": [[[[[[[[[[]]]]]]]]]]}", ":1:", "not JSON" },
-	{ "{\"version\": 1, \"default\": \"\xff\"}", ":1:", "not JSON" },
+	{"", ":1:", "ends too early"},
+	{"{\n\"version\": 1,\n", ":3:", "ends too early"},
+	{"{\n\"version\": 1,\n!}", ":3:", "not JSON"},
+	{"{\"version\": 1} x", ":1:", "not JSON"},
+	{"[]", ":1:", "must be an object, not a list"},
+	{"null", ":1:", "must be an object, not null"},
+	{"{}", ":1:", "version: this key is missing"},
+	{"{\n\"version\": 2}", ":2:", "version: this bpftimed reads version 1 only"},
+	{"{\"version\": \"1\"}", ":1:", "version: must be a whole number, not a string"},
+	{"{\"version\": 1,\n\n\"tool\": []}", ":3:", "tool: unknown key"},
+	{"{\"version\": 1,\n\"tools\": {}}", ":2:", "tools: must be a list, not an object"},
+	{"{\"version\": 1,\n\"default\": \"maybe\"}", ":2:", "default: must be \"offload\" or \"kernel\""},
+	{"{\"version\": 1,\n\"default\": null}", ":2:", "default: must be a string, not null"},
+	{"{\"version\": 1,\n\"settings\": {\n\"stop_tools\": 1}}", ":3:", "settings.stop_tools: must be true or false"},
+	{"{\"version\": 1,\n\"settings\": {\n\"stop_tool\": true}}", ":3:", "settings.stop_tool: unknown key"},
+	{"{\"version\": 1, \"tools\": [\n1]}", ":2:", "tools[0]: must be an object"},
+	{"{\"version\": 1, \"tools\": [\n{\"comm\": \"a\"}]}", ":2:", "needs the key \"action\""},
+	{"{\"version\": 1, \"tools\": [\n{\"action\": \"kernel\"}]}", ":2:", "needs one of the keys"},
+	{"{\"version\": 1, \"tools\": [\n{\"comm\": \"a\",\n\"action\": \"x\"}]}", ":3:", "tools[0].action: must be"},
+	{"{\"version\": 1, \"targets\": [{\"comm\": \"a\", \"action\": \"kernel\"},\n{\"action\": "
+	 "\"kernel\",\n\"exe\": \"x\"}]}",
+	 ":3:", "targets[1].exe: \"x\" matches no executable"},
+	{"{\"version\": 1, \"tools\": [{\"action\": \"kernel\",\n\"comm\": \"longer-than-fifteen\"}]}",
+	 ":2:", "15 characters"},
+	{"{\"version\": 1, \"tools\": [{\"action\": \"kernel\",\n\"user\": \"no such user\"}]}",
+	 ":2:", "there is no user"},
+	{"{\"version\": 1, \"tools\": [{\"action\": \"kernel\",\n\"user\": true}]}",
+	 ":2:", "tools[0].user: must be a user"},
+	{"{\"version\": 1, \"tools\": [{\"action\": \"kernel\",\n\"user\": null}]}",
+	 ":2:", "tools[0].user: must be a user"},
+	{"{\"version\": 1, \"tools\": [{\"action\": \"kernel\",\n\"user\": -1}]}", ":2:", "there is no user \"-1\""},
+	{"{\"version\": 1, \"tools\": [[[[[[[[[[]]]]]]]]]]}", ":1:", "not JSON"},
+	{"{\"version\": 1, \"default\": \"\xff\"}", ":1:", "not JSON"},
 };
 
 static void every_mistake_is_named(void **state)
 {
 	need_root();
 	for (size_t i = 0; i < sizeof(mistakes) / sizeof(mistakes[0]); i++) {
-		struct policy_errors errors = { 0 };
+		struct policy_errors errors = {0};
 		struct policy *p = NULL;
 
 		put("bad.json", mistakes[i].text);
@@ -213,7 +219,7 @@ static void every_mistake_is_named(void **state)
 
 static void all_mistakes_at_once(void **state)
 {
-	struct policy_errors errors = { 0 };
+	struct policy_errors errors = {0};
 	struct policy *p;
 
 	need_root();
@@ -227,7 +233,7 @@ static void all_mistakes_at_once(void **state)
 
 static void others_must_not_write(void **state)
 {
-	struct policy_errors errors = { 0 };
+	struct policy_errors errors = {0};
 	struct policy *p;
 	char path[128];
 
@@ -253,7 +259,7 @@ static void others_must_not_write(void **state)
 
 static void what_is_no_file_is_refused(void **state)
 {
-	struct policy_errors errors = { 0 };
+	struct policy_errors errors = {0};
 	struct policy *p;
 	char path[128];
 
@@ -269,21 +275,22 @@ static void what_is_no_file_is_refused(void **state)
 
 static void lines_of_values(void **state)
 {
-	static const char text[] = "{ \"a\": [ 1,\n  \"x]}\\\"\",\n  { \"b\": null,\n    \"a\": {} } ],\n \"c\": true,\n \"c\": 2 }";
+	static const char text[] =
+		"{ \"a\": [ 1,\n  \"x]}\\\"\",\n  { \"b\": null,\n    \"a\": {} } ],\n \"c\": true,\n \"c\": 2 }";
 	static const struct {
 		struct json_step steps[3];
 		size_t n;
 		unsigned int line;
 	} cases[] = {
-		{ { { 0 } }, 0, 1 },
-		{ { { "a", 0 } }, 1, 1 },
-		{ { { "a", 0 }, { NULL, 0 } }, 2, 1 },
-		{ { { "a", 0 }, { NULL, 1 } }, 2, 2 },
-		{ { { "a", 0 }, { NULL, 2 } }, 2, 3 },
-		{ { { "a", 0 }, { NULL, 2 }, { "a", 0 } }, 3, 4 },
-		{ { { "c", 0 } }, 1, 6 },
-		{ { { "none", 0 } }, 1, 1 },
-		{ { { "a", 0 }, { NULL, 9 } }, 2, 1 },
+		{{{0}}, 0, 1},
+		{{{"a", 0}}, 1, 1},
+		{{{"a", 0}, {NULL, 0}}, 2, 1},
+		{{{"a", 0}, {NULL, 1}}, 2, 2},
+		{{{"a", 0}, {NULL, 2}}, 2, 3},
+		{{{"a", 0}, {NULL, 2}, {"a", 0}}, 3, 4},
+		{{{"c", 0}}, 1, 6},
+		{{{"none", 0}}, 1, 1},
+		{{{"a", 0}, {NULL, 9}}, 2, 1},
 	};
 
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
