@@ -97,6 +97,8 @@ struct agent_site {
 	 */
 	__u32 bounce;
 	__u32 pad;
+	__u64 fork_page; /* as in struct agent_env */
+	__u64 shadow;	 /* as in struct agent_target: a return finds its way without any action */
 	struct agent_action action[AGENT_MAX_ACTIONS];
 };
 

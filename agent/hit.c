@@ -37,9 +37,9 @@ static inline __u32 n_actions(const struct agent_site *site)
 	return site->n_actions < AGENT_MAX_ACTIONS ? site->n_actions : AGENT_MAX_ACTIONS;
 }
 
-static inline int wanted_here(const struct agent_action *a)
+static inline int wanted(const struct agent_action *a, int in_child)
 {
-	return a->fn && !((a->flags & AGENT_ACT_PID_LIMITED) && agent_in_fork_child(a->env.fork_page));
+	return a->fn && !((a->flags & AGENT_ACT_PID_LIMITED) && in_child);
 }
 
 static inline void run(struct agent_action *a, struct pt_regs *regs)
@@ -120,11 +120,10 @@ static int push_return(struct agent_site *site, const struct agent_action *a, st
 	return 1;
 }
 
-/* The same for the thread's top entry that was pushed with this stack pointer. */
-static __u64 pop_return(struct agent_site *site, const struct agent_action *a, __u64 sp)
+/* The return address of the thread's latest entry for this site that was pushed with this stack pointer. */
+static __u64 pop_return(struct agent_site *site, __u64 sp)
 {
-	const struct agent_target *t = (const struct agent_target *)a->env.target;
-	struct agent_shadow *all = (struct agent_shadow *)t->shadow;
+	struct agent_shadow *all = (struct agent_shadow *)site->shadow;
 	__u64 fs_base = agent_fs_base();
 	__u32 n;
 
@@ -151,38 +150,46 @@ static __u64 pop_return(struct agent_site *site, const struct agent_action *a, _
 	__builtin_trap();
 }
 
-/* Called at a probed instruction. Says where in the stub to go on: GO_*. */
+/*
+ * Called at a probed instruction. Says where in the stub to go on: GO_*. A fork child is never sent back: its site is still a
+ * jump until agent_repair_child(), and it would come here for ever.
+ */
 long agent_hit(struct pt_regs *regs, struct agent_site *site)
 {
-	struct agent_action *a = site->action, *end = a + n_actions(site), *returning = 0;
+	struct agent_action *a, *end = site->action + n_actions(site), *returning = 0;
+	int in_child = agent_in_fork_child(site->fork_page);
+	long go_on = site->call_resume ? GO_WITHOUT_RET : GO_ON;
 
 again:
+	if (__builtin_expect(__atomic_load_n(&site->bounce, __ATOMIC_ACQUIRE), 0))
+		return in_child ? go_on : GO_BOUNCE;
 	for (a = site->action; a < end; a++) {
 		const __u32 *gate;
 		__u32 g;
 
-		if (!wanted_here(a))
+		if (!wanted(a, in_child))
 			continue;
 		gate = gate_of(a);
 		g = __atomic_load_n(gate, __ATOMIC_ACQUIRE);
 		if (__builtin_expect(g == SHM_UGATE_OPEN, 1))
 			continue;
 		if (g != SHM_UGATE_WAIT)
-			return GO_BOUNCE;
+			return in_child ? go_on : GO_BOUNCE;
 		agent_wait(gate);
 		goto again;
 	}
 	for (a = site->action; a < end; a++) {
+		if (!wanted(a, in_child))
+			continue;
 		if (a->flags & AGENT_ACT_RETURN)
 			returning = a;
-		else if (wanted_here(a))
+		else
 			run(a, regs);
 	}
-	if (!site->has_return)
+	/* A fork child's returns are not probed. */
+	if (returning && !in_child && site->call_resume && push_return(site, returning, regs))
 		return GO_ON;
-	if (!returning || agent_in_fork_child(returning->env.fork_page) || !push_return(site, returning, regs))
-		return GO_WITHOUT_RET;
-	return GO_ON;
+	return go_on;
 }
 
 /*
@@ -192,14 +199,11 @@ again:
 __u64 agent_returned(struct pt_regs *regs, struct agent_site *site)
 {
 	struct agent_action *a, *end = site->action + n_actions(site);
+	int in_child = agent_in_fork_child(site->fork_page);
 
-	for (a = site->action; a < end && !(a->flags & AGENT_ACT_RETURN); a++)
-		;
-	if (a == end)
-		__builtin_trap();
-	regs->rip = pop_return(site, a, regs->rsp - 8);
-	for (; a < end; a++) {
-		if (!(a->flags & AGENT_ACT_RETURN) || !wanted_here(a))
+	regs->rip = pop_return(site, regs->rsp - 8);
+	for (a = site->action; a < end; a++) {
+		if (!(a->flags & AGENT_ACT_RETURN) || !wanted(a, in_child) || in_child)
 			continue;
 		while (__atomic_load_n(gate_of(a), __ATOMIC_ACQUIRE) == SHM_UGATE_WAIT)
 			agent_wait(gate_of(a));

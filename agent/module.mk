@@ -34,3 +34,19 @@ $(B)/agent/image.o: $(B)/agent/image.bin.inc
 $(B)/agent/service.o: $(B)/bpf/service.skel.h
 $(B)/bpf/service.bpf.o: agent/abi.h agent/slot.h shm-runtime/shm.h
 $(B)/libagent.a: $(AGENT_OBJS)
+
+# ---- tests ----
+
+AGENT_VICTIMS := $(patsubst tests/victims/%.c,$(B)/tests/victims/%,$(wildcard tests/victims/*.c))
+VICTIMS += $(AGENT_VICTIMS)
+
+# Programs to be probed: built as programs commonly are, never with sanitizers.
+$(B)/tests/victims/%: tests/victims/%.c Makefile agent/module.mk
+	@mkdir -p $(@D)
+	$(call say,VICTIM)
+	$(Q)$(CC) -std=gnu11 -D_GNU_SOURCE -O2 -g $(WARN) -fPIE -pie -MMD -MP -o $@ $< -lpthread -ldl
+
+AGENT_TESTS := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(wildcard tests/unit/test_agent*.c))
+UNIT += $(AGENT_TESTS)
+$(AGENT_TESTS): $(B)/tests/unit/agent_fixture.o $(B)/libagent.a | $(AGENT_VICTIMS)
+$(AGENT_TESTS): LIBS += $(AGENT_LIBS)

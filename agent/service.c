@@ -28,9 +28,9 @@ static struct bpf_program *tracepoint(const struct service_bpf *skel, int i)
 	return progs[i];
 }
 
-static int attach(struct agent_service *s, const struct agent_image *img, const char *pin_dir, struct agent_error *err)
+static int attach(struct agent_service *s, const struct agent_image *img, struct agent_error *err)
 {
-	char path[64], pin[256];
+	char path[64];
 
 	for (int i = 0; i < N_LINKS; i++) {
 		if (i < N_LINKS - 1) {
@@ -43,18 +43,24 @@ static int attach(struct agent_service *s, const struct agent_image *img, const 
 		if (!s->link[i])
 			return agent_fail(err, -errno, "the agent's service program %d cannot be attached: %s", i,
 					  strerror(errno));
-		if (!pin_dir)
-			continue;
-		snprintf(pin, sizeof(pin), "%s/service-%d", pin_dir, i);
-		unlink(pin);
-		if (bpf_link__pin(s->link[i], pin))
-			return agent_fail(err, -errno, "%s cannot be pinned: %s", pin, strerror(errno));
 	}
 	return 0;
 }
 
-int agent_service__new(struct agent_service **out, const struct agent_image *img, const char *pin_dir,
-		       struct agent_error *err)
+int agent_service__pin(struct agent_service *s, const char *dir, struct agent_error *err)
+{
+	char path[256];
+
+	for (int i = 0; i < N_LINKS; i++) {
+		snprintf(path, sizeof(path), "%s/service-%d", dir, i);
+		unlink(path);
+		if (bpf_link__pin(s->link[i], path))
+			return agent_fail(err, -errno, "%s cannot be pinned: %s", path, strerror(errno));
+	}
+	return 0;
+}
+
+int agent_service__new(struct agent_service **out, const struct agent_image *img, struct agent_error *err)
 {
 	struct agent_service *s = calloc(1, sizeof(*s));
 	int rc;
@@ -65,7 +71,7 @@ int agent_service__new(struct agent_service **out, const struct agent_image *img
 	if (!s->skel)
 		rc = agent_fail(err, -errno, "the agent's service programs cannot be loaded: %s", strerror(errno));
 	else
-		rc = attach(s, img, pin_dir, err);
+		rc = attach(s, img, err);
 	if (rc) {
 		agent_service__free(s);
 		return rc;

@@ -9,10 +9,11 @@ struct agent_service;
 
 /*
  * Loads the programs and attaches them: to the nop in the image, in every process that maps it, and to the scheduler's
- * tracepoints. pin_dir: bpffs folder in which the links are pinned so that they outlive the daemon, or NULL.
+ * tracepoints.
  */
-int agent_service__new(struct agent_service **out, const struct agent_image *img, const char *pin_dir,
-		       struct agent_error *err);
+int agent_service__new(struct agent_service **out, const struct agent_image *img, struct agent_error *err);
+/* Pins the links in a bpffs folder, so that they outlive the daemon: targets go on being answered. */
+int agent_service__pin(struct agent_service *s, const char *dir, struct agent_error *err);
 /* Detaches, and removes the pins. Targets must be out of the agent. */
 void agent_service__free(struct agent_service *s);
 

@@ -264,5 +264,7 @@ struct agent_site *site__fill_addresses(const struct site *s, struct agent_targe
 	as->resume = s->stub + (s->has_return ? STUB_RET_RESUME : STUB_RESUME);
 	as->call_resume = s->has_return ? s->stub + STUB_RETURNED : 0;
 	as->has_return = s->has_return;
+	as->fork_page = s->t->fork_page;
+	as->shadow = s->t->shadow;
 	return as;
 }

@@ -59,12 +59,17 @@ static __always_inline struct agent_target *arena_of(__u32 tgid)
 	return inner ? bpf_map_lookup_elem(inner, &zero) : 0;
 }
 
+_Static_assert(__builtin_offsetof(struct agent_target, spare) == __builtin_offsetof(struct agent_target, thread) +
+		       AGENT_MAX_THREADS * sizeof(struct agent_thread), "spare slots follow the threads' slots");
+
+/* Thread slots, then spare ones. The bound is checked on the register that is used, for the verifier. */
 static __always_inline struct agent_thread *slot_at(struct agent_target *t, __u64 index)
 {
-	if (index < AGENT_MAX_THREADS)
-		return &t->thread[index];
-	index -= AGENT_MAX_THREADS;
-	return index < AGENT_MAX_SPARES ? &t->spare[index] : 0;
+	if (index >= AGENT_MAX_THREADS + AGENT_MAX_SPARES)
+		return 0;
+	barrier_var(index);
+	return (struct agent_thread *)((char *)t + __builtin_offsetof(struct agent_target, thread) +
+				       index * sizeof(struct agent_thread));
 }
 
 /* Index of the slot with this fs base, or of a free one in its window when create, or AGENT_NO_SLOT. */
@@ -84,6 +89,11 @@ static __always_inline __u32 find_slot(struct agent_target *t, __u64 fs_base, in
 	return create ? vacant : AGENT_NO_SLOT;
 }
 
+static __always_inline struct agent_thread *slot_of(struct agent_target *t, __u64 fs_base)
+{
+	return fs_base ? slot_at(t, find_slot(t, fs_base, 0)) : 0;
+}
+
 static __always_inline __u64 id_of(struct task_struct *task)
 {
 	return (__u64)BPF_CORE_READ(task, tgid) << 32 | (__u32)BPF_CORE_READ(task, pid);
@@ -93,24 +103,24 @@ static __always_inline __u64 id_of(struct task_struct *task)
  * Makes the slot be about this task. Slots are claimed by compare-and-swap: two threads of a process may register at the
  * same time on two processors.
  */
-static __always_inline __u32 take_slot(struct agent_target *t, __u64 fs_base, struct task_struct *task, __u32 state)
+static __always_inline struct agent_thread *take_slot(struct agent_target *t, __u64 fs_base, struct task_struct *task, __u32 state)
 {
 	__u32 index = find_slot(t, fs_base, 1);
 	struct agent_thread *slot;
 
-	if (index >= AGENT_MAX_THREADS)
-		return AGENT_NO_SLOT;
-	slot = &t->thread[index];
+	slot = slot_at(t, index);
+	if (!slot)
+		return 0;
 	if (slot->fs_base == fs_base)
 		slot->state = AGENT_THREAD_FREE;
 	else if (__sync_val_compare_and_swap(&slot->fs_base, 0, ~0ull))
-		return AGENT_NO_SLOT;
+		return 0;
 	slot->pid_tgid = id_of(task);
 	bpf_probe_read_kernel_str(slot->comm, sizeof(slot->comm), task->comm);
 	slot->busy = 0;
 	slot->state = state;
 	__sync_lock_test_and_set(&slot->fs_base, fs_base);
-	return index;
+	return slot;
 }
 
 static __always_inline __s64 do_register(struct agent_target *t, __u32 tgid, __u64 fs_base)
@@ -119,7 +129,7 @@ static __always_inline __s64 do_register(struct agent_target *t, __u32 tgid, __u
 
 	if (!fs_base || tgid != t->tgid)
 		return -EINVAL;
-	return take_slot(t, fs_base, task, AGENT_THREAD_KNOWN) == AGENT_NO_SLOT ? -ENOSPC : 0;
+	return take_slot(t, fs_base, task, AGENT_THREAD_KNOWN) ? 0 : -ENOSPC;
 }
 
 static __always_inline __s64 read_user(struct agent_thread *slot, __u64 addr, __u64 size, int string)
@@ -189,9 +199,10 @@ SEC("tp_btf/task_newtask")
 int BPF_PROG(newtask, struct task_struct *task, __u64 clone_flags)
 {
 	struct task_struct *parent = bpf_get_current_task_btf();
-	__u32 tgid = parent->tgid, child_tgid = task->tgid, index;
+	__u32 tgid = parent->tgid, child_tgid = task->tgid;
 	struct child *pc = bpf_map_lookup_elem(&children, &tgid), c = {};
 	__u64 fs_base = task->thread.fsbase;
+	struct agent_thread *slot;
 	struct agent_target *t;
 
 	c.owner = pc ? pc->owner : tgid;
@@ -202,21 +213,17 @@ int BPF_PROG(newtask, struct task_struct *task, __u64 clone_flags)
 		/* A copy's threads are in nobody's table. */
 		if (pc && !pc->fs_base)
 			return 0;
-		index = find_slot(t, fs_base, 0);
-		if (index < AGENT_MAX_THREADS && fs_base)
+		if (slot_of(t, fs_base))
 			take_slot(t, fs_base, task, AGENT_THREAD_KNOWN);
 		return 0;
 	}
 	if ((clone_flags & CLONE_VM) && !(pc && !pc->fs_base)) {
 		c.fs_base = fs_base;
-		index = find_slot(t, fs_base, 0);
-		if (index >= AGENT_MAX_THREADS) {
-			index = take_slot(t, fs_base, parent, AGENT_THREAD_KNOWN);
-			if (index >= AGENT_MAX_THREADS)
-				index = AGENT_NO_SLOT;
-		}
-		if (index < AGENT_MAX_THREADS)
-			__sync_fetch_and_add(&t->thread[index].state, 1);
+		slot = slot_of(t, fs_base);
+		if (!slot)
+			slot = take_slot(t, fs_base, parent, AGENT_THREAD_KNOWN);
+		if (slot)
+			__sync_fetch_and_add(&slot->state, 1);
 	}
 	bpf_map_update_elem(&children, &child_tgid, &c, BPF_ANY);
 	return 0;
@@ -226,16 +233,16 @@ int BPF_PROG(newtask, struct task_struct *task, __u64 clone_flags)
 static __always_inline void leave(__u32 tgid)
 {
 	struct child *c = bpf_map_lookup_elem(&children, &tgid);
+	struct agent_thread *slot;
 	struct agent_target *t;
-	__u32 index;
 
 	if (!c)
 		return;
 	t = c->fs_base ? arena_of(c->owner) : 0;
 	if (t) {
-		index = find_slot(t, c->fs_base, 0);
-		if (index < AGENT_MAX_THREADS && t->thread[index].state >= AGENT_THREAD_SHARED)
-			__sync_fetch_and_add(&t->thread[index].state, -1);
+		slot = slot_of(t, c->fs_base);
+		if (slot && slot->state >= AGENT_THREAD_SHARED)
+			__sync_fetch_and_add(&slot->state, -1);
 	}
 	bpf_map_delete_elem(&children, &tgid);
 }
@@ -251,7 +258,8 @@ SEC("tp_btf/sched_process_exit")
 int BPF_PROG(process_exit, struct task_struct *task)
 {
 	__u64 fs_base = task->thread.fsbase, id;
-	__u32 tgid = task->tgid, i, index;
+	__u32 tgid = task->tgid, i;
+	struct agent_thread *slot;
 	struct agent_target *t;
 	struct child *c;
 
@@ -271,10 +279,10 @@ int BPF_PROG(process_exit, struct task_struct *task)
 			leave(tgid);
 		return 0;
 	}
-	index = find_slot(t, fs_base, 0);
-	if (index < AGENT_MAX_THREADS && fs_base && t->thread[index].pid_tgid == id) {
-		t->thread[index].state = AGENT_THREAD_FREE;
-		__sync_lock_test_and_set(&t->thread[index].fs_base, 0);
+	slot = slot_of(t, fs_base);
+	if (slot && slot->pid_tgid == id) {
+		slot->state = AGENT_THREAD_FREE;
+		__sync_lock_test_and_set(&slot->fs_base, 0);
 	}
 	return 0;
 }
@@ -283,14 +291,13 @@ SEC("tp_btf/task_rename")
 int BPF_PROG(rename, struct task_struct *task, const char *comm)
 {
 	struct agent_target *t = arena_of(task->tgid);
-	__u64 fs_base = task->thread.fsbase;
-	__u32 index;
+	struct agent_thread *slot;
 
-	if (!t || !fs_base)
+	if (!t)
 		return 0;
-	index = find_slot(t, fs_base, 0);
-	if (index < AGENT_MAX_THREADS && t->thread[index].pid_tgid == id_of(task))
-		bpf_probe_read_kernel_str(t->thread[index].comm, sizeof(t->thread[index].comm), comm);
+	slot = slot_of(t, task->thread.fsbase);
+	if (slot && slot->pid_tgid == id_of(task))
+		bpf_probe_read_kernel_str(slot->comm, sizeof(slot->comm), comm);
 	return 0;
 }
 

@@ -14,9 +14,9 @@
 #include <string.h>
 #include <time.h>
 
-/* Each returns 3 * a + 1. Written out so that the first bytes are known. */
+/* Each returns 3 * a + 1; the second argument is 0. Written out so that the first bytes are known. */
 #define FN(name, body)                                                                                                 \
-	long name(long a);                                                                                             \
+	long name(long a, long zero);                                                                                  \
 	__asm__(".text\n.p2align 4\n.globl " #name "\n.type " #name ", @function\n" #name ":\n" body                  \
 		"\n.size " #name ", . - " #name "\n")
 
@@ -50,10 +50,10 @@ FN(flags_probe, "nopw 0(%rax,%rax,1)\n jno 1f\n jnc 1f\n lea 1(%rdi,%rdi,2), %ra
 
 long calls_one = 1;
 
-__attribute__((noinline)) long recursion(long n);
-__attribute__((noinline)) long recursion(long n)
+__attribute__((noinline)) long recursion(long n, long zero);
+__attribute__((noinline)) long recursion(long n, long zero)
 {
-	long r = n > 0 ? recursion(n - 1) + 3 : 1;
+	long r = n > 0 ? recursion(n - 1, zero) + 3 : 1;
 
 	__asm__ volatile("" : "+r"(r));
 	return r;
@@ -61,7 +61,7 @@ __attribute__((noinline)) long recursion(long n)
 
 static const struct function {
 	const char *name;
-	long (*fn)(long a);
+	long (*fn)(long a, long zero);
 	bool other_result;
 } functions[] = {
 	{"push_rbp", push_rbp, false},	 {"endbr", endbr, false},
@@ -92,7 +92,7 @@ static void *caller(void *arg)
 
 			if (strcmp(wanted, "all") && strcmp(wanted, functions[k].name))
 				continue;
-			r = functions[k].fn(a);
+			r = functions[k].fn(a, 0);
 			if (r != 3 * a + 1 && !functions[k].other_result)
 				atomic_fetch_add(&wrong, 1);
 		}

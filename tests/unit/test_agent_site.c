@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: MIT
+/*
+ * A probed function's calls are counted by the kernel's uprobe or by the agent, never by both or none, while the probe moves
+ * back and forth under load. The victim knows how often it called.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "agent_fixture.h"
+
+static struct rig rig;
+
+static int start_rig(void **state)
+{
+	(void)state;
+	rig_start(&rig);
+	return 0;
+}
+
+static int stop_rig(void **state)
+{
+	(void)state;
+	rig_stop(&rig);
+	return 0;
+}
+
+static struct site *plan(struct rider *rd, const char *symbol, bool has_return, int index, enum site_result want,
+			 struct agent_error *err)
+{
+	struct site_opts o = {
+		.sz = sizeof(o),
+		.path = victim_path("calls"),
+		.offset = victim_symbol("calls", symbol),
+		.symbol = symbol,
+		.has_return = has_return,
+		.noop_prog_fd = rig.noop_fd,
+		.index = index,
+	};
+	enum site_result r;
+	struct site *s;
+
+	err->text[0] = 0;
+	r = site__plan(rd->t, &o, &s, err);
+	if (r != want)
+		fail_msg("%s: result %d: %s", symbol, r, err->text);
+	return s;
+}
+
+static void check_ok(int rc, const struct agent_error *err)
+{
+	if (rc)
+		fail_msg("%d: %s", rc, err->text);
+}
+
+/* Opens and closes as the daemon does. */
+static void move(struct rider *rd, struct site *s, struct agent_site *as, bool to_user)
+{
+	struct agent_error err = {""};
+
+	if (to_user) {
+		rider_gate(rd, SHM_UGATE_OPEN);
+		as->bounce = 0;
+		check_ok(site__open(s, &err), &err);
+		assert_true(site__is_open(s));
+	} else {
+		check_ok(site__close(s, &err), &err);
+		rider_gate(rd, SHM_UGATE_KERNEL);
+		as->bounce = 1;
+	}
+}
+
+struct shape {
+	const char *symbol;
+	const char *threads;
+	bool has_return;
+	int flips;
+	int hits_per_call;
+};
+
+static void flip_under_load(const struct shape *sh)
+{
+	char *const argv[] = {"calls", (char *)sh->symbol, (char *)sh->threads, "0", NULL};
+	struct oracle entry, ret = {-1, -1, -1};
+	struct agent_error err = {""};
+	struct agent_site *as;
+	struct rider rd;
+	struct victim v;
+	struct site *s;
+	uint64_t user, kernel;
+	long calls;
+
+	victim_start(&v, argv);
+	oracle_start(&entry, victim_path("calls"), victim_symbol("calls", sh->symbol), false);
+	if (sh->has_return)
+		oracle_start(&ret, victim_path("calls"), victim_symbol("calls", sh->symbol), true);
+	rider_start(&rd, &rig, v.pid);
+	s = plan(&rd, sh->symbol, sh->has_return, 3, SITE_DONE, &err);
+	as = site__fill_addresses(s, rd.arena);
+	as->bounce = 1;
+	rider_action(&rd, as, 0, 0, AGENT_ACT_PID_LIMITED);
+	if (sh->has_return)
+		rider_action(&rd, as, 1, 1, AGENT_ACT_PID_LIMITED | AGENT_ACT_RETURN);
+	victim_go(&v);
+	for (int i = 0; i < sh->flips; i++) {
+		move(&rd, s, as, true);
+		usleep(500 + (i * 37) % 700);
+		move(&rd, s, as, false);
+		usleep(100 + (i * 53) % 500);
+	}
+	move(&rd, s, as, true);
+	victim_go(&v);
+	calls = victim_number(&v, "calls");
+	user = rider_count(&rd, 0);
+	kernel = oracle_count(&entry);
+	printf("# %s, %s threads: %ld calls, %lu in userspace, %lu in the kernel\n", sh->symbol, sh->threads, calls, user,
+	       kernel);
+	assert_true(calls > 0 && user > 0 && (kernel > 0 || !sh->flips));
+	assert_int_equal(user + kernel, calls * sh->hits_per_call);
+	assert_int_equal(rider_hits(&rd, 0), user);
+	if (sh->has_return) {
+		assert_int_equal(rider_count(&rd, 1) + oracle_count(&ret), calls * sh->hits_per_call);
+		assert_int_equal(target__pending_returns(rd.t, rd.arena), 0);
+	}
+	assert_int_equal(victim_wait(&v), 0);
+	site__free(s);
+	rider_stop(&rd);
+	oracle_stop(&entry);
+	if (sh->has_return)
+		oracle_stop(&ret);
+}
+
+static void test_flip_push_rbp(void **state)
+{
+	(void)state;
+	flip_under_load(&(struct shape){"push_rbp", "8", false, 200, 1});
+}
+
+static void test_flip_beginnings(void **state)
+{
+	static const struct shape shapes[] = {
+		{"push_rbp", "1", false, 5, 1},	  {"endbr", "4", false, 5, 1},	{"sub_rsp", "4", false, 5, 1},
+		{"rip_relative", "4", false, 5, 1}, {"five_bytes", "4", false, 5, 1}, {"branches", "4", false, 5, 1},
+		{"loops", "4", false, 5, 4},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)
+		flip_under_load(&shapes[i]);
+}
+
+static void test_flip_return(void **state)
+{
+	(void)state;
+	flip_under_load(&(struct shape){"push_rbp", "8", true, 200, 1});
+}
+
+static void test_return_beginnings(void **state)
+{
+	static const struct shape shapes[] = {
+		{"endbr", "4", true, 5, 1},	 {"sub_rsp", "4", true, 5, 1}, {"rip_relative", "4", true, 5, 1},
+		{"five_bytes", "4", true, 5, 1}, {"branches", "4", true, 5, 1},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)
+		flip_under_load(&shapes[i]);
+}
+
+/* Taken over and let go again and again, the place is clean each time. */
+static void test_plan_and_free(void **state)
+{
+	char *const argv[] = {"calls", "all", "2", "0", NULL};
+	struct agent_error err = {""};
+	struct agent_site *as;
+	struct rider rd;
+	struct victim v;
+	long calls;
+
+	(void)state;
+	victim_start(&v, argv);
+	rider_start(&rd, &rig, v.pid);
+	victim_go(&v);
+	for (int i = 0; i < 10; i++) {
+		struct site *s = plan(&rd, "push_rbp", i & 1, 0, SITE_DONE, &err);
+
+		as = site__fill_addresses(s, rd.arena);
+		rider_action(&rd, as, 0, 0, i & 1 ? AGENT_ACT_RETURN : 0);
+		move(&rd, s, as, true);
+		usleep(20000);
+		move(&rd, s, as, false);
+		site__free(s);
+	}
+	victim_go(&v);
+	calls = victim_number(&v, "calls");
+	assert_true(calls > 0 && rider_count(&rd, 0) > 0);
+	assert_int_equal(victim_wait(&v), 0);
+	rider_stop(&rd);
+}
+
+static void test_refusals(void **state)
+{
+	static const struct {
+		const char *symbol;
+		bool has_return;
+	} refused[] = {{"too_short", false}, {"loops_inside", false}};
+	char *const argv[] = {"calls", "push_rbp", "1", "1", NULL};
+	struct agent_error err = {""};
+	struct rider rd;
+	struct victim v;
+
+	(void)state;
+	victim_start(&v, argv);
+	rider_start(&rd, &rig, v.pid);
+	for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
+		plan(&rd, refused[i].symbol, refused[i].has_return, 0, SITE_SKIPPED, &err);
+		assert_true(err.text[0] != 0);
+	}
+	victim_go(&v);
+	assert_int_equal(victim_wait(&v), 0);
+	rider_stop(&rd);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_flip_push_rbp),	 cmocka_unit_test(test_flip_beginnings),
+		cmocka_unit_test(test_flip_return),	 cmocka_unit_test(test_return_beginnings),
+		cmocka_unit_test(test_plan_and_free),	 cmocka_unit_test(test_refusals),
+	};
+
+	cmocka_set_message_output(CM_OUTPUT_TAP);
+	if (geteuid()) {
+		puts("1..0 # SKIP needs root");
+		return 0;
+	}
+	return cmocka_run_group_tests_name("agent_site", tests, start_rig, stop_rig);
+}
