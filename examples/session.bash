@@ -22,6 +22,7 @@ ended() {
 end_process() {
 	local pid=$1 sig=${2:-TERM} i
 	kill "-$sig" "$pid" 2>/dev/null
+	[ "$pid" != "${DAEMON:-}" ] || DAEMON=
 	for ((i = 0; i < 200; i++)); do
 		[ -e "/proc/$pid" ] && ! grep -q '^State:.Z' "/proc/$pid/status" 2>/dev/null || break
 		sleep 0.05
@@ -119,7 +120,12 @@ tool_start() {
 	wait_until 30 tool_attached "$probes" && sleep 0.2
 }
 
+# A running bpftimed is asked, because it may have taken the probes out of the kernel already; else the kernel.
 tool_attached() {
+	if [ -n "${DAEMON:-}" ] && [ -e "/proc/$DAEMON/exe" ]; then
+		[ "$("$B/bpftime" ps 2>/dev/null | awk -v tool="$TOOL" '$1 == tool && $6 != ""' | wc -l)" -ge "$1" ]
+		return
+	fi
 	[ "$(bpftool perf show 2>/dev/null | grep -c "^pid $TOOL .*: prog_id")" -ge "$1" ]
 }
 
