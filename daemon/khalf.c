@@ -309,7 +309,7 @@ static int load(struct khalf *k, const struct load_args *a, bool *misaligned)
 	opts.log_level = 1;
 	fd = bpf_prog_load(a->prog_type, a->name, a->license, k->out, k->n_out, &opts);
 	if (fd < 0) {
-		*misaligned = strstr(log, "misaligned") != NULL;
+		*misaligned = strstr(log, "misaligned stack") != NULL;
 		last_line(log, line, sizeof(line));
 		refuse(k, err, "the kernel refused the translated program: %s: %s", strerror(-err), line);
 	}

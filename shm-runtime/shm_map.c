@@ -185,7 +185,7 @@ static __u64 repair_chain(void *arena, const struct shm_geo *g, __u64 bucket, __
 			continue;
 		}
 		hash = shm_read(shm_at(arena, off + SHM_NODE_HASH));
-		if (hash != shm_hash(arena, g, shm_at(arena, off + SHM_NODE_KEY)) ||
+		if (hash != shm_hash(g, shm_at(arena, off + SHM_NODE_KEY)) ||
 		    shm_bucket_off(g, hash) != bucket) {
 			shm_write(anchor, shm_link(shm_read(anchor), 0));
 			break;

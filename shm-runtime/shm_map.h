@@ -112,7 +112,7 @@ _Static_assert(sizeof(struct shm_node) == SHM_NODE_KEY, "layout");
 /* Keeps a checked value in the register that was checked, so that the verifier sees the bound. */
 #define shm_keep(x) __asm__ volatile("" : "+r"(x))
 /* Steps along a chain, restarts included, and attempts at the free list, before giving up: the verifier walks them all. */
-#define SHM_MAX_STEPS 64u
+#define SHM_MAX_STEPS 40u
 #define SHM_MAX_TRIES 32u
 /* Widest access to a caller's key or value; the stack of BPF programs admits aligned accesses only. */
 #ifndef SHM_CALLER_WIDTH
@@ -220,9 +220,8 @@ static __always_inline int shm_is_percpu(const struct shm_geo *g)
 
 /*
  * Zero. The verifier does not know it: what it is added to is any number from then on. So what a loop carries from one step
- * to the next looks the same on every path, and each step is walked once instead of once for every way to it; and so a key
- * that is a constant in one place of the program costs no walk of its own (bpftrace's hist() has dozens). What is an index
- * or an offset must be checked again behind it.
+ * to the next looks the same on every path, and each step is walked once instead of once for every way to it. What is
+ * an index or an offset must be checked again behind it.
  */
 static __always_inline __u64 shm_zero(void *arena, const struct shm_geo *g)
 {
@@ -236,20 +235,18 @@ static __always_inline __u64 shm_zero(void *arena, const struct shm_geo *g)
 #endif
 }
 
-/* The link word at an offset that went through the above. */
-static __always_inline void *shm_word_at(void *arena, const struct shm_geo *g, __u64 off)
+/* Is this the offset of a word of the map? Asked where it went through the above; true at all times but for the verifier. */
+static __always_inline int shm_word_inside(const struct shm_geo *g, __u64 off)
 {
 #ifdef __BPF__
-	off &= ~7ull;
-	shm_keep(off);
-	if (off > g->end_off - 8)
-		off = g->ctl_off;
+	return off <= g->end_off - 8;
+#else
+	return 1;
 #endif
-	return shm_at(arena, off);
 }
 
 /* One multiplication and one shift a word: keys are short, and what a target can choose it can only choose for itself. */
-static __always_inline __u64 shm_hash(void *arena, const struct shm_geo *g, const void *key)
+static __always_inline __u64 shm_hash(const struct shm_geo *g, const void *key)
 {
 	__u64 h = g->seed;
 	__u32 at;
@@ -258,8 +255,22 @@ static __always_inline __u64 shm_hash(void *arena, const struct shm_geo *g, cons
 		h = (h ^ shm_caller_word(key, g->key_size, at)) * 0x9e3779b97f4a7c15ull;
 		h ^= h >> 32;
 	}
-	h += shm_zero(arena, g);
-	return h | 1;
+	h |= 1;
+#ifdef __BPF__
+	/*
+	 * Two halves in, one word out: there the verifier loses what it knows of the number and whence it came. Else it
+	 * would follow the chain once for every key that the program can have in this place as a constant (bpftrace's
+	 * hist() has dozens).
+	 */
+	{
+		volatile __u32 half[2] __attribute__((aligned(8)));
+
+		half[0] = (__u32)h;
+		half[1] = (__u32)(h >> 32);
+		h = *(volatile __u64 *)half;
+	}
+#endif
+	return h;
 }
 
 static __always_inline __u64 shm_bucket_off(const struct shm_geo *g, __u64 hash)
@@ -267,15 +278,22 @@ static __always_inline __u64 shm_bucket_off(const struct shm_geo *g, __u64 hash)
 	return g->buckets_off + (((hash >> 24) & (g->n_buckets - 1)) << 3);
 }
 
-static __always_inline int shm_key_same(void *arena, const struct shm_geo *g, __u64 off, const void *key)
+/* 0: the node at this offset has this hash and this key. */
+static __always_inline __u64 shm_node_differs(void *arena, const struct shm_geo *g, __u64 off, const void *key,
+					      __u64 hash)
 {
 	const char *have = shm_at(arena, off + SHM_NODE_KEY);
-	__u64 diff = 0;
+	__u64 diff = shm_read(shm_at(arena, off + SHM_NODE_HASH)) ^ hash;
 	__u32 at;
 
+#ifndef __BPF__
+	/* The verifier walks all paths anyway: for it, one is better than two. */
+	if (diff)
+		return diff;
+#endif
 	for (at = 0; at < g->key_size; at += 8)
 		diff |= shm_read(have + at) ^ shm_caller_word(key, g->key_size, at);
-	return diff == 0;
+	return diff;
 }
 
 /* ---- the free list ---- */
@@ -362,34 +380,35 @@ static __always_inline __u64 shm_hash_find(void *arena, const struct shm_geo *g,
 {
 	__u64 bucket = shm_bucket_off(g, hash);
 	__u64 anchor = bucket, word = shm_read(shm_at(arena, bucket)), cursor = word;
-	__u64 index, off, next, zero = shm_zero(arena, g);
+	__u64 index, off, next, differs, zero = shm_zero(arena, g);
 	__u32 step;
-	int same;
 
 	for (step = 0; step < SHM_MAX_STEPS; step++) {
-		anchor += zero;
+		anchor = (anchor + zero) & ~7ull;
 		cursor += zero;
 		word += zero;
+		shm_keep(anchor);
+		if (!shm_word_inside(g, anchor))
+			return 0;
 		index = cursor & SHM_INDEX_MASK;
 		shm_keep(index);
 		if (index == 0 || index >= g->n_nodes)
 			return 0;
 		off = shm_node_off(g, index);
 		next = shm_read(shm_at(arena, off));
-		same = !(next & SHM_MARK) && shm_read(shm_at(arena, off + SHM_NODE_HASH)) == hash &&
-		       shm_key_same(arena, g, off, key);
-		if (shm_read(shm_word_at(arena, g, anchor)) != word) {
+		differs = shm_node_differs(arena, g, off, key, hash);
+		if (shm_read(shm_at(arena, anchor)) != word) {
 			anchor = bucket;
 			word = cursor = shm_read(shm_at(arena, bucket));
 			continue;
 		}
-		if (same)
-			return off;
 		cursor = next;
-		if (!(next & SHM_MARK)) {
-			anchor = off;
-			word = next;
-		}
+		if (next & SHM_MARK)
+			continue;
+		if (!differs)
+			return off;
+		anchor = off;
+		word = next;
 	}
 	return 0;
 }
@@ -404,21 +423,25 @@ static __always_inline long shm_hash_change(void *arena, const struct shm_geo *g
 	void *count = shm_at(arena, g->ctl_off + SHM_CTL_COUNT);
 	__u64 bucket = shm_bucket_off(g, hash), node_off = shm_node_off(g, node);
 	__u64 anchor = bucket, word = shm_read(shm_at(arena, bucket)), cursor = word;
-	__u64 index, off, next, fresh, run_last = 0;
+	__u64 index, off, next, fresh, differs, run_last = 0;
 	struct shm_waste waste = {};
 	__u64 zero = shm_zero(arena, g), reserved = 0, done = 0;
 	long ret = -SHM_EBUSY;
 	__u32 step;
-	int same;
 
 	for (step = 0; step < SHM_MAX_STEPS; step++) {
-		anchor += zero;
+		anchor = (anchor + zero) & ~7ull;
 		cursor += zero;
 		word += zero;
 		run_last += zero;
 		waste.first += zero;
 		waste.last += zero;
 		reserved += zero;
+		shm_keep(anchor);
+		if (!shm_word_inside(g, anchor)) {
+			ret = -SHM_EFAULT;
+			break;
+		}
 		index = cursor & SHM_INDEX_MASK;
 		shm_keep(index);
 		if (index == 0) {
@@ -435,7 +458,7 @@ static __always_inline long shm_hash_change(void *arena, const struct shm_geo *g
 			}
 			shm_write(shm_at(arena, node_off), shm_link(shm_read(shm_at(arena, node_off)), 0));
 			ret = -SHM_EBUSY;
-			if (!shm_cas(shm_word_at(arena, g, anchor), word, shm_link(word, node)))
+			if (!shm_cas(shm_at(arena, anchor), word, shm_link(word, node)))
 				goto restart;
 			if (word & SHM_INDEX_MASK)
 				shm_waste_add(arena, g, &waste, word & SHM_INDEX_MASK, run_last);
@@ -450,9 +473,8 @@ static __always_inline long shm_hash_change(void *arena, const struct shm_geo *g
 		}
 		off = shm_node_off(g, index);
 		next = shm_read(shm_at(arena, off));
-		same = !(next & SHM_MARK) && shm_read(shm_at(arena, off + SHM_NODE_HASH)) == hash &&
-		       shm_key_same(arena, g, off, key);
-		if (shm_read(shm_word_at(arena, g, anchor)) != word)
+		differs = shm_node_differs(arena, g, off, key, hash);
+		if (shm_read(shm_at(arena, anchor)) != word)
 			goto restart;
 		if (next & SHM_MARK) {
 			run_last = index;
@@ -462,12 +484,12 @@ static __always_inline long shm_hash_change(void *arena, const struct shm_geo *g
 		if ((word & SHM_INDEX_MASK) != index) {
 			/* A run of deleted nodes in front of this one: take it out. */
 			fresh = shm_link(word, index);
-			if (!shm_cas(shm_word_at(arena, g, anchor), word, fresh))
+			if (!shm_cas(shm_at(arena, anchor), word, fresh))
 				goto restart;
 			shm_waste_add(arena, g, &waste, word & SHM_INDEX_MASK, run_last);
 			word = fresh;
 		}
-		if (same) {
+		if (!differs) {
 			if (node && flags == SHM_NOEXIST) {
 				ret = -SHM_EEXIST;
 				break;
@@ -484,7 +506,7 @@ static __always_inline long shm_hash_change(void *arena, const struct shm_geo *g
 			if (!node)
 				shm_fetch_add(count, -1ull);
 			/* When this fails, whoever changed the anchor, or the next to come, takes the node out. */
-			if (shm_cas(shm_word_at(arena, g, anchor), word, shm_link(word, fresh)))
+			if (shm_cas(shm_at(arena, anchor), word, shm_link(word, fresh)))
 				shm_waste_add(arena, g, &waste, index, index);
 			break;
 		}
@@ -548,7 +570,7 @@ static __always_inline __u64 shm_value_off(void *arena, const struct shm_geo *g,
 	if (cpu >= g->n_cpus)
 		return 0;
 	if (shm_is_hash(g)) {
-		off = shm_hash_find(arena, g, key, shm_hash(arena, g, key));
+		off = shm_hash_find(arena, g, key, shm_hash(g, key));
 		if (off == 0)
 			return 0;
 		return off + g->value_off + (__u64)cpu * g->value_room;
@@ -591,7 +613,7 @@ static __always_inline long shm_map_update(void *arena, const struct shm_geo *g,
 	}
 	if (flags > SHM_EXIST)
 		return -SHM_EINVAL;
-	hash = shm_hash(arena, g, key);
+	hash = shm_hash(g, key);
 	if (shm_is_percpu(g)) {
 		off = shm_hash_find(arena, g, key, hash);
 		if (off) {
@@ -614,7 +636,7 @@ static __always_inline long shm_map_delete(void *arena, const struct shm_geo *g,
 {
 	if (!shm_is_hash(g))
 		return -SHM_EINVAL;
-	return shm_hash_change(arena, g, key, shm_hash(arena, g, key), 0, 0);
+	return shm_hash_change(arena, g, key, shm_hash(g, key), 0, 0);
 }
 
 /* Get or insert zero, then atomically add to the __u64 at the start of this CPU's value. */
@@ -632,7 +654,7 @@ static __always_inline long shm_map_add(void *arena, const struct shm_geo *g, co
 	}
 	if (cpu >= g->n_cpus)
 		return -SHM_EINVAL;
-	hash = shm_hash(arena, g, key);
+	hash = shm_hash(g, key);
 	off = shm_hash_find(arena, g, key, hash);
 	if (off == 0) {
 		/* The delta goes in with the new node; if somebody else was faster, to theirs. */
@@ -673,7 +695,7 @@ static inline void *shm_map_node(void *arena, const struct shm_geo *g, __u32 ind
 	hash = shm_read(shm_at(arena, off + SHM_NODE_HASH));
 	key = shm_at(arena, off + SHM_NODE_KEY);
 	/* What is not reached by its key is free, deleted, or somebody's private node. */
-	if (hash == 0 || shm_hash_find(arena, g, key, shm_hash(arena, g, key)) != off)
+	if (hash == 0 || shm_hash_find(arena, g, key, shm_hash(g, key)) != off)
 		return (void *)0;
 	*value = shm_at(arena, off + g->value_off);
 	return key;
