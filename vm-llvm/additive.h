@@ -20,13 +20,15 @@
 enum vm_map_use {
 	VM_MAP_UNUSED = 0,
 	VM_MAP_READ = 1,     /* looked up, values only read */
-	VM_MAP_ADDITIVE = 2, /* every use is an addition (after the rewriting below) */
+	VM_MAP_ADDITIVE = 2, /* every use is an addition (after the rewriting below); keys may also be deleted, or
+				inserted with BPF_NOEXIST, which is atomic by itself */
 	VM_MAP_OTHER = 3,    /* anything else */
 };
 
 struct vm_map_info {
 	uint32_t value_size;
 	bool per_cpu;
+	uint32_t key_size; /* 0: not known; then nothing is rewritten */
 };
 
 /*
