@@ -72,6 +72,18 @@ static int look(const struct site *s, uint8_t *now, struct agent_error *err)
 	return 0;
 }
 
+bool patch_is_overlapped(const struct site *s)
+{
+	uint8_t now[PATCH_SIZE - 1];
+
+	if (target_read(s->t, s->addr - s->n_before, now, s->n_before))
+		return false;
+	for (size_t i = 0; i < s->n_before; i++)
+		if (now[i] != s->before[i] && now[i] != INT3)
+			return true;
+	return false;
+}
+
 int site__open(struct site *s, struct agent_error *err)
 {
 	const uint8_t open_byte = JMP_REL32;
@@ -83,6 +95,9 @@ int site__open(struct site *s, struct agent_error *err)
 	if (now[0] != INT3)
 		return agent_fail(err, -EBUSY, "the site at 0x%lx of process %d has byte %02x, not int3", s->addr, s->t->pid,
 				  now[0]);
+	if (patch_is_overlapped(s))
+		return agent_fail(err, -EBUSY, "somebody's patch overlaps the site at 0x%lx of process %d", s->addr,
+				  s->t->pid);
 	if (has_bytes_between(s)) {
 		rc = write_between(s, s->jump);
 		if (rc)

@@ -108,6 +108,13 @@ static enum site_result decode(struct site *s, const struct site_opts *o, struct
 	}
 	memcpy(s->file, code, s->file_size);
 	free(code);
+	window = (struct function){.offset = o->offset - (o->offset < sizeof(s->before) ? o->offset : sizeof(s->before))};
+	window.size = o->offset - window.offset;
+	code = read_function(o->path, &window, &s->n_before);
+	if (!code)
+		return FAIL(err, "the code of %s cannot be read", o->path);
+	memcpy(s->before, code, s->n_before);
+	free(code);
 	size = s->file_size;
 	if (known && f.size && f.size - (o->offset - f.offset) < size)
 		size = f.size - (o->offset - f.offset);
@@ -140,6 +147,8 @@ static enum site_result compare_memory(struct site *s, bool armed, struct agent_
 			return SKIP(err, "the code at 0x%lx of process %d is not what the file has: somebody patched it",
 				    s->addr, s->t->pid);
 	}
+	if (patch_is_overlapped(s))
+		return SKIP(err, "somebody's patch overlaps the site at 0x%lx of process %d", s->addr, s->t->pid);
 	return SITE_DONE;
 }
 

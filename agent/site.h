@@ -24,6 +24,8 @@ struct site {
 	uint64_t stub_ino;	     /* of its memfd: finds fork children */
 	uint8_t file[SITE_MAX_CODE]; /* what the file has at the site */
 	size_t file_size;
+	uint8_t before[PATCH_SIZE - 1]; /* and before it: another's jump there would reach into ours */
+	size_t n_before;
 	struct decoded d;
 	uint8_t jump[PATCH_SIZE];
 	struct hold hold[PATCH_SIZE];
@@ -60,6 +62,9 @@ struct function {
 int elf_function_at(const char *path, uint64_t offset, struct function *f);
 
 /* ---- patch.c ---- */
+
+/* Is a jump that is not ours so close that it overlaps our place? */
+bool patch_is_overlapped(const struct site *s);
 
 /* Puts the file's bytes back into fork children, which have the jump but not the uprobes' protection. */
 void patch_repair_children(const struct site *s);
