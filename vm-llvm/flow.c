@@ -234,6 +234,17 @@ static void arrive(struct flow *f, size_t pc, const struct vm_state *s)
 		f->dirty[pc] = true;
 }
 
+/* 1: always taken, 0: never, -1: either. */
+static int decided(const struct vm_state *s, const struct bpf_insn *in)
+{
+	const struct vm_abs *a = &s->reg[in->dst_reg], *b = &s->reg[in->src_reg];
+	bool reg = BPF_SRC(in->code) == BPF_X;
+
+	if (!vm_abs__is(a, VM_ABS_CONST) || (reg && !vm_abs__is(b, VM_ABS_CONST)))
+		return -1;
+	return vm_compare(in, (uint64_t)a->n, (uint64_t)(reg ? b->n : in->imm));
+}
+
 /* Runs the block that begins at pc; last: facts are final, so record them. */
 static void run_block(struct flow *f, size_t pc, bool last, vm_flow_visit *visit, void *arg)
 {
@@ -242,6 +253,7 @@ static void run_block(struct flow *f, size_t pc, bool last, vm_flow_visit *visit
 	for (size_t first = pc; pc < f->n;) {
 		const struct bpf_insn *in = f->insns + pc;
 		enum vm_kind kind = vm_insn__kind(in, &(const char *){ 0 });
+		int taken = kind == VM_JA ? 1 : kind == VM_JCC ? decided(&s, in) : 0;
 
 		if (pc != first && f->facts[pc].leader) {
 			if (!last)
@@ -253,9 +265,9 @@ static void run_block(struct flow *f, size_t pc, bool last, vm_flow_visit *visit
 			if (visit)
 				visit(arg, pc, &s);
 		}
-		if (!last && (kind == VM_JCC || kind == VM_JA))
+		if (!last && taken)
 			arrive(f, vm_insn__target(in, kind, pc), &s);
-		if (kind == VM_JA || kind == VM_EXIT)
+		if (taken == 1 || kind == VM_EXIT)
 			return;
 		step(&s, in, kind);
 		pc += vm_insn__slots(kind);

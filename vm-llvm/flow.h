@@ -3,7 +3,7 @@
  * flow.h: which registers and stack slots may hold what, before each instruction: a forward data flow over each
  * subprogram. It knows four things apart: addresses in the subprogram's own stack frame (exact offset if possible),
  * constants, map tokens and pointers into map values. It relies on the kernel's verifier for one thing: a pointer that was
- * written to memory other than the stack is never used as a pointer again.
+ * written to memory other than the stack is never used as a pointer again. A branch on constants is followed one way only.
  */
 #ifndef BPFTIME_VM_FLOW_H
 #define BPFTIME_VM_FLOW_H

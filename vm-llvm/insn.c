@@ -343,3 +343,42 @@ uint64_t vm_alu(const struct bpf_insn *in, uint64_t dst, uint64_t src)
 	}
 	return is64 ? v : (uint32_t)v;
 }
+
+bool vm_compare(const struct bpf_insn *in, uint64_t a, uint64_t b)
+{
+	int64_t sa, sb;
+
+	if (vm_insn__is64(in)) {
+		sa = (int64_t)a;
+		sb = (int64_t)b;
+	} else {
+		a = (uint32_t)a;
+		b = (uint32_t)b;
+		sa = (int32_t)a;
+		sb = (int32_t)b;
+	}
+	switch (BPF_OP(in->code)) {
+	case BPF_JEQ:
+		return a == b;
+	case BPF_JNE:
+		return a != b;
+	case BPF_JGT:
+		return a > b;
+	case BPF_JGE:
+		return a >= b;
+	case BPF_JLT:
+		return a < b;
+	case BPF_JLE:
+		return a <= b;
+	case BPF_JSGT:
+		return sa > sb;
+	case BPF_JSGE:
+		return sa >= sb;
+	case BPF_JSLT:
+		return sa < sb;
+	case BPF_JSLE:
+		return sa <= sb;
+	default:
+		return (a & b) != 0; /* BPF_JSET */
+	}
+}

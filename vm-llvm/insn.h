@@ -85,5 +85,7 @@ int vm_fail(char *err, size_t err_size, int code, const char *fmt, ...) __attrib
 
 /* The arithmetic of VM_ALU without moves, on 64-bit registers; shared by the interpreter and constant folding. */
 uint64_t vm_alu(const struct bpf_insn *in, uint64_t dst, uint64_t src);
+/* Whether a VM_JCC is taken. */
+bool vm_compare(const struct bpf_insn *in, uint64_t dst, uint64_t src);
 
 #endif

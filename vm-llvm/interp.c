@@ -88,45 +88,6 @@ static void atomic(const struct bpf_insn *in, uint64_t *r)
 		r[in->src_reg] = old;
 }
 
-static bool compare(const struct bpf_insn *in, uint64_t a, uint64_t b)
-{
-	int64_t sa, sb;
-
-	if (vm_insn__is64(in)) {
-		sa = (int64_t)a;
-		sb = (int64_t)b;
-	} else {
-		a = (uint32_t)a;
-		b = (uint32_t)b;
-		sa = (int32_t)a;
-		sb = (int32_t)b;
-	}
-	switch (BPF_OP(in->code)) {
-	case BPF_JEQ:
-		return a == b;
-	case BPF_JNE:
-		return a != b;
-	case BPF_JGT:
-		return a > b;
-	case BPF_JGE:
-		return a >= b;
-	case BPF_JLT:
-		return a < b;
-	case BPF_JLE:
-		return a <= b;
-	case BPF_JSGT:
-		return sa > sb;
-	case BPF_JSGE:
-		return sa >= sb;
-	case BPF_JSLT:
-		return sa < sb;
-	case BPF_JSLE:
-		return sa <= sb;
-	default:
-		return (a & b) != 0; /* BPF_JSET */
-	}
-}
-
 static int enter(struct interp *vm, size_t ret)
 {
 	struct frame *caller = &vm->frame[vm->depth], *f;
@@ -212,7 +173,7 @@ static int run(struct interp *vm, uint64_t *r0)
 			err = immediate(vm, pc, &r[in->dst_reg]);
 			break;
 		case VM_JCC:
-			if (compare(in, r[in->dst_reg], src))
+			if (vm_compare(in, r[in->dst_reg], src))
 				next = vm_insn__target(in, kind, pc);
 			break;
 		case VM_JA:

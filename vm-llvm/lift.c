@@ -297,14 +297,24 @@ static LLVMIntPredicate predicate(uint8_t op)
 	}
 }
 
-static void lift_jcc(struct lift *l, size_t pc)
+/* Returns whether the block has its end. */
+static bool lift_jcc(struct lift *l, size_t pc)
 {
 	const struct bpf_insn *in = l->insns + pc;
 	size_t to = vm_insn__target(in, VM_JCC, pc);
-	LLVMBasicBlockRef fall = LLVMAppendBasicBlockInContext(l->ctx, l->fn, "");
 	unsigned int bytes = vm_insn__is64(in) ? 8 : 4;
-	LLVMValueRef a = trunc_to(l, get(l, pc, in->dst_reg), bytes), b;
+	LLVMBasicBlockRef fall;
+	LLVMValueRef a, b;
 
+	/* The data flow has found that only one way is ever taken. */
+	if (!l->facts[to].reached)
+		return false;
+	if (!l->facts[pc + 1].reached) {
+		LLVMBuildBr(l->b, l->blocks[to]);
+		return true;
+	}
+	fall = LLVMAppendBasicBlockInContext(l->ctx, l->fn, "");
+	a = trunc_to(l, get(l, pc, in->dst_reg), bytes);
 	b = BPF_SRC(in->code) == BPF_X ? trunc_to(l, get(l, pc, in->src_reg), bytes) : int_const(a, in->imm);
 	if (BPF_OP(in->code) == BPF_JSET) {
 		a = LLVMBuildAnd(l->b, a, b, "");
@@ -312,6 +322,7 @@ static void lift_jcc(struct lift *l, size_t pc)
 	}
 	LLVMBuildCondBr(l->b, LLVMBuildICmp(l->b, predicate(BPF_OP(in->code)), a, b, ""), l->blocks[to], fall);
 	LLVMPositionBuilderAtEnd(l->b, fall);
+	return false;
 }
 
 static LLVMValueRef find_function(struct lift *l, const char *name, LLVMTypeRef type)
@@ -406,7 +417,7 @@ static int lift_one(struct lift *l, size_t pc, enum vm_kind kind, bool *ended)
 	case VM_LDDW:
 		return lift_immediate(l, pc);
 	case VM_JCC:
-		lift_jcc(l, pc);
+		*ended = lift_jcc(l, pc);
 		return 0;
 	case VM_JA:
 		LLVMBuildBr(l->b, l->blocks[vm_insn__target(in, kind, pc)]);

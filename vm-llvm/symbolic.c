@@ -416,12 +416,11 @@ static int branch(struct sym *s, const struct bpf_insn *in, expr a, expr b)
 	uint32_t code = in->code & ~BPF_X;
 	uint64_t x, y;
 
-	if (vm_insn__is64(in) && (BPF_OP(code) == BPF_JEQ || BPF_OP(code) == BPF_JNE)) {
-		if (is_const(s, a, &x) && is_const(s, b, &y))
-			return (x == y) == (BPF_OP(code) == BPF_JEQ);
-		if (a == var(s, VAR_PTR, 0, 0) && is_const(s, b, &y) && y == 0)
-			return BPF_OP(code) == BPF_JNE;
-	}
+	if (is_const(s, a, &x) && is_const(s, b, &y))
+		return vm_compare(in, x, y);
+	if (vm_insn__is64(in) && (BPF_OP(code) == BPF_JEQ || BPF_OP(code) == BPF_JNE) && a == var(s, VAR_PTR, 0, 0) &&
+	    is_const(s, b, &y) && y == 0)
+		return BPF_OP(code) == BPF_JNE;
 	if (s->nodes[a].deps || s->nodes[b].deps)
 		return -2;
 	for (size_t i = 0; i < s->n_decisions; i++)

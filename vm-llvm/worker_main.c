@@ -21,6 +21,13 @@
 
 #define NOBODY	    65534
 #define MEMORY_LIMIT (2ull << 30)
+/* The address sanitizer reserves terabytes of address space, and asks the system for more than we allow. */
+#ifdef __SANITIZE_ADDRESS__
+#define SANITIZED true
+#else
+#define SANITIZED false
+#endif
+
 #define JOB_SECONDS  30 /* of CPU; the client's timeout is shorter */
 
 static int allow_system_calls(void)
@@ -57,7 +64,7 @@ static void close_others(int fd)
 
 static int drop_rights(int fd)
 {
-	struct rlimit none = { 0, 0 };
+	struct rlimit none = { 0, 0 }, memory = { MEMORY_LIMIT, MEMORY_LIMIT };
 	pid_t parent = getppid();
 
 	close_others(fd);
@@ -68,14 +75,11 @@ static int drop_rights(int fd)
 		return -ESRCH;
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || setrlimit(RLIMIT_CORE, &none))
 		return -errno;
-#ifndef __SANITIZE_ADDRESS__ /* which reserves terabytes of address space, and asks the system for more than we allow */
-	struct rlimit memory = { MEMORY_LIMIT, MEMORY_LIMIT };
-
+	if (SANITIZED)
+		return 0;
 	if (setrlimit(RLIMIT_AS, &memory))
 		return -errno;
 	return allow_system_calls();
-#endif
-	return 0;
 }
 
 static int read_all(int fd, void *data, size_t size)

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 
 #include "vm-llvm/additive.h"
+#include "vm-llvm/fold.h"
 #include "vm-llvm/vm.h"
 #include "vm_forms.h"
 
@@ -391,6 +392,50 @@ static void traps(void **state)
 	}
 }
 
+/* ---- what a frozen map holds ---- */
+
+/* funclatency's .rodata (map 6): no cgroup, no thread group, units of 1000. */
+static bool frozen(void *arg, int32_t imm, uint32_t off, void *out, uint32_t size)
+{
+	static const uint8_t rodata[9] = { 0, 0, 0, 0, 1, 0, 0, 0, 0 };
+
+	if (imm != 6 || off + size > sizeof(rodata))
+		return false;
+	memcpy(out, rodata + off, size);
+	return true;
+}
+
+static void options_that_are_off(void **state)
+{
+	static const char *const names[] = { "funclatency_entry", "funclatency_return" };
+	static const struct map maps[] = { { 5, 4, false, READ }, { 7, 4, false, ADD }, { 6, 4, false, READ }, { 4, 4, false, OTHER } };
+	static const struct vm_interp_opts o = { .sz = sizeof(o) };
+	struct bpf_insn small[] = { LDDW(1, BPF_PSEUDO_MAP_VALUE, 6, 4), LDX(BPF_W, 0, 1, 0),
+				    I(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 1, 1), CALL(37), EXIT };
+	uint64_t r0;
+	char err[256];
+
+	for (size_t i = 0; i < 2; i++) {
+		struct capture c = { .name = names[i] };
+		struct program p;
+
+		memcpy(c.maps, maps, sizeof(maps));
+		read_capture(&c, &p);
+		for (size_t pc = 0; pc < p.n; pc++)
+			if (p.insns[pc].src_reg == BPF_PSEUDO_MAP_VALUE && p.insns[pc].code == (BPF_LD | BPF_IMM | BPF_DW))
+				p.insns[pc].imm = maps[p.insns[pc].imm].fd;
+		assert_true(vm_fold_constants(p.insns, p.n, frozen, NULL) > 3);
+		assert_int_equal(vm_validate(p.insns, p.n, err, sizeof(err)), 0);
+		for (size_t pc = 0; pc < p.n; pc++)
+			if (p.insns[pc].code == (BPF_JMP | BPF_CALL))
+				assert_int_not_equal(p.insns[pc].imm, BPF_FUNC_current_task_under_cgroup);
+	}
+	assert_int_equal(vm_fold_constants(small, N_INSNS(small), frozen, NULL), 2);
+	small[0].src_reg = 0; /* the map itself is not there */
+	assert_int_equal(vm_interpret(small, N_INSNS(small), NULL, &o, &r0, err, sizeof(err)), 0);
+	assert_int_equal(r0, 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -398,6 +443,7 @@ int main(void)
 		cmocka_unit_test(only_some),
 		cmocka_unit_test(same_meaning),
 		cmocka_unit_test(traps),
+		cmocka_unit_test(options_that_are_off),
 	};
 
 	cmocka_set_message_output(CM_OUTPUT_TAP);
