@@ -257,7 +257,7 @@ static int optimise(struct jit *j)
 	LLVMPassBuilderOptionsSetLoopVectorization(o, false);
 	LLVMPassBuilderOptionsSetSLPVectorization(o, false);
 	LLVMPassBuilderOptionsSetLoopInterleaving(o, false);
-	e = LLVMRunPasses(j->mod, "default<O2>,globaldce", j->tm, o);
+	e = LLVMRunPasses(j->mod, "globaldce,default<O2>,globaldce", j->tm, o);
 	LLVMDisposePassBuilderOptions(o);
 	if (e) {
 		text = LLVMGetErrorMessage(e);

@@ -31,6 +31,7 @@ struct lift {
 	LLVMValueRef *subs;
 	/* of the function being made */
 	LLVMValueRef fn, env, reg[11], stack;
+	int frame; /* bytes of stack that it uses */
 	char *err;
 	size_t err_size;
 };
@@ -48,7 +49,7 @@ static LLVMTypeRef int_type(struct lift *l, unsigned int bytes)
 /* The address r10 + off as LLVM knows it best. */
 static LLVMValueRef frame_ptr(struct lift *l, int off)
 {
-	LLVMValueRef at = c64(l, VM_STACK_SIZE + off);
+	LLVMValueRef at = c64(l, (uint64_t)(l->frame + off));
 
 	return LLVMBuildGEP2(l->b, l->i8, l->stack, &at, 1, "");
 }
@@ -79,7 +80,7 @@ static LLVMValueRef address(struct lift *l, size_t pc, unsigned int reg, int off
 {
 	int at = l->facts[pc].stack[reg];
 
-	if (at != VM_FACT_NONE && at + off >= -VM_STACK_SIZE && at + off < 0)
+	if (at != VM_FACT_NONE && at + off >= -l->frame && at + off < 0)
 		return frame_ptr(l, at + off);
 	return LLVMBuildIntToPtr(l->b, LLVMBuildAdd(l->b, get(l, pc, reg), c64(l, (uint64_t)(int64_t)off), ""), l->ptr, "");
 }
@@ -434,9 +435,38 @@ static int lift_one(struct lift *l, size_t pc, enum vm_kind kind, bool *ended)
 	}
 }
 
+/*
+ * How far down the subprogram's frame is used: as far as any register ever points or any access goes. All of it when an address
+ * is not exact, or given to a subprogram, which may go down from there.
+ */
+static int frame_size(struct lift *l, size_t lo, size_t hi)
+{
+	int low = 0;
+
+	for (size_t pc = lo; pc < hi; pc++) {
+		const struct vm_fact *f = &l->facts[pc];
+		const struct bpf_insn *in = l->insns + pc;
+		enum vm_kind kind = vm_insn__kind(in, &(const char *){ 0 });
+
+		for (unsigned int i = 0; f->reached && i < 11; i++) {
+			bool base = i == (kind == VM_LDX ? in->src_reg : in->dst_reg);
+			int off = base && (kind == VM_LDX || kind == VM_ST || kind == VM_STX || kind == VM_ATOMIC) ? in->off : 0;
+
+			if (!(f->may_stack & (1u << i)))
+				continue;
+			if (f->stack[i] == VM_FACT_NONE || (kind == VM_LOCAL && i >= 1 && i <= 5))
+				return VM_STACK_SIZE;
+			if (f->stack[i] + off < low)
+				low = f->stack[i] + off;
+		}
+		pc += vm_insn__slots(kind) - 1;
+	}
+	return low < -VM_STACK_SIZE ? VM_STACK_SIZE : (-low + 7) & ~7;
+}
+
 static void prologue(struct lift *l, size_t sub)
 {
-	LLVMTypeRef frame = LLVMArrayType2(l->i8, VM_STACK_SIZE);
+	LLVMTypeRef frame = LLVMArrayType2(l->i8, (uint64_t)l->frame);
 
 	LLVMPositionBuilderAtEnd(l->b, LLVMAppendBasicBlockInContext(l->ctx, l->fn, "entry"));
 	for (unsigned int i = 0; i < 11; i++)
@@ -464,6 +494,7 @@ static int lift_sub(struct lift *l, size_t sub)
 	int r;
 
 	l->fn = l->subs[sub];
+	l->frame = frame_size(l, lo, hi);
 	prologue(l, sub);
 	for (size_t pc = lo; pc < hi; pc++)
 		if (l->facts[pc].leader && l->facts[pc].reached)
