@@ -12,10 +12,10 @@
 
 /* What was seen of one map. */
 enum seen {
-	SEEN_NAMED = 1,	 /* looked up, or its address taken */
-	SEEN_READ = 2,	 /* a value read, or used as a key */
-	SEEN_ADD = 4,	 /* added to */
-	SEEN_OTHER = 8,	 /* anything else */
+	SEEN_NAMED = 1, /* looked up, or its address taken */
+	SEEN_READ = 2,	/* a value read, or used as a key */
+	SEEN_ADD = 4,	/* added to */
+	SEEN_OTHER = 8, /* anything else */
 	SEEN_DELETE = 16,
 };
 
@@ -28,9 +28,9 @@ struct additive {
 	struct vm_fact *facts;
 	struct vm_live *live;
 	struct vm_state **before; /* at lookups: the data flow's state */
-	uint8_t *token;	  /* at calls: the one map that r1 names, or NO_TOKEN */
-	uint8_t *rmw;	  /* enum rmw_role */
-	uint8_t *visited; /* for reaches() */
+	uint8_t *token;		  /* at calls: the one map that r1 names, or NO_TOKEN */
+	uint8_t *rmw;		  /* enum rmw_role */
+	uint8_t *visited;	  /* for reaches() */
 	size_t *todo;
 	uint32_t *seen; /* per map */
 };
@@ -41,7 +41,7 @@ enum rmw_role { RMW_NONE, RMW_LOAD, RMW_ADD, RMW_STORE };
 
 static enum vm_kind kind_at(const struct additive *a, size_t pc)
 {
-	return vm_insn__kind(a->insns + pc, &(const char *){ 0 });
+	return vm_insn__kind(a->insns + pc, &(const char *){0});
 }
 
 /* ---- what the proof needs ---- */
@@ -153,14 +153,15 @@ static int rewrite(struct additive *a, const bool *only)
 	int pairs = 0;
 
 	for (size_t pc = 0; pc < a->n; pc++) {
-		bool ok = eligible(a, only, pc) && vm_prove_additive(&p, pc, a->before[pc], a->token[pc]) && p.n_updates;
+		bool ok =
+			eligible(a, only, pc) && vm_prove_additive(&p, pc, a->before[pc], a->token[pc]) && p.n_updates;
 
 		for (size_t i = 0; ok && i < p.n_updates; i++)
 			ok = owns(a, pc, p.update[i]);
 		if (!ok)
 			continue;
 		/* r0 = 0: from now on only the way that the absent key took. */
-		a->insns[pc] = (struct bpf_insn){ .code = BPF_ALU64 | BPF_MOV | BPF_K };
+		a->insns[pc] = (struct bpf_insn){.code = BPF_ALU64 | BPF_MOV | BPF_K};
 		for (size_t i = 0; i < p.n_updates; i++)
 			a->insns[p.update[i]].imm = VM_HELPER_MAP_ADD;
 		pairs++;
@@ -345,7 +346,7 @@ static int run(struct additive *a, const bool *only, enum vm_map_use *use)
 int vm_additive_rewrite(struct bpf_insn *insns, size_t n_insns, const struct vm_map_info *maps, size_t n_maps,
 			const bool *only, enum vm_map_use *use)
 {
-	struct additive a = { .insns = insns, .n = n_insns, .maps = maps, .n_maps = n_maps };
+	struct additive a = {.insns = insns, .n = n_insns, .maps = maps, .n_maps = n_maps};
 	int r;
 
 	if (n_maps > VM_FLOW_MAX_MAPS)

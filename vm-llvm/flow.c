@@ -15,7 +15,7 @@ struct flow {
 	bool *dirty;
 };
 
-static const struct vm_abs unknown = { .kinds = VM_ABS_DATA };
+static const struct vm_abs unknown = {.kinds = VM_ABS_DATA};
 
 static bool join(struct vm_abs *to, const struct vm_abs *from)
 {
@@ -51,13 +51,13 @@ static bool join_state(struct vm_state *to, const struct vm_state *from)
 
 static struct vm_abs number(int64_t n)
 {
-	return (struct vm_abs){ .kinds = VM_ABS_CONST, .n = n };
+	return (struct vm_abs){.kinds = VM_ABS_CONST, .n = n};
 }
 
 /* Something computed from a and b: keeps what may be hidden in it. */
 static struct vm_abs computed(const struct vm_abs *a, const struct vm_abs *b)
 {
-	struct vm_abs v = { .kinds = VM_ABS_DATA, .tokens = a->tokens | b->tokens, .values = a->values | b->values };
+	struct vm_abs v = {.kinds = VM_ABS_DATA, .tokens = a->tokens | b->tokens, .values = a->values | b->values};
 
 	if (vm_abs__may_stack(a) || vm_abs__may_stack(b))
 		v.kinds |= VM_ABS_FRAME;
@@ -67,8 +67,8 @@ static struct vm_abs computed(const struct vm_abs *a, const struct vm_abs *b)
 static struct vm_abs in_frame(int64_t off)
 {
 	if (off < -VM_STACK_SIZE || off > 0)
-		return (struct vm_abs){ .kinds = VM_ABS_FRAME };
-	return (struct vm_abs){ .kinds = VM_ABS_STACK, .n = off };
+		return (struct vm_abs){.kinds = VM_ABS_FRAME};
+	return (struct vm_abs){.kinds = VM_ABS_STACK, .n = off};
 }
 
 static struct vm_abs alu(const struct bpf_insn *in, const struct vm_abs *dst, const struct vm_abs *src)
@@ -80,8 +80,8 @@ static struct vm_abs alu(const struct bpf_insn *in, const struct vm_abs *dst, co
 		return *src;
 	if (vm_abs__is(src, VM_ABS_CONST) && (vm_abs__is(dst, VM_ABS_CONST) || op == BPF_MOV))
 		return number((int64_t)vm_alu(in, (uint64_t)dst->n, (uint64_t)src->n));
-	if (is64 && (op == BPF_ADD || op == BPF_SUB) && vm_abs__is(dst, VM_ABS_STACK) && vm_abs__is(src, VM_ABS_CONST) &&
-	    llabs(src->n) <= 2 * VM_STACK_SIZE)
+	if (is64 && (op == BPF_ADD || op == BPF_SUB) && vm_abs__is(dst, VM_ABS_STACK) &&
+	    vm_abs__is(src, VM_ABS_CONST) && llabs(src->n) <= 2 * VM_STACK_SIZE)
 		return in_frame(op == BPF_ADD ? dst->n + src->n : dst->n - src->n);
 	if (is64 && op == BPF_ADD && vm_abs__is(src, VM_ABS_STACK) && vm_abs__is(dst, VM_ABS_CONST) &&
 	    llabs(dst->n) <= 2 * VM_STACK_SIZE)
@@ -147,7 +147,7 @@ static void atomic(struct vm_state *s, const struct bpf_insn *in)
 
 static void call(struct vm_state *s, const struct bpf_insn *in, enum vm_kind kind)
 {
-	struct vm_abs written = { .kinds = VM_ABS_DATA | (kind == VM_LOCAL ? VM_ABS_FRAME : 0) };
+	struct vm_abs written = {.kinds = VM_ABS_DATA | (kind == VM_LOCAL ? VM_ABS_FRAME : 0)};
 	uint64_t token = s->reg[1].tokens;
 	size_t lo, hi;
 
@@ -188,7 +188,8 @@ static void step(struct vm_state *s, const struct bpf_insn *in, enum vm_kind kin
 
 	switch (kind) {
 	case VM_ALU:
-		s->reg[in->dst_reg] = alu(in, &s->reg[in->dst_reg], BPF_SRC(in->code) == BPF_X ? &s->reg[in->src_reg] : &imm);
+		s->reg[in->dst_reg] =
+			alu(in, &s->reg[in->dst_reg], BPF_SRC(in->code) == BPF_X ? &s->reg[in->src_reg] : &imm);
 		break;
 	case VM_END:
 		s->reg[in->dst_reg] = computed(&s->reg[in->dst_reg], &s->reg[in->dst_reg]);
@@ -252,7 +253,7 @@ static void run_block(struct flow *f, size_t pc, bool last, vm_flow_visit *visit
 
 	for (size_t first = pc; pc < f->n;) {
 		const struct bpf_insn *in = f->insns + pc;
-		enum vm_kind kind = vm_insn__kind(in, &(const char *){ 0 });
+		enum vm_kind kind = vm_insn__kind(in, &(const char *){0});
 		int taken = kind == VM_JA ? 1 : kind == VM_JCC ? decided(&s, in) : 0;
 
 		if (pc != first && f->facts[pc].leader) {
@@ -281,7 +282,7 @@ static int find_leaders(struct flow *f, const struct vm_layout *l)
 	for (size_t i = 0; i < l->n; i++)
 		f->facts[l->start[i]].leader = true;
 	for (size_t pc = 0; pc < f->n; pc++) {
-		enum vm_kind kind = vm_insn__kind(f->insns + pc, &(const char *){ 0 });
+		enum vm_kind kind = vm_insn__kind(f->insns + pc, &(const char *){0});
 
 		if (kind == VM_JCC || kind == VM_JA)
 			f->facts[vm_insn__target(f->insns + pc, kind, pc)].leader = true;
@@ -315,7 +316,7 @@ static void enter_subprograms(struct flow *f, const struct vm_layout *l)
 int vm_flow(const struct bpf_insn *insns, size_t n_insns, const struct vm_layout *l, struct vm_fact *facts,
 	    vm_flow_visit *visit, void *arg)
 {
-	struct flow f = { .insns = insns, .n = n_insns, .facts = facts };
+	struct flow f = {.insns = insns, .n = n_insns, .facts = facts};
 	bool again = true;
 	int r = -ENOMEM;
 
@@ -378,10 +379,11 @@ bool vm_rmw__match(const struct bpf_insn *insns, size_t n_insns, const struct vm
 	busy = 1u << load->dst_reg;
 	for (size_t at = pc + 1; at < n_insns && !facts[at].leader; at++) {
 		const struct bpf_insn *in = insns + at;
-		enum vm_kind kind = vm_insn__kind(in, &(const char *){ 0 });
+		enum vm_kind kind = vm_insn__kind(in, &(const char *){0});
 
 		if (!add && kind == VM_ALU && is_add(in, load->dst_reg, bytes)) {
-			if (in->dst_reg == load->src_reg || (BPF_SRC(in->code) == BPF_X && in->src_reg == load->src_reg))
+			if (in->dst_reg == load->src_reg ||
+			    (BPF_SRC(in->code) == BPF_X && in->src_reg == load->src_reg))
 				return false;
 			add = in;
 			busy |= 1u << in->dst_reg | (BPF_SRC(in->code) == BPF_X ? 1u << in->src_reg : 0);
@@ -479,8 +481,8 @@ static void live_join(struct vm_live *to, const struct vm_live *from)
 		to->stack[i] |= from->stack[i];
 }
 
-int vm_liveness(const struct bpf_insn *insns, size_t n_insns, const struct vm_fact *facts, vm_live_arg *reads, void *arg,
-		struct vm_live *live)
+int vm_liveness(const struct bpf_insn *insns, size_t n_insns, const struct vm_fact *facts, vm_live_arg *reads,
+		void *arg, struct vm_live *live)
 {
 	bool again = true;
 
@@ -488,12 +490,12 @@ int vm_liveness(const struct bpf_insn *insns, size_t n_insns, const struct vm_fa
 	while (again) {
 		again = false;
 		for (size_t pc = n_insns; pc-- > 0;) {
-			struct vm_live l = { 0 };
+			struct vm_live l = {0};
 			enum vm_kind kind;
 
 			if (!facts[pc].reached)
 				continue;
-			kind = vm_insn__kind(insns + pc, &(const char *){ 0 });
+			kind = vm_insn__kind(insns + pc, &(const char *){0});
 			if (kind != VM_JA && kind != VM_EXIT)
 				l = live[pc + vm_insn__slots(kind)];
 			if (kind == VM_JCC || kind == VM_JA)

@@ -2,8 +2,9 @@
 /*
  * flow.h: which registers and stack slots may hold what, before each instruction: a forward data flow over each
  * subprogram. It knows four things apart: addresses in the subprogram's own stack frame (exact offset if possible),
- * constants, map tokens and pointers into map values. It relies on the kernel's verifier for one thing: a pointer that was
- * written to memory other than the stack is never used as a pointer again. A branch on constants is followed one way only.
+ * constants, map tokens and pointers into map values. It relies on the kernel's verifier for one thing: a pointer that
+ * was written to memory other than the stack is never used as a pointer again. A branch on constants is followed one
+ * way only.
  */
 #ifndef BPFTIME_VM_FLOW_H
 #define BPFTIME_VM_FLOW_H
@@ -25,7 +26,7 @@ struct vm_abs {
 	int64_t n;
 	uint64_t tokens; /* bit i: map token i, or something computed from it */
 	uint64_t values; /* bit i: pointer into a value of map i, or something computed from it */
-	uint64_t kinds; /* enum vm_abs_kind; no padding: states are compared as bytes */
+	uint64_t kinds;	 /* enum vm_abs_kind; no padding: states are compared as bytes */
 };
 
 struct vm_state {
@@ -63,8 +64,8 @@ int vm_flow(const struct bpf_insn *insns, size_t n_insns, const struct vm_layout
 	    vm_flow_visit *visit, void *arg);
 
 /*
- * `rX = *(rP + o); rX += c; *(rP + o) = rX` within one block, nothing in between that touches memory, rX, rP or c; never
- * on the stack. c may be an immediate or a register, and the sum may also be made in c's register.
+ * `rX = *(rP + o); rX += c; *(rP + o) = rX` within one block, nothing in between that touches memory, rX, rP or c;
+ * never on the stack. c may be an immediate or a register, and the sum may also be made in c's register.
  */
 struct vm_rmw {
 	size_t load, add, store; /* positions */
@@ -81,7 +82,7 @@ struct vm_live {
 /* Bytes of stack at [off, off + size) that a call may read through argument register arg (1 to 5); false: none. */
 typedef bool vm_live_arg(void *arg, const struct bpf_insn *insns, size_t pc, unsigned int reg, unsigned int *size);
 /* Fills live[pc]: what is live before instruction pc. */
-int vm_liveness(const struct bpf_insn *insns, size_t n_insns, const struct vm_fact *facts, vm_live_arg *reads, void *arg,
-		struct vm_live *live);
+int vm_liveness(const struct bpf_insn *insns, size_t n_insns, const struct vm_fact *facts, vm_live_arg *reads,
+		void *arg, struct vm_live *live);
 
 #endif

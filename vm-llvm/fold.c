@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct bpf_insn nothing = { .code = BPF_ALU64 | BPF_MOV | BPF_K };
+static const struct bpf_insn nothing = {.code = BPF_ALU64 | BPF_MOV | BPF_K};
 
 /* dst = v, if one instruction can say it. */
 static bool to_constant(struct bpf_insn *in, uint64_t v)
@@ -19,7 +19,7 @@ static bool to_constant(struct bpf_insn *in, uint64_t v)
 		class = BPF_ALU;
 	else
 		return false;
-	*in = (struct bpf_insn){ .code = class | BPF_MOV | BPF_K, .dst_reg = in->dst_reg, .imm = (int32_t)v };
+	*in = (struct bpf_insn){.code = class | BPF_MOV | BPF_K, .dst_reg = in->dst_reg, .imm = (int32_t)v};
 	return true;
 }
 
@@ -32,7 +32,7 @@ static int fold_loads(struct bpf_insn *insns, size_t n, const struct vm_fact *fa
 
 	for (size_t at = pc + 2; at < n && !facts[at].leader; at++) {
 		struct bpf_insn *in = insns + at;
-		enum vm_kind kind = vm_insn__kind(in, &(const char *){ 0 });
+		enum vm_kind kind = vm_insn__kind(in, &(const char *){0});
 		bool over = vm_insn__writes(in, kind) & (1u << imm->dst_reg);
 		int64_t off = (int64_t)(uint32_t)imm[1].imm + in->off;
 		uint64_t v = 0;
@@ -52,7 +52,7 @@ static int drop_dead(struct bpf_insn *insns, size_t n, const struct vm_fact *fac
 	int changed = 0;
 
 	for (size_t pc = 0; pc < n; pc++) {
-		enum vm_kind kind = vm_insn__kind(insns + pc, &(const char *){ 0 });
+		enum vm_kind kind = vm_insn__kind(insns + pc, &(const char *){0});
 
 		if (!facts[pc].reached && kind == VM_CALL) {
 			insns[pc] = nothing;
@@ -79,7 +79,7 @@ int vm_fold_constants(struct bpf_insn *insns, size_t n_insns, vm_fold_read *read
 	if (facts)
 		r = vm_flow(insns, n_insns, &l, facts, NULL, NULL);
 	for (size_t pc = 0; !r && pc < n_insns; pc++) {
-		enum vm_kind kind = vm_insn__kind(insns + pc, &(const char *){ 0 });
+		enum vm_kind kind = vm_insn__kind(insns + pc, &(const char *){0});
 
 		if (kind == VM_LDDW && insns[pc].src_reg == BPF_PSEUDO_MAP_VALUE)
 			changed += fold_loads(insns, n_insns, facts, pc, read, arg);

@@ -201,8 +201,8 @@ enum vm_kind vm_insn__kind(const struct bpf_insn *in, const char **why)
 	}
 }
 
-#define R(n)	  (1u << (n))
-#define R_ARGS	  (R(1) | R(2) | R(3) | R(4) | R(5))
+#define R(n)   (1u << (n))
+#define R_ARGS (R(1) | R(2) | R(3) | R(4) | R(5))
 
 /* Arguments of the helpers that tools use most; of all others we assume five. */
 static uint32_t helper_args(int32_t id)
@@ -211,15 +211,15 @@ static uint32_t helper_args(int32_t id)
 		int32_t id;
 		uint8_t args;
 	} known[] = {
-		{ BPF_FUNC_map_lookup_elem, 2 },       { BPF_FUNC_map_update_elem, 4 },
-		{ BPF_FUNC_map_delete_elem, 2 },       { BPF_FUNC_probe_read, 3 },
-		{ BPF_FUNC_ktime_get_ns, 0 },	       { BPF_FUNC_get_smp_processor_id, 0 },
-		{ BPF_FUNC_get_current_pid_tgid, 0 },  { BPF_FUNC_get_current_uid_gid, 0 },
-		{ BPF_FUNC_get_current_comm, 2 },      { BPF_FUNC_probe_read_str, 3 },
-		{ BPF_FUNC_probe_read_user, 3 },       { BPF_FUNC_probe_read_kernel, 3 },
-		{ BPF_FUNC_probe_read_user_str, 3 },   { BPF_FUNC_probe_read_kernel_str, 3 },
-		{ BPF_FUNC_ktime_get_boot_ns, 0 },     { BPF_FUNC_get_func_ip, 1 },
-		{ BPF_FUNC_get_attach_cookie, 1 },     { BPF_FUNC_get_current_task, 0 },
+		{BPF_FUNC_map_lookup_elem, 2},	    {BPF_FUNC_map_update_elem, 4},
+		{BPF_FUNC_map_delete_elem, 2},	    {BPF_FUNC_probe_read, 3},
+		{BPF_FUNC_ktime_get_ns, 0},	    {BPF_FUNC_get_smp_processor_id, 0},
+		{BPF_FUNC_get_current_pid_tgid, 0}, {BPF_FUNC_get_current_uid_gid, 0},
+		{BPF_FUNC_get_current_comm, 2},	    {BPF_FUNC_probe_read_str, 3},
+		{BPF_FUNC_probe_read_user, 3},	    {BPF_FUNC_probe_read_kernel, 3},
+		{BPF_FUNC_probe_read_user_str, 3},  {BPF_FUNC_probe_read_kernel_str, 3},
+		{BPF_FUNC_ktime_get_boot_ns, 0},    {BPF_FUNC_get_func_ip, 1},
+		{BPF_FUNC_get_attach_cookie, 1},    {BPF_FUNC_get_current_task, 0},
 	};
 	size_t i = 0;
 
@@ -291,7 +291,8 @@ static uint64_t divide(const struct bpf_insn *in, bool is64, uint64_t a, uint64_
 	if (in->off == 0)
 		return mod ? a % b : a / b;
 	if (is64)
-		return (int64_t)b == -1 ? (mod ? 0 : -a) : (uint64_t)(mod ? (int64_t)a % (int64_t)b : (int64_t)a / (int64_t)b);
+		return (int64_t)b == -1 ? (mod ? 0 : -a)
+					: (uint64_t)(mod ? (int64_t)a % (int64_t)b : (int64_t)a / (int64_t)b);
 	return (int32_t)b == -1 ? (mod ? 0 : -a) : (uint64_t)(mod ? (int32_t)a % (int32_t)b : (int32_t)a / (int32_t)b);
 }
 
@@ -337,8 +338,10 @@ uint64_t vm_alu(const struct bpf_insn *in, uint64_t dst, uint64_t src)
 		v = -a;
 		break;
 	case BPF_MOV:
-		v = in->off == 8 ? (uint64_t)(int8_t)b : in->off == 16 ? (uint64_t)(int16_t)b :
-		    in->off == 32 ? (uint64_t)(int32_t)b : b;
+		v = in->off == 8    ? (uint64_t)(int8_t)b
+		    : in->off == 16 ? (uint64_t)(int16_t)b
+		    : in->off == 32 ? (uint64_t)(int32_t)b
+				    : b;
 		break;
 	}
 	return is64 ? v : (uint32_t)v;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * insn.h: what an eBPF instruction is (RFC 9669): its kind, the registers it reads and writes, where it jumps. One place
- * that the validator, the interpreter, the analyses and the lifter share.
+ * insn.h: what an eBPF instruction is (RFC 9669): its kind, the registers it reads and writes, where it jumps. One
+ * place that the validator, the interpreter, the analyses and the lifter share.
  */
 #ifndef BPFTIME_VM_INSN_H
 #define BPFTIME_VM_INSN_H
@@ -13,13 +13,13 @@
 #include <linux/bpf.h>
 
 /* Newer than the oldest uapi header that we build with. */
-#define VM_MODE_MEMSX	   0x80 /* sign-extending load */
-#define VM_OP_JCOND	   0xe0 /* may_goto */
-#define VM_PSEUDO_KFUNC	   2	/* src_reg of a call of a kernel function */
-#define VM_PSEUDO_FUNC	   4	/* src_reg of a 64-bit immediate: address of a subprogram */
-#define VM_PSEUDO_MAP_IDX  5	/* src_reg of a 64-bit immediate: index into fd_array */
-#define VM_PSEUDO_BTF_ID   3	/* src_reg of a 64-bit immediate: kernel variable */
-#define VM_PSEUDO_IDX_VAL  6	/* as VM_PSEUDO_MAP_IDX, address of the value */
+#define VM_MODE_MEMSX	  0x80 /* sign-extending load */
+#define VM_OP_JCOND	  0xe0 /* may_goto */
+#define VM_PSEUDO_KFUNC	  2    /* src_reg of a call of a kernel function */
+#define VM_PSEUDO_FUNC	  4    /* src_reg of a 64-bit immediate: address of a subprogram */
+#define VM_PSEUDO_MAP_IDX 5    /* src_reg of a 64-bit immediate: index into fd_array */
+#define VM_PSEUDO_BTF_ID  3    /* src_reg of a 64-bit immediate: kernel variable */
+#define VM_PSEUDO_IDX_VAL 6    /* as VM_PSEUDO_MAP_IDX, address of the value */
 
 #define VM_STACK_SIZE 512 /* bytes per frame: MAX_BPF_STACK */
 #define VM_MAX_FRAMES 8	  /* MAX_CALL_FRAMES */
@@ -56,7 +56,7 @@ static inline unsigned int vm_insn__slots(enum vm_kind kind)
 /* Bytes that a load, store or atomic moves. */
 static inline unsigned int vm_insn__bytes(const struct bpf_insn *in)
 {
-	static const uint8_t bytes[] = { 4, 2, 1, 8 };
+	static const uint8_t bytes[] = {4, 2, 1, 8};
 
 	return bytes[BPF_SIZE(in->code) >> 3];
 }

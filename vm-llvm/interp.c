@@ -147,8 +147,8 @@ static int run(struct interp *vm, uint64_t *r0)
 		size_t next = pc + vm_insn__slots(kind);
 
 		if (vm->opts->max_steps && steps++ == vm->opts->max_steps)
-			return vm_fail(vm->err, vm->err_size, -ELOOP, "instruction %zu: still running after %llu steps", pc,
-				       (unsigned long long)vm->opts->max_steps);
+			return vm_fail(vm->err, vm->err_size, -ELOOP, "instruction %zu: still running after %llu steps",
+				       pc, (unsigned long long)vm->opts->max_steps);
 		switch (kind) {
 		case VM_ALU:
 			r[in->dst_reg] = vm_alu(in, r[in->dst_reg], src);
@@ -207,8 +207,8 @@ static int run(struct interp *vm, uint64_t *r0)
 int vm_interpret(const struct bpf_insn *insns, size_t n_insns, void *ctx, const struct vm_interp_opts *opts,
 		 uint64_t *r0, char *err, size_t err_size)
 {
-	static const struct vm_interp_opts none = { .sz = sizeof(none) };
-	struct interp vm = { .insns = insns, .opts = opts ? opts : &none, .err = err, .err_size = err_size };
+	static const struct vm_interp_opts none = {.sz = sizeof(none)};
+	struct interp vm = {.insns = insns, .opts = opts ? opts : &none, .err = err, .err_size = err_size};
 	int r = vm_validate(insns, n_insns, err, err_size);
 
 	if (r)

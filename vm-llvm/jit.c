@@ -3,9 +3,9 @@
  * jit.c: from a module of IR to bytes that can be mapped anywhere.
  *
  * The library bitcode is the module; the program is lifted into it (lift.c), blobs become constants, everything but the
- * entry becomes internal and is inlined, and after optimisation nothing may be left but functions: no data, no declarations.
- * Code generation is held to general registers, without red zone, jump tables, constant pools or calls that the compiler
- * invents, because the result runs in the middle of foreign functions, on their stacks.
+ * entry becomes internal and is inlined, and after optimisation nothing may be left but functions: no data, no
+ * declarations. Code generation is held to general registers, without red zone, jump tables, constant pools or calls
+ * that the compiler invents, because the result runs in the middle of foreign functions, on their stacks.
  */
 #include "lift.h"
 #include "object.h"
@@ -79,7 +79,7 @@ static void on_diagnostic(LLVMDiagnosticInfoRef info, void *arg)
 
 	if (at && sscanf(at, STACK_MESSAGE, &size, name) == 2) {
 		for (size_t i = 0; i < j->n_frames; i++)
-			if (!strcmp(LLVMGetValueName2(j->frames[i].fn, &(size_t){ 0 }), name))
+			if (!strcmp(LLVMGetValueName2(j->frames[i].fn, &(size_t){0}), name))
 				j->frames[i].size = size;
 	} else if (LLVMGetDiagInfoSeverity(info) == LLVMDSError && !j->diagnostic[0]) {
 		snprintf(j->diagnostic, sizeof(j->diagnostic), "%s", text);
@@ -100,7 +100,8 @@ static int load_library(struct jit *j, const struct vm_compile_opts *o)
 
 		LLVMDisposeMemoryBuffer(buf);
 		if (failed)
-			return vm_fail(j->err, j->err_size, -EINVAL, "the library bitcode cannot be read: %s", j->diagnostic);
+			return vm_fail(j->err, j->err_size, -EINVAL, "the library bitcode cannot be read: %s",
+				       j->diagnostic);
 	} else {
 		j->mod = LLVMModuleCreateWithNameInContext("program", j->ctx);
 	}
@@ -147,12 +148,13 @@ static void add_enum(struct jit *j, LLVMValueRef fn, const char *name)
 static void set_attributes(struct jit *j, LLVMValueRef fn)
 {
 	static const char *const strings[][2] = {
-		{ "target-cpu", "x86-64" },	{ "target-features", FEATURES }, { "tune-cpu", "generic" },
-		{ "no-jump-tables", "true" },	{ "no-builtins", "" },		 { "frame-pointer", "all" },
-		{ STACK_ATTRIBUTE, "0" },
+		{"target-cpu", "x86-64"},   {"target-features", FEATURES}, {"tune-cpu", "generic"},
+		{"no-jump-tables", "true"}, {"no-builtins", ""},	   {"frame-pointer", "all"},
+		{STACK_ATTRIBUTE, "0"},
 	};
-	static const char *const enums[] = { "noredzone", "noimplicitfloat", "nounwind" };
-	static const char *const unwanted[] = { "uwtable", "ssp", "sspstrong", "sspreq", "optnone", "optsize", "minsize" };
+	static const char *const enums[] = {"noredzone", "noimplicitfloat", "nounwind"};
+	static const char *const unwanted[] = {"uwtable", "ssp",     "sspstrong", "sspreq",
+					       "optnone", "optsize", "minsize"};
 
 	for (size_t i = 0; i < sizeof(unwanted) / sizeof(unwanted[0]); i++)
 		LLVMRemoveEnumAttributeAtIndex(fn, LLVMAttributeFunctionIndex, enum_kind(unwanted[i]));
@@ -171,7 +173,7 @@ static bool is_intrinsic(LLVMValueRef fn)
 static void prepare_functions(struct jit *j)
 {
 	for (LLVMValueRef fn = LLVMGetFirstFunction(j->mod); fn; fn = LLVMGetNextFunction(fn)) {
-		const char *name = LLVMGetValueName2(fn, &(size_t){ 0 });
+		const char *name = LLVMGetValueName2(fn, &(size_t){0});
 		bool noinline_ = LLVMGetEnumAttributeAtIndex(fn, LLVMAttributeFunctionIndex, enum_kind("noinline"));
 
 		if (LLVMIsDeclaration(fn))
@@ -185,7 +187,7 @@ static void prepare_functions(struct jit *j)
 			add_enum(j, fn, "alwaysinline");
 	}
 	for (LLVMValueRef g = LLVMGetFirstGlobal(j->mod); g; g = LLVMGetNextGlobal(g))
-		if (!LLVMIsDeclaration(g) && strncmp(LLVMGetValueName2(g, &(size_t){ 0 }), "llvm.", 5))
+		if (!LLVMIsDeclaration(g) && strncmp(LLVMGetValueName2(g, &(size_t){0}), "llvm.", 5))
 			LLVMSetLinkage(g, LLVMInternalLinkage);
 }
 
@@ -194,16 +196,16 @@ static void prepare_functions(struct jit *j)
 static const struct {
 	const char *name, *intrinsic, *text, *constraints;
 } mem_functions[] = {
-	{ "memset", "llvm.memset.", "rep stosb", "={di},={cx},{ax},0,1,~{memory},~{dirflag}" },
-	{ "memcpy", "llvm.memcpy.", "rep movsb", "={di},={cx},={si},0,1,2,~{memory}" },
+	{"memset", "llvm.memset.", "rep stosb", "={di},={cx},{ax},0,1,~{memory},~{dirflag}"},
+	{"memcpy", "llvm.memcpy.", "rep movsb", "={di},={cx},={si},0,1,2,~{memory}"},
 };
 
 static void define_mem(struct jit *j, size_t which)
 {
 	LLVMTypeRef i64 = LLVMInt64TypeInContext(j->ctx), i32 = LLVMInt32TypeInContext(j->ctx);
-	LLVMTypeRef ptr = LLVMPointerTypeInContext(j->ctx, 0), outs[3] = { ptr, i64, ptr };
+	LLVMTypeRef ptr = LLVMPointerTypeInContext(j->ctx, 0), outs[3] = {ptr, i64, ptr};
 	bool set = which == 0;
-	LLVMTypeRef params[3] = { ptr, set ? i32 : ptr, i64 };
+	LLVMTypeRef params[3] = {ptr, set ? i32 : ptr, i64};
 	LLVMTypeRef type = LLVMFunctionType(ptr, params, 3, false), asm_type;
 	const char *text = mem_functions[which].text, *cons = mem_functions[which].constraints;
 	LLVMValueRef fn = LLVMGetNamedFunction(j->mod, mem_functions[which].name), args[3], code;
@@ -218,10 +220,11 @@ static void define_mem(struct jit *j, size_t which)
 	args[0] = set ? LLVMGetParam(fn, 1) : LLVMGetParam(fn, 0);
 	args[1] = set ? LLVMGetParam(fn, 0) : LLVMGetParam(fn, 2);
 	args[2] = set ? LLVMGetParam(fn, 2) : LLVMGetParam(fn, 1);
-	LLVMTypeRef ins[3] = { LLVMTypeOf(args[0]), LLVMTypeOf(args[1]), LLVMTypeOf(args[2]) };
+	LLVMTypeRef ins[3] = {LLVMTypeOf(args[0]), LLVMTypeOf(args[1]), LLVMTypeOf(args[2])};
 
 	asm_type = LLVMFunctionType(LLVMStructTypeInContext(j->ctx, outs, set ? 2 : 3, false), ins, 3, false);
-	code = LLVMGetInlineAsm(asm_type, text, strlen(text), cons, strlen(cons), true, false, LLVMInlineAsmDialectATT, false);
+	code = LLVMGetInlineAsm(asm_type, text, strlen(text), cons, strlen(cons), true, false, LLVMInlineAsmDialectATT,
+				false);
 	LLVMBuildCall2(b, asm_type, code, args, 3, "");
 	LLVMBuildRet(b, LLVMGetParam(fn, 0));
 	LLVMDisposeBuilder(b);
@@ -232,10 +235,10 @@ static void define_mem(struct jit *j, size_t which)
 /* After optimisation: block operations that are left may become calls, so there must be something to call. */
 static void define_mem_functions(struct jit *j)
 {
-	bool need[2] = { false, false };
+	bool need[2] = {false, false};
 
 	for (LLVMValueRef fn = LLVMGetFirstFunction(j->mod); fn; fn = LLVMGetNextFunction(fn)) {
-		const char *name = LLVMGetValueName2(fn, &(size_t){ 0 });
+		const char *name = LLVMGetValueName2(fn, &(size_t){0});
 
 		for (size_t i = 0; i < 2; i++)
 			need[i] |= LLVMIsDeclaration(fn) && LLVMGetFirstUse(fn) &&
@@ -272,12 +275,13 @@ static int check_closed(struct jit *j)
 {
 	for (LLVMValueRef g = LLVMGetFirstGlobal(j->mod); g; g = LLVMGetNextGlobal(g))
 		if (LLVMGetFirstUse(g) || !LLVMIsDeclaration(g))
-			return vm_fail(j->err, j->err_size, -ENOEXEC, "the library's variable '%s' cannot be made a constant",
-				       LLVMGetValueName2(g, &(size_t){ 0 }));
+			return vm_fail(j->err, j->err_size, -ENOEXEC,
+				       "the library's variable '%s' cannot be made a constant",
+				       LLVMGetValueName2(g, &(size_t){0}));
 	for (LLVMValueRef fn = LLVMGetFirstFunction(j->mod); fn; fn = LLVMGetNextFunction(fn))
 		if (LLVMIsDeclaration(fn) && !is_intrinsic(fn) && LLVMGetFirstUse(fn))
 			return vm_fail(j->err, j->err_size, -ENOEXEC, "the library does not define the function '%s'",
-				       LLVMGetValueName2(fn, &(size_t){ 0 }));
+				       LLVMGetValueName2(fn, &(size_t){0}));
 	return 0;
 }
 
@@ -303,13 +307,13 @@ static int frame_total(struct jit *j, struct frame *f);
 static int deepest_call(struct jit *j, LLVMValueRef in, size_t *deepest)
 {
 	LLVMValueRef callee = LLVMIsACallInst(in) ? LLVMGetCalledValue(in) : NULL;
-	const char *name = callee ? LLVMGetValueName2(callee, &(size_t){ 0 }) : "";
+	const char *name = callee ? LLVMGetValueName2(callee, &(size_t){0}) : "";
 	int r = 0;
 
 	if (LLVMIsAAllocaInst(in) && !LLVMIsAConstantInt(LLVMGetOperand(in, 0)))
 		return vm_fail(j->err, j->err_size, -ENOEXEC, "the library allocates stack of variable size");
 	for (size_t i = 0; callee && !r && i < j->n_frames; i++) {
-		const char *own = LLVMGetValueName2(j->frames[i].fn, &(size_t){ 0 });
+		const char *own = LLVMGetValueName2(j->frames[i].fn, &(size_t){0});
 		bool hit = j->frames[i].fn == callee;
 
 		for (size_t k = 0; k < 2; k++)
@@ -407,8 +411,8 @@ static int build(struct jit *j, const struct bpf_insn *insns, size_t n_insns, co
 int vm_compile(const struct bpf_insn *insns, size_t n_insns, const struct vm_compile_opts *opts, struct vm_code *out,
 	       char *err, size_t err_size)
 {
-	static const struct vm_compile_opts none = { .sz = sizeof(none) };
-	struct jit j = { .err = err, .err_size = err_size };
+	static const struct vm_compile_opts none = {.sz = sizeof(none)};
+	struct jit j = {.err = err, .err_size = err_size};
 	int r = vm_validate(insns, n_insns, err, err_size);
 
 	memset(out, 0, sizeof(*out));

@@ -12,7 +12,8 @@ int main(int argc, char **argv)
 	struct stat st;
 
 	if (argc > 2 || fd < 0 || fstat(fd, &st) || !S_ISSOCK(st.st_mode)) {
-		fprintf(stderr, "bpftimed-jit is started by bpftimed and serves it on a socket; it does nothing by hand\n");
+		fprintf(stderr,
+			"bpftimed-jit is started by bpftimed and serves it on a socket; it does nothing by hand\n");
 		return 2;
 	}
 	return vm_worker_main(fd);

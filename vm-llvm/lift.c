@@ -4,8 +4,8 @@
  *
  * Each subprogram becomes one function; its registers become local variables, which LLVM turns into values (SROA,
  * mem2reg), its 512 bytes of stack a local array. Where the data flow (flow.h) knows that a register holds r10 + n,
- * the address is made from the array itself, not from the register's number: so LLVM sees through the stack, keeps keys and
- * values in machine registers and drops the array where it can. All other memory is reached by address alone, with
+ * the address is made from the array itself, not from the register's number: so LLVM sees through the stack, keeps keys
+ * and values in machine registers and drops the array where it can. All other memory is reached by address alone, with
  * alignment 1 and without aliasing rules.
  */
 #include "lift.h"
@@ -82,7 +82,8 @@ static LLVMValueRef address(struct lift *l, size_t pc, unsigned int reg, int off
 
 	if (at != VM_FACT_NONE && at + off >= -l->frame && at + off < 0)
 		return frame_ptr(l, at + off);
-	return LLVMBuildIntToPtr(l->b, LLVMBuildAdd(l->b, get(l, pc, reg), c64(l, (uint64_t)(int64_t)off), ""), l->ptr, "");
+	return LLVMBuildIntToPtr(l->b, LLVMBuildAdd(l->b, get(l, pc, reg), c64(l, (uint64_t)(int64_t)off), ""), l->ptr,
+				 "");
 }
 
 /* ---- arithmetic ---- */
@@ -216,8 +217,8 @@ static void lift_atomic(struct lift *l, size_t pc)
 	const struct bpf_insn *in = l->insns + pc;
 	unsigned int bytes = vm_insn__bytes(in);
 	LLVMValueRef addr = address(l, pc, in->dst_reg, in->off), v = trunc_to(l, get(l, pc, in->src_reg), bytes);
-	LLVMAtomicOrdering order = in->imm & BPF_FETCH ? LLVMAtomicOrderingSequentiallyConsistent :
-							 LLVMAtomicOrderingMonotonic;
+	LLVMAtomicOrdering order =
+		in->imm & BPF_FETCH ? LLVMAtomicOrderingSequentiallyConsistent : LLVMAtomicOrderingMonotonic;
 	LLVMAtomicRMWBinOp op;
 
 	if (in->imm == BPF_CMPXCHG) {
@@ -335,7 +336,7 @@ static LLVMValueRef find_function(struct lift *l, const char *name, LLVMTypeRef 
 
 static int lift_helper(struct lift *l, size_t pc)
 {
-	LLVMValueRef args[6] = { l->env }, fn;
+	LLVMValueRef args[6] = {l->env}, fn;
 	char name[32];
 
 	snprintf(name, sizeof(name), "bpf_helper_%u", (uint32_t)l->insns[pc].imm);
@@ -352,7 +353,7 @@ static int lift_helper(struct lift *l, size_t pc)
 static int lift_local(struct lift *l, size_t pc)
 {
 	int sub = vm_layout__sub(&l->layout, vm_insn__target(l->insns + pc, VM_LOCAL, pc));
-	LLVMValueRef args[6] = { l->env };
+	LLVMValueRef args[6] = {l->env};
 
 	if (sub <= 0)
 		return vm_fail(l->err, l->err_size, -EINVAL, "instruction %zu: calls the main program", pc);
@@ -365,7 +366,7 @@ static int lift_local(struct lift *l, size_t pc)
 static int lift_immediate(struct lift *l, size_t pc)
 {
 	const struct bpf_insn *in = l->insns + pc;
-	LLVMTypeRef types[3] = { l->ptr, l->i32, l->i32 };
+	LLVMTypeRef types[3] = {l->ptr, l->i32, l->i32};
 	LLVMValueRef fn, args[3];
 
 	if (in->src_reg == BPF_PSEUDO_MAP_FD) {
@@ -378,7 +379,8 @@ static int lift_immediate(struct lift *l, size_t pc)
 	}
 	fn = find_function(l, "bpf_map_value", LLVMFunctionType(l->i64, types, 3, false));
 	if (!fn)
-		return vm_fail(l->err, l->err_size, -EOPNOTSUPP, "instruction %zu: direct map values are not carried", pc);
+		return vm_fail(l->err, l->err_size, -EOPNOTSUPP, "instruction %zu: direct map values are not carried",
+			       pc);
 	args[0] = l->env;
 	args[1] = LLVMConstInt(l->i32, (uint32_t)in->imm, false);
 	args[2] = LLVMConstInt(l->i32, (uint32_t)in[1].imm, false);
@@ -436,8 +438,8 @@ static int lift_one(struct lift *l, size_t pc, enum vm_kind kind, bool *ended)
 }
 
 /*
- * How far down the subprogram's frame is used: as far as any register ever points or any access goes. All of it when an address
- * is not exact, or given to a subprogram, which may go down from there.
+ * How far down the subprogram's frame is used: as far as any register ever points or any access goes. All of it when an
+ * address is not exact, or given to a subprogram, which may go down from there.
  */
 static int frame_size(struct lift *l, size_t lo, size_t hi)
 {
@@ -446,11 +448,13 @@ static int frame_size(struct lift *l, size_t lo, size_t hi)
 	for (size_t pc = lo; pc < hi; pc++) {
 		const struct vm_fact *f = &l->facts[pc];
 		const struct bpf_insn *in = l->insns + pc;
-		enum vm_kind kind = vm_insn__kind(in, &(const char *){ 0 });
+		enum vm_kind kind = vm_insn__kind(in, &(const char *){0});
 
 		for (unsigned int i = 0; f->reached && i < 11; i++) {
 			bool base = i == (kind == VM_LDX ? in->src_reg : in->dst_reg);
-			int off = base && (kind == VM_LDX || kind == VM_ST || kind == VM_STX || kind == VM_ATOMIC) ? in->off : 0;
+			int off = base && (kind == VM_LDX || kind == VM_ST || kind == VM_STX || kind == VM_ATOMIC)
+					  ? in->off
+					  : 0;
 
 			if (!(f->may_stack & (1u << i)))
 				continue;
@@ -502,7 +506,7 @@ static int lift_sub(struct lift *l, size_t sub)
 	LLVMBuildBr(l->b, l->blocks[lo]);
 	ended = true;
 	for (size_t pc = lo; pc < hi;) {
-		enum vm_kind kind = vm_insn__kind(l->insns + pc, &(const char *){ 0 });
+		enum vm_kind kind = vm_insn__kind(l->insns + pc, &(const char *){0});
 
 		if (l->blocks[pc]) {
 			if (!ended)
@@ -525,7 +529,7 @@ static void find_rmw(struct lift *l)
 	struct vm_rmw m;
 
 	for (size_t pc = 0; pc < l->n; pc++) {
-		enum vm_kind kind = vm_insn__kind(l->insns + pc, &(const char *){ 0 });
+		enum vm_kind kind = vm_insn__kind(l->insns + pc, &(const char *){0});
 
 		if (kind == VM_LDX && l->facts[pc].reached && vm_rmw__match(l->insns, l->n, l->facts, pc, &m)) {
 			l->skip[m.load] = l->skip[m.add] = l->skip[m.store] = 1;
@@ -537,7 +541,7 @@ static void find_rmw(struct lift *l)
 
 static void declare_subs(struct lift *l)
 {
-	LLVMTypeRef entry_args[2] = { l->ptr, l->ptr };
+	LLVMTypeRef entry_args[2] = {l->ptr, l->ptr};
 	char name[32];
 
 	l->subs[0] = LLVMAddFunction(l->mod, VM_ENTRY_NAME, LLVMFunctionType(l->i64, entry_args, 2, false));
@@ -554,13 +558,15 @@ static int check_calls(struct lift *l, size_t sub, size_t depth)
 	int r = 0;
 
 	if (depth >= VM_MAX_FRAMES)
-		return vm_fail(l->err, l->err_size, -E2BIG, "instruction %zu: the subprogram calls itself, or calls nest deeper than %d",
+		return vm_fail(l->err, l->err_size, -E2BIG,
+			       "instruction %zu: the subprogram calls itself, or calls nest deeper than %d",
 			       l->layout.start[sub], VM_MAX_FRAMES);
 	for (size_t pc = l->layout.start[sub]; !r && pc < l->layout.start[sub + 1]; pc++) {
-		enum vm_kind kind = vm_insn__kind(l->insns + pc, &(const char *){ 0 });
+		enum vm_kind kind = vm_insn__kind(l->insns + pc, &(const char *){0});
 
 		if (kind == VM_LOCAL)
-			r = check_calls(l, vm_layout__sub(&l->layout, vm_insn__target(l->insns + pc, kind, pc)), depth + 1);
+			r = check_calls(l, vm_layout__sub(&l->layout, vm_insn__target(l->insns + pc, kind, pc)),
+					depth + 1);
 		pc += vm_insn__slots(kind) - 1;
 	}
 	return r;
@@ -583,7 +589,7 @@ static void init_types(struct lift *l)
 int vm_lift(LLVMModuleRef mod, const struct bpf_insn *insns, size_t n_insns, bool atomic_rmw, char *err,
 	    size_t err_size)
 {
-	struct lift l = { .mod = mod, .insns = insns, .n = n_insns, .err = err, .err_size = err_size };
+	struct lift l = {.mod = mod, .insns = insns, .n = n_insns, .err = err, .err_size = err_size};
 	int r = vm_layout__init(&l.layout, insns, n_insns, err, err_size);
 
 	if (r)

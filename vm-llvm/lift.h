@@ -10,8 +10,8 @@
 #define VM_ENTRY_NAME "vm_entry"
 
 /*
- * Adds to mod the functions of a valid program: `vm_entry(ctx, env)` and one internal function per subprogram. Helpers and
- * bpf_map_value() are taken from mod. 0 or -errno with a sentence.
+ * Adds to mod the functions of a valid program: `vm_entry(ctx, env)` and one internal function per subprogram. Helpers
+ * and bpf_map_value() are taken from mod. 0 or -errno with a sentence.
  */
 int vm_lift(LLVMModuleRef mod, const struct bpf_insn *insns, size_t n_insns, bool atomic_rmw, char *err,
 	    size_t err_size);

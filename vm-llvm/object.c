@@ -48,7 +48,8 @@ static int check_sections(struct object *o)
 		if (!(o->sh[i].sh_flags & SHF_ALLOC) || o->sh[i].sh_size == 0 || !strcmp(name, ".eh_frame"))
 			continue;
 		if (strcmp(name, ".text"))
-			return vm_fail(o->err, o->err_size, -ENOEXEC, "the compiled code needs a data section (%s)", name);
+			return vm_fail(o->err, o->err_size, -ENOEXEC, "the compiled code needs a data section (%s)",
+				       name);
 		o->text = i;
 	}
 	return o->text ? 0 : vm_fail(o->err, o->err_size, -ENOEXEC, "the compiled program has no code");
@@ -61,9 +62,10 @@ static int relocate_one(struct object *o, const Elf64_Rela *rel, const Elf64_Shd
 	uint32_t type = ELF64_R_TYPE(rel->r_info);
 	int32_t v;
 
-	if ((type != R_X86_64_PC32 && type != R_X86_64_PLT32) || sym->st_shndx != o->text ||
-	    rel->r_offset > size || size - rel->r_offset < sizeof(v))
-		return vm_fail(o->err, o->err_size, -ENOEXEC, "the compiled code refers to %s outside itself (relocation %u)",
+	if ((type != R_X86_64_PC32 && type != R_X86_64_PLT32) || sym->st_shndx != o->text || rel->r_offset > size ||
+	    size - rel->r_offset < sizeof(v))
+		return vm_fail(o->err, o->err_size, -ENOEXEC,
+			       "the compiled code refers to %s outside itself (relocation %u)",
 			       strings[sym->st_name] ? strings + sym->st_name : "a section", type);
 	v = (int32_t)(sym->st_value + rel->r_addend - rel->r_offset);
 	memcpy(code + rel->r_offset, &v, sizeof(v));
@@ -109,7 +111,7 @@ static int find_entry(struct object *o, const char *name, size_t *entry)
 int vm_object__text(const void *object, size_t object_size, const char *name, uint8_t **code, size_t *size,
 		    size_t *entry, char *err, size_t err_size)
 {
-	struct object o = { .base = object, .size = object_size, .err = err, .err_size = err_size };
+	struct object o = {.base = object, .size = object_size, .err = err, .err_size = err_size};
 	const Elf64_Shdr *text;
 	int r = open_object(&o);
 

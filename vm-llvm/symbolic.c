@@ -2,10 +2,10 @@
 /*
  * symbolic.c: the proof that a lookup leads to nothing but an addition.
  *
- * From the lookup on the program is run twice on symbols: once as if the key were absent (run N: the result is 0) and once
- * as if it were there (run P: the result is the symbol PTR, and the eight bytes there the symbol OLD). Everything else that
- * they can see has the same symbols in both: registers, stack, results of calls, memory. Where a branch depends on such a
- * symbol both directions are tried, the same one in both runs.
+ * From the lookup on the program is run twice on symbols: once as if the key were absent (run N: the result is 0) and
+ * once as if it were there (run P: the result is the symbol PTR, and the eight bytes there the symbol OLD). Everything
+ * else that they can see has the same symbols in both: registers, stack, results of calls, memory. Where a branch
+ * depends on such a symbol both directions are tried, the same one in both runs.
  *
  * The rewritten program always runs as N, and adds instead of updating. That is the same program if, for each choice of
  * branches, both runs
@@ -16,8 +16,8 @@
  * With the key absent N is what ran anyway, and the addition inserts 0 + E; with the key there, P's update stores
  * OLD + E, and so does the addition. Nothing between writes memory that the map could be in, so OLD is still the value.
  *
- * What does not fit is not proved: loops, other calls, stores elsewhere, too many branches. Sums are kept in a normal form
- * (constant + multiples of terms, modulo 2^64); every other operation is a term of its own, equal only to itself.
+ * What does not fit is not proved: loops, other calls, stores elsewhere, too many branches. Sums are kept in a normal
+ * form (constant + multiples of terms, modulo 2^64); every other operation is a term of its own, equal only to itself.
  */
 #include "symbolic.h"
 
@@ -120,7 +120,7 @@ static expr intern(struct sym *s, const struct node *n)
 
 static expr constant(struct sym *s, uint64_t v)
 {
-	struct node n = { .op = OP_SUM };
+	struct node n = {.op = OP_SUM};
 
 	n.k[0] = v;
 	return intern(s, &n);
@@ -134,8 +134,9 @@ static bool is_const(struct sym *s, expr e, uint64_t *v)
 
 static expr var(struct sym *s, enum var kind, uint64_t a, uint64_t b)
 {
-	static const uint32_t deps[] = { [VAR_FRAME] = DEP_FRAME, [VAR_OLD] = DEP_OLD, [VAR_PTR] = DEP_PTR, [VAR_MEMORY] = 0 };
-	struct node n = { .op = OP_VAR, .deps = deps[kind] };
+	static const uint32_t deps[] = {
+		[VAR_FRAME] = DEP_FRAME, [VAR_OLD] = DEP_OLD, [VAR_PTR] = DEP_PTR, [VAR_MEMORY] = 0};
+	struct node n = {.op = OP_VAR, .deps = deps[kind]};
 
 	n.k[0] = kind;
 	n.k[1] = a;
@@ -187,7 +188,7 @@ static bool accumulate(struct sym *s, struct node *sum, expr e, uint64_t factor)
 /* a + factor * b; a sum of one bare term is the term itself. */
 static expr sum_of(struct sym *s, expr a, expr b, uint64_t factor)
 {
-	struct node sum = { .op = OP_SUM };
+	struct node sum = {.op = OP_SUM};
 
 	if (!accumulate(s, &sum, a, 1) || !accumulate(s, &sum, b, factor)) {
 		s->overflow = true;
@@ -202,7 +203,7 @@ static expr sum_of(struct sym *s, expr a, expr b, uint64_t factor)
 
 static expr operation(struct sym *s, enum op op, uint64_t what, expr a, expr b)
 {
-	struct node n = { .op = op, .deps = s->nodes[a].deps | s->nodes[b].deps };
+	struct node n = {.op = op, .deps = s->nodes[a].deps | s->nodes[b].deps};
 
 	n.k[0] = what;
 	n.k[1] = a;
@@ -256,7 +257,7 @@ static bool in_stack(int off, unsigned int size)
 static expr stack_load(struct sym *s, const struct run *r, int off, unsigned int size)
 {
 	const struct byte *b = &r->stack[VM_STACK_SIZE + off];
-	struct node n = { .op = OP_BYTES };
+	struct node n = {.op = OP_BYTES};
 	bool whole = size == 8;
 	uint64_t v;
 
@@ -280,7 +281,7 @@ static expr stack_load(struct sym *s, const struct run *r, int off, unsigned int
 static void stack_store(struct run *r, int off, unsigned int size, expr e)
 {
 	for (unsigned int i = 0; i < size; i++)
-		r->stack[VM_STACK_SIZE + off + i] = (struct byte){ e, i };
+		r->stack[VM_STACK_SIZE + off + i] = (struct byte){e, i};
 }
 
 /* A number that stands for size bytes of stack: equal content, equal number (for one proof). */
@@ -343,14 +344,14 @@ static const struct {
 	uint8_t args;
 	bool writes; /* r1: buffer on the stack, r2: its size */
 } harmless[] = {
-	{ BPF_FUNC_ktime_get_ns, 0, false },	     { BPF_FUNC_ktime_get_boot_ns, 0, false },
-	{ BPF_FUNC_get_current_pid_tgid, 0, false }, { BPF_FUNC_get_current_uid_gid, 0, false },
-	{ BPF_FUNC_get_smp_processor_id, 0, false }, { BPF_FUNC_get_current_task, 0, false },
-	{ BPF_FUNC_get_func_ip, 1, false },	     { BPF_FUNC_get_attach_cookie, 1, false },
-	{ BPF_FUNC_get_current_comm, 2, true },	     { BPF_FUNC_probe_read, 3, true },
-	{ BPF_FUNC_probe_read_str, 3, true },	     { BPF_FUNC_probe_read_user, 3, true },
-	{ BPF_FUNC_probe_read_user_str, 3, true },   { BPF_FUNC_probe_read_kernel, 3, true },
-	{ BPF_FUNC_probe_read_kernel_str, 3, true },
+	{BPF_FUNC_ktime_get_ns, 0, false},	   {BPF_FUNC_ktime_get_boot_ns, 0, false},
+	{BPF_FUNC_get_current_pid_tgid, 0, false}, {BPF_FUNC_get_current_uid_gid, 0, false},
+	{BPF_FUNC_get_smp_processor_id, 0, false}, {BPF_FUNC_get_current_task, 0, false},
+	{BPF_FUNC_get_func_ip, 1, false},	   {BPF_FUNC_get_attach_cookie, 1, false},
+	{BPF_FUNC_get_current_comm, 2, true},	   {BPF_FUNC_probe_read, 3, true},
+	{BPF_FUNC_probe_read_str, 3, true},	   {BPF_FUNC_probe_read_user, 3, true},
+	{BPF_FUNC_probe_read_user_str, 3, true},   {BPF_FUNC_probe_read_kernel, 3, true},
+	{BPF_FUNC_probe_read_kernel_str, 3, true},
 };
 
 static bool call_harmless(struct sym *s, struct run *r, struct call *c, int32_t id)
@@ -375,7 +376,7 @@ static bool call_harmless(struct sym *s, struct run *r, struct call *c, int32_t 
 	if (!is_const(s, c->arg[1], &size) || size > (uint64_t)-off)
 		size = -off;
 	for (unsigned int b = 0; b < size; b++)
-		r->stack[VM_STACK_SIZE + off + b] = (struct byte){ var(s, VAR_WRITTEN, r->n_calls, b), 0 };
+		r->stack[VM_STACK_SIZE + off + b] = (struct byte){var(s, VAR_WRITTEN, r->n_calls, b), 0};
 	return true;
 }
 
@@ -401,7 +402,7 @@ static bool call(struct sym *s, struct run *r, const struct bpf_insn *in)
 
 	if (r->n_calls == MAX_TRACE)
 		return false;
-	*c = (struct call){ .pc = r->pc };
+	*c = (struct call){.pc = r->pc};
 	if (in->imm == BPF_FUNC_map_lookup_elem ? !call_lookup(s, r, c) : !call_harmless(s, r, c, in->imm))
 		return false;
 	for (unsigned int i = 0; i <= 5; i++)
@@ -426,7 +427,7 @@ static int branch(struct sym *s, const struct bpf_insn *in, expr a, expr b)
 	for (size_t i = 0; i < s->n_decisions; i++)
 		if (s->decision[i].code == code && s->decision[i].a == a && s->decision[i].b == b)
 			return s->decision[i].taken;
-	s->decision[s->n_decisions] = (struct decision){ code, a, b, false };
+	s->decision[s->n_decisions] = (struct decision){code, a, b, false};
 	return -1;
 }
 
@@ -439,8 +440,8 @@ static bool step(struct sym *s, struct run *r, const struct bpf_insn *in, enum v
 		r->reg[in->dst_reg] = alu(s, in, r->reg[in->dst_reg], src);
 		return true;
 	case VM_END:
-		r->reg[in->dst_reg] =
-			operation(s, OP_EXT, in->code | (uint64_t)in->imm << 8, r->reg[in->dst_reg], r->reg[in->dst_reg]);
+		r->reg[in->dst_reg] = operation(s, OP_EXT, in->code | (uint64_t)in->imm << 8, r->reg[in->dst_reg],
+						r->reg[in->dst_reg]);
 		return true;
 	case VM_LDX:
 		return load(s, r, in);
@@ -452,8 +453,9 @@ static bool step(struct sym *s, struct run *r, const struct bpf_insn *in, enum v
 		if (in->src_reg == 0)
 			r->reg[in->dst_reg] = constant(s, (uint32_t)in->imm | (uint64_t)(uint32_t)in[1].imm << 32);
 		else
-			r->reg[in->dst_reg] = var(s, in->src_reg == BPF_PSEUDO_MAP_FD ? VAR_TOKEN : VAR_VALUE, (uint32_t)in->imm,
-						  in->src_reg == BPF_PSEUDO_MAP_FD ? 0 : (uint32_t)in[1].imm);
+			r->reg[in->dst_reg] =
+				var(s, in->src_reg == BPF_PSEUDO_MAP_FD ? VAR_TOKEN : VAR_VALUE, (uint32_t)in->imm,
+				    in->src_reg == BPF_PSEUDO_MAP_FD ? 0 : (uint32_t)in[1].imm);
 		return true;
 	case VM_CALL:
 		return call(s, r, in);
@@ -476,7 +478,7 @@ static enum outcome run_from(struct sym *s, struct run *r, expr result)
 	r->reg[0] = result;
 	for (size_t steps = 0; steps < MAX_STEPS && !s->overflow; steps++) {
 		const struct bpf_insn *in = insns + r->pc;
-		enum vm_kind kind = vm_insn__kind(in, &(const char *){ 0 });
+		enum vm_kind kind = vm_insn__kind(in, &(const char *){0});
 		size_t next = r->pc + vm_insn__slots(kind);
 
 		if (kind == VM_EXIT)
@@ -486,7 +488,8 @@ static enum outcome run_from(struct sym *s, struct run *r, expr result)
 		if (kind == VM_JA) {
 			next = vm_insn__target(in, kind, r->pc);
 		} else if (kind == VM_JCC) {
-			expr b = BPF_SRC(in->code) == BPF_X ? r->reg[in->src_reg] : constant(s, (uint64_t)(int64_t)in->imm);
+			expr b = BPF_SRC(in->code) == BPF_X ? r->reg[in->src_reg]
+							    : constant(s, (uint64_t)(int64_t)in->imm);
 			int taken = branch(s, in, r->reg[in->dst_reg], b);
 
 			if (taken < 0)
@@ -533,8 +536,8 @@ static bool update_fits(struct sym *s, const struct run *r, expr *value)
 	uint64_t flags;
 	int key, val;
 
-	if (!is_frame(s, r->reg[2], &key) || !in_stack(key, s->key_size) || !is_frame(s, r->reg[3], &val) || !in_stack(val, 8) ||
-	    !is_const(s, r->reg[4], &flags) || flags != BPF_ANY)
+	if (!is_frame(s, r->reg[2], &key) || !in_stack(key, s->key_size) || !is_frame(s, r->reg[3], &val) ||
+	    !in_stack(val, 8) || !is_const(s, r->reg[4], &flags) || flags != BPF_ANY)
 		return false;
 	if (content(s, r, key, s->key_size) != content(s, &s->start, s->key_at, s->key_size))
 		return false;
@@ -620,7 +623,7 @@ static void begin(struct sym *s, const struct vm_state *before)
 	for (unsigned int i = 1; i <= 5; i++)
 		s->start.reg[i] = var(s, VAR_REG, 16 + i, 0);
 	for (unsigned int i = 0; i < VM_STACK_SIZE; i++)
-		s->start.stack[i] = (struct byte){ known(s, &before->slot[i / 8], VAR_SLOT, i / 8), i % 8 };
+		s->start.stack[i] = (struct byte){known(s, &before->slot[i / 8], VAR_SLOT, i / 8), i % 8};
 }
 
 bool vm_prove_additive(struct vm_proof *p, size_t pc, const struct vm_state *before, uint32_t map)

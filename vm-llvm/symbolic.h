@@ -21,8 +21,9 @@ struct vm_proof {
 };
 
 /*
- * before: the data flow's state before the lookup. Whether the program does the same when `call lookup` at pc, of map `map` with a key on the stack, gives NULL and each update
- * that it leads to adds. True: update[] lists them (there may be none).
+ * before: the data flow's state before the lookup. Whether the program does the same when `call lookup` at pc, of map
+ * `map` with a key on the stack, gives NULL and each update that it leads to adds. True: update[] lists them (there may
+ * be none).
  */
 bool vm_prove_additive(struct vm_proof *p, size_t pc, const struct vm_state *before, uint32_t map);
 

@@ -11,15 +11,15 @@
 #include <string.h>
 
 enum mark {
-	MARK_START = 1,	 /* an instruction begins here (not the second half of an immediate) */
-	MARK_SUB = 2,	 /* a subprogram begins here */
+	MARK_START = 1, /* an instruction begins here (not the second half of an immediate) */
+	MARK_SUB = 2,	/* a subprogram begins here */
 };
 
 static int check_one(const struct bpf_insn *insns, size_t n, size_t pc, enum vm_kind *kind, char *err, size_t err_size)
 {
 	static const struct bpf_insn none;
 	const char *why = "";
-	struct bpf_insn in[2] = { insns[pc], pc + 1 < n ? insns[pc + 1] : none };
+	struct bpf_insn in[2] = {insns[pc], pc + 1 < n ? insns[pc + 1] : none};
 
 	if (BPF_CLASS(in->code) == BPF_LD && pc + 1 >= n)
 		return vm_fail(err, err_size, -EINVAL, "instruction %zu: half of a 64-bit immediate at the end", pc);
@@ -40,8 +40,9 @@ static int check_jump(const struct bpf_insn *in, enum vm_kind kind, size_t pc, s
 	int64_t to = vm_insn__target(in, kind, pc);
 
 	if (to < (int64_t)lo || to >= (int64_t)hi || !(mark[to] & MARK_START))
-		return vm_fail(err, err_size, -EINVAL, "instruction %zu: goes to %lld, which is not an instruction of its %s",
-			       pc, (long long)to, kind == VM_LOCAL ? "program" : "subprogram");
+		return vm_fail(err, err_size, -EINVAL,
+			       "instruction %zu: goes to %lld, which is not an instruction of its %s", pc,
+			       (long long)to, kind == VM_LOCAL ? "program" : "subprogram");
 	return 0;
 }
 
@@ -60,7 +61,7 @@ static int mark_all(const struct bpf_insn *insns, size_t n, uint8_t *mark, size_
 	mark[0] |= MARK_SUB;
 	*n_subs = 1;
 	for (size_t pc = 0; pc < n; pc++) {
-		if (!(mark[pc] & MARK_START) || vm_insn__kind(insns + pc, &(const char *){ 0 }) != VM_LOCAL)
+		if (!(mark[pc] & MARK_START) || vm_insn__kind(insns + pc, &(const char *){0}) != VM_LOCAL)
 			continue;
 		r = check_jump(insns + pc, VM_LOCAL, pc, 1, n, mark, err, err_size);
 		if (r)
@@ -73,13 +74,14 @@ static int mark_all(const struct bpf_insn *insns, size_t n, uint8_t *mark, size_
 	return 0;
 }
 
-static int check_sub(const struct bpf_insn *insns, size_t lo, size_t hi, const uint8_t *mark, char *err, size_t err_size)
+static int check_sub(const struct bpf_insn *insns, size_t lo, size_t hi, const uint8_t *mark, char *err,
+		     size_t err_size)
 {
 	enum vm_kind kind = VM_BAD;
 	int r;
 
 	for (size_t pc = lo; pc < hi; pc += vm_insn__slots(kind)) {
-		kind = vm_insn__kind(insns + pc, &(const char *){ 0 });
+		kind = vm_insn__kind(insns + pc, &(const char *){0});
 		if (kind != VM_JCC && kind != VM_JA)
 			continue;
 		r = check_jump(insns + pc, kind, pc, lo, hi, mark, err, err_size);

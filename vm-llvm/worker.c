@@ -63,7 +63,7 @@ void vm_worker__free(struct vm_worker *w)
 /* In the child: the socket becomes descriptor 0, output goes nowhere but stderr, and death follows the parent's. */
 static void __attribute__((noreturn)) child(const char *path, int fd, pid_t parent)
 {
-	char *argv[] = { (char *)path, NULL }, *envp[] = { NULL };
+	char *argv[] = {(char *)path, NULL}, *envp[] = {NULL};
 	sigset_t none;
 	int null;
 
@@ -116,7 +116,7 @@ static int64_t now_ms(void)
 
 static int wait_for(struct vm_worker *w, short events, int64_t deadline)
 {
-	struct pollfd p = { .fd = w->fd, .events = events };
+	struct pollfd p = {.fd = w->fd, .events = events};
 	int64_t left = deadline - now_ms();
 	int r;
 
@@ -189,7 +189,7 @@ static int send_request(struct vm_worker *w, const struct bpf_insn *insns, size_
 	if (!r)
 		r = send_all(w, o->bitcode, o->bitcode_size, deadline);
 	for (size_t i = 0; !r && i < o->n_blobs; i++) {
-		struct worker_blob b = { .size = o->blobs[i].size };
+		struct worker_blob b = {.size = o->blobs[i].size};
 
 		memcpy(b.name, o->blobs[i].name, strlen(o->blobs[i].name));
 		r = send_all(w, &b, sizeof(b), deadline);
@@ -234,15 +234,16 @@ static int check_request(size_t n_insns, const struct vm_compile_opts *o, char *
 	for (size_t i = 0; !large && i < o->n_blobs; i++)
 		large = o->blobs[i].size > WORKER_MAX_BYTES || strlen(o->blobs[i].name) >= WORKER_NAME_SIZE;
 	if (large)
-		return vm_fail(err, err_size, -E2BIG, "a program of %zu instructions with its library is too large to compile",
-			       n_insns);
+		return vm_fail(err, err_size, -E2BIG,
+			       "a program of %zu instructions with its library is too large to compile", n_insns);
 	return 0;
 }
 
 int vm_worker__compile(struct vm_worker *w, const struct bpf_insn *insns, size_t n_insns,
-		       const struct vm_compile_opts *opts, int timeout_ms, struct vm_code *out, char *err, size_t err_size)
+		       const struct vm_compile_opts *opts, int timeout_ms, struct vm_code *out, char *err,
+		       size_t err_size)
 {
-	static const struct vm_compile_opts none = { .sz = sizeof(none) };
+	static const struct vm_compile_opts none = {.sz = sizeof(none)};
 	const struct vm_compile_opts *o = opts ? opts : &none;
 	int64_t deadline = now_ms() + timeout_ms;
 	bool answered = false;
@@ -270,7 +271,9 @@ int vm_worker__compile(struct vm_worker *w, const struct bpf_insn *insns, size_t
 	if (answered)
 		return r;
 	stop(w);
-	return vm_fail(err, err_size, r, r == -ETIMEDOUT ? "the compiler did not finish a program of %zu instructions in %d ms" :
-			r == -EPIPE ? "the compiler crashed on a program of %zu instructions" :
-				      "no memory for the code of a program of %zu instructions", n_insns, timeout_ms);
+	return vm_fail(err, err_size, r,
+		       r == -ETIMEDOUT ? "the compiler did not finish a program of %zu instructions in %d ms"
+		       : r == -EPIPE   ? "the compiler crashed on a program of %zu instructions"
+				       : "no memory for the code of a program of %zu instructions",
+		       n_insns, timeout_ms);
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * worker_main.c: the compiler's end. It reads bytecode that any user's tool may have loaded and runs a large library on it,
- * so before the first byte it gives up everything that it does not need: descriptors, user, new privileges, memory without
- * end, and all system calls but those for memory, the socket, and dying.
+ * worker_main.c: the compiler's end. It reads bytecode that any user's tool may have loaded and runs a large library on
+ * it, so before the first byte it gives up everything that it does not need: descriptors, user, new privileges, memory
+ * without end, and all system calls but those for memory, the socket, and dying.
  */
 #include "insn.h"
 #include "worker.h"
@@ -19,7 +19,7 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 
-#define NOBODY	    65534
+#define NOBODY	     65534
 #define MEMORY_LIMIT (2ull << 30)
 /* The address sanitizer reserves terabytes of address space, and asks the system for more than we allow. */
 #ifdef __SANITIZE_ADDRESS__
@@ -28,15 +28,16 @@
 #define SANITIZED false
 #endif
 
-#define JOB_SECONDS  30 /* of CPU; the client's timeout is shorter */
+#define JOB_SECONDS 30 /* of CPU; the client's timeout is shorter */
 
 static int allow_system_calls(void)
 {
 	static const uint16_t allowed[] = {
-		SYS_read, SYS_write, SYS_recvfrom, SYS_sendto, SYS_mmap, SYS_munmap, SYS_mremap, SYS_mprotect, SYS_madvise,
-		SYS_brk, SYS_futex, SYS_clock_gettime, SYS_getrusage, SYS_prlimit64, SYS_setrlimit, SYS_getrlimit,
-		SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sigaltstack, SYS_getpid, SYS_gettid, SYS_tgkill,
-		SYS_close, SYS_getrandom, SYS_exit, SYS_exit_group,
+		SYS_read,	  SYS_write,	   SYS_recvfrom,   SYS_sendto,	  SYS_mmap,	    SYS_munmap,
+		SYS_mremap,	  SYS_mprotect,	   SYS_madvise,	   SYS_brk,	  SYS_futex,	    SYS_clock_gettime,
+		SYS_getrusage,	  SYS_prlimit64,   SYS_setrlimit,  SYS_getrlimit, SYS_rt_sigaction, SYS_rt_sigprocmask,
+		SYS_rt_sigreturn, SYS_sigaltstack, SYS_getpid,	   SYS_gettid,	  SYS_tgkill,	    SYS_close,
+		SYS_getrandom,	  SYS_exit,	   SYS_exit_group,
 	};
 	enum { N = sizeof(allowed) / sizeof(allowed[0]) };
 	struct sock_filter code[2 * N + 5] = {
@@ -45,7 +46,7 @@ static int allow_system_calls(void)
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
 	};
-	struct sock_fprog prog = { .len = 2 * N + 5, .filter = code };
+	struct sock_fprog prog = {.len = 2 * N + 5, .filter = code};
 
 	for (size_t i = 0; i < N; i++) {
 		code[4 + 2 * i] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, allowed[i], 0, 1);
@@ -64,11 +65,12 @@ static void close_others(int fd)
 
 static int drop_rights(int fd)
 {
-	struct rlimit none = { 0, 0 }, memory = { MEMORY_LIMIT, MEMORY_LIMIT };
+	struct rlimit none = {0, 0}, memory = {MEMORY_LIMIT, MEMORY_LIMIT};
 	pid_t parent = getppid();
 
 	close_others(fd);
-	if (geteuid() == 0 && (setgroups(0, NULL) || setresgid(NOBODY, NOBODY, NOBODY) || setresuid(NOBODY, NOBODY, NOBODY)))
+	if (geteuid() == 0 &&
+	    (setgroups(0, NULL) || setresgid(NOBODY, NOBODY, NOBODY) || setresuid(NOBODY, NOBODY, NOBODY)))
 		return -errno;
 	/* Changing the user cleared it. */
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL) || getppid() != parent)
@@ -151,14 +153,14 @@ static int read_job(int fd, struct job *j)
 			r = -EPROTO;
 		if (!r)
 			r = read_new(fd, j->head[i].size, &j->data[i]);
-		j->blobs[i] = (struct vm_blob){ .name = j->head[i].name, .data = j->data[i], .size = j->head[i].size };
+		j->blobs[i] = (struct vm_blob){.name = j->head[i].name, .data = j->data[i], .size = j->head[i].size};
 	}
 	return r;
 }
 
 static void limit_cpu(void)
 {
-	struct rlimit limit = { 0, RLIM_INFINITY };
+	struct rlimit limit = {0, RLIM_INFINITY};
 	struct rusage used;
 
 	getrusage(RUSAGE_SELF, &used);
@@ -168,9 +170,9 @@ static void limit_cpu(void)
 
 static int serve_one(int fd)
 {
-	struct worker_reply a = { .magic = WORKER_MAGIC };
-	struct vm_code code = { 0 };
-	struct job j = { 0 };
+	struct worker_reply a = {.magic = WORKER_MAGIC};
+	struct vm_code code = {0};
+	struct job j = {0};
 	int r = read_job(fd, &j);
 
 	if (!r) {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* worker_proto.h: what the two ends of a compile worker say to each other over a stream socket. Private to worker*.c. */
+/* worker_proto.h: what the two ends of a compile worker say to each other over a stream socket. Private to worker*.c.
+ */
 #ifndef BPFTIME_VM_WORKER_PROTO_H
 #define BPFTIME_VM_WORKER_PROTO_H
 

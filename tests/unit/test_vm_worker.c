@@ -21,8 +21,8 @@
 static const uint8_t library[] = {
 #include "tests/unit/vm_library.bc.inc"
 };
-static const uint32_t lib_maps[][2] = { { 0, 1 } };
-static const struct vm_blob blobs[] = { { "lib_maps", lib_maps, sizeof(lib_maps) } };
+static const uint32_t lib_maps[][2] = {{0, 1}};
+static const struct vm_blob blobs[] = {{"lib_maps", lib_maps, sizeof(lib_maps)}};
 static const struct vm_compile_opts opts = {
 	.sz = sizeof(opts),
 	.bitcode = library,
@@ -30,7 +30,7 @@ static const struct vm_compile_opts opts = {
 	.blobs = blobs,
 	.n_blobs = 1,
 };
-static const struct bpf_insn answer[] = { MOVI(1, 0), MOVI(2, 0), MOVI(3, 0), MOVI(4, 0), MOVI(5, 0), CALL(7), EXIT };
+static const struct bpf_insn answer[] = {MOVI(1, 0), MOVI(2, 0), MOVI(3, 0), MOVI(4, 0), MOVI(5, 0), CALL(7), EXIT};
 
 static const char *worker_path(void)
 {
@@ -76,7 +76,7 @@ static int try(struct vm_worker *w, int timeout_ms, char *err)
 static void answers(void **state)
 {
 	struct vm_worker *w = vm_worker__new(worker_path());
-	const struct bpf_insn bad[] = { CALL(99), EXIT };
+	const struct bpf_insn bad[] = {CALL(99), EXIT};
 	struct vm_code code;
 	char err[256] = "";
 	pid_t pid;

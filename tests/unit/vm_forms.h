@@ -2,8 +2,8 @@
 /*
  * vm_forms.h: one row per form of instruction, for the tests that run it by interpreter, JIT and kernel.
  *
- * A fragment works on r2 and r3 (inputs), r0 (= r2 before it) and on the stack: r10 - 8 holds r2, r10 - 16 holds r3. Afterwards r0, r2, r3
- * and both slots are stored to the context: struct form_ctx.
+ * A fragment works on r2 and r3 (inputs), r0 (= r2 before it) and on the stack: r10 - 8 holds r2, r10 - 16 holds r3.
+ * Afterwards r0, r2, r3 and both slots are stored to the context: struct form_ctx.
  */
 #ifndef TESTS_VM_FORMS_H
 #define TESTS_VM_FORMS_H
@@ -28,17 +28,21 @@ struct form {
 	struct bpf_insn in[8];
 };
 
+/* clang-format off */
 #define I(c, d, s, o, i) { .code = (c), .dst_reg = (d), .src_reg = (s), .off = (o), .imm = (i) }
-#define MOV(d, s)	 I(BPF_ALU64 | BPF_MOV | BPF_X, d, s, 0, 0)
-#define MOVI(d, i)	 I(BPF_ALU64 | BPF_MOV | BPF_K, d, 0, 0, i)
-#define ADDI(d, i)	 I(BPF_ALU64 | BPF_ADD | BPF_K, d, 0, 0, i)
+/* clang-format on */
+#define MOV(d, s)	   I(BPF_ALU64 | BPF_MOV | BPF_X, d, s, 0, 0)
+#define MOVI(d, i)	   I(BPF_ALU64 | BPF_MOV | BPF_K, d, 0, 0, i)
+#define ADDI(d, i)	   I(BPF_ALU64 | BPF_ADD | BPF_K, d, 0, 0, i)
 #define LDX(size, d, s, o) I(BPF_LDX | BPF_MEM | (size), d, s, o, 0)
 #define STX(size, d, o, s) I(BPF_STX | BPF_MEM | (size), d, s, o, 0)
-#define CALL(id)	 I(BPF_JMP | BPF_CALL, 0, 0, 0, id)
-#define EXIT		 I(BPF_JMP | BPF_EXIT, 0, 0, 0, 0)
+#define CALL(id)	   I(BPF_JMP | BPF_CALL, 0, 0, 0, id)
+#define EXIT		   I(BPF_JMP | BPF_EXIT, 0, 0, 0, 0)
 #define LDDW(d, s, lo, hi) I(BPF_LD | BPF_IMM | BPF_DW, d, s, 0, lo), I(0, 0, 0, 0, hi)
-#define N_INSNS(a)	 (sizeof(a) / sizeof((a)[0]))
+#define N_INSNS(a)	   (sizeof(a) / sizeof((a)[0]))
 
+/* Tables, one row per form. */
+/* clang-format off */
 #define ALU_FORMS(text, op, off) \
 	{ text " r2, r3", { I(BPF_ALU64 | (op) | BPF_X, 2, 3, off, 0) } }, \
 	{ text " r2, -7", { I(BPF_ALU64 | (op) | BPF_K, 2, 0, off, -7) } }, \
@@ -134,11 +138,27 @@ static const struct form forms[] = {
 	/* r0 = f(r3): f has a frame of its own. Jumps over f, which begins two instructions on. */
 	{ "local call", { MOV(1, 3), I(BPF_JMP | BPF_CALL, 0, BPF_PSEUDO_CALL, 0, 7), MOVI(2, 0), MOVI(3, 0) } },
 };
+/* clang-format on */
 #define N_FORMS (sizeof(forms) / sizeof(forms[0]))
 
 static const uint64_t form_values[] = {
-	0, 1, 5, 9, 0x7f, 0x80, 0xffff, 0x7fffffff, 0x80000000, 0xffffffff, 0x100000000, 0x8000000000000000,
-	0x7fffffffffffffff, ~0ull, ~6ull, 0x0123456789abcdef, 0xfedcba9876543210,
+	0,
+	1,
+	5,
+	9,
+	0x7f,
+	0x80,
+	0xffff,
+	0x7fffffff,
+	0x80000000,
+	0xffffffff,
+	0x100000000,
+	0x8000000000000000,
+	0x7fffffffffffffff,
+	~0ull,
+	~6ull,
+	0x0123456789abcdef,
+	0xfedcba9876543210,
 };
 #define N_VALUES (sizeof(form_values) / sizeof(form_values[0]))
 
@@ -148,15 +168,23 @@ static const uint64_t form_values[] = {
 static inline size_t form_program(const struct form *f, struct bpf_insn *out)
 {
 	static const struct bpf_insn before[] = {
-		MOV(6, 1),		 LDX(BPF_DW, 2, 6, 0), LDX(BPF_DW, 3, 6, 8), MOV(0, 2), STX(BPF_DW, 10, -8, 2),
-		STX(BPF_DW, 10, -16, 3),
+		MOV(6, 1), LDX(BPF_DW, 2, 6, 0),   LDX(BPF_DW, 3, 6, 8),
+		MOV(0, 2), STX(BPF_DW, 10, -8, 2), STX(BPF_DW, 10, -16, 3),
 	};
 	static const struct bpf_insn after[] = {
-		STX(BPF_DW, 6, 16, 0), STX(BPF_DW, 6, 24, 2), STX(BPF_DW, 6, 32, 3), LDX(BPF_DW, 0, 10, -8),
-		STX(BPF_DW, 6, 40, 0), LDX(BPF_DW, 0, 10, -16), STX(BPF_DW, 6, 48, 0), MOVI(0, 0), EXIT,
+		STX(BPF_DW, 6, 16, 0),
+		STX(BPF_DW, 6, 24, 2),
+		STX(BPF_DW, 6, 32, 3),
+		LDX(BPF_DW, 0, 10, -8),
+		STX(BPF_DW, 6, 40, 0),
+		LDX(BPF_DW, 0, 10, -16),
+		STX(BPF_DW, 6, 48, 0),
+		MOVI(0, 0),
+		EXIT,
 	};
 	static const struct bpf_insn sub[] = {
-		STX(BPF_DW, 10, -8, 1), MOVI(6, 4), I(BPF_STX | BPF_ATOMIC | BPF_DW, 10, 6, -8, BPF_ADD), LDX(BPF_DW, 0, 10, -8), EXIT,
+		STX(BPF_DW, 10, -8, 1), MOVI(6, 4), I(BPF_STX | BPF_ATOMIC | BPF_DW, 10, 6, -8, BPF_ADD),
+		LDX(BPF_DW, 0, 10, -8), EXIT,
 	};
 	size_t n = 0, len = 8;
 
@@ -186,7 +214,7 @@ static inline long form_bpf(int cmd, union bpf_attr *attr)
 /* The kernel as the oracle: a program of type SYSCALL. The fd or -errno; log gets the verifier's words. */
 static inline int form_load(const struct bpf_insn *insns, size_t n, char *log, size_t log_size)
 {
-	union bpf_attr attr = { .prog_type = BPF_PROG_TYPE_SYSCALL, .insn_cnt = n, .prog_flags = BPF_F_SLEEPABLE };
+	union bpf_attr attr = {.prog_type = BPF_PROG_TYPE_SYSCALL, .insn_cnt = n, .prog_flags = BPF_F_SLEEPABLE};
 	int fd;
 
 	attr.insns = (uintptr_t)insns;
@@ -203,7 +231,7 @@ static inline int form_load(const struct bpf_insn *insns, size_t n, char *log, s
 
 static inline int form_run(int fd, struct form_ctx *ctx)
 {
-	union bpf_attr attr = { 0 };
+	union bpf_attr attr = {0};
 
 	attr.test.prog_fd = fd;
 	attr.test.ctx_in = (uintptr_t)ctx;

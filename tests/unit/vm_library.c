@@ -50,7 +50,7 @@ uint64_t bpf_helper_7(void *env, uint64_t r1, uint64_t r2, uint64_t r3, uint64_t
 /* Block operations too large to be expanded in place, of a size only known at run time, and a large frame. */
 uint64_t bpf_helper_100(void *env, uint64_t r1, uint64_t r2, uint64_t r3, uint64_t r4, uint64_t r5)
 {
-	char block[1000] = { 0 };
+	char block[1000] = {0};
 	uint64_t sum = 0;
 
 	__builtin_memcpy(block + 8, (void *)r1, r2);
