@@ -172,7 +172,7 @@ struct agent_target {
 /* First bytes of the agent image. Offsets from its start. */
 struct agent_image_hdr {
 	__u32 magic, version;
-	__u32 entry, ret;	      /* agent_entry, agent_return */
+	__u32 entry, entry_ret, ret;  /* agent_entry, agent_entry_ret, agent_return */
 	__u32 service, service_nop;   /* agent_service() and the nop in it */
 	__u32 wait_start, wait_end;   /* agent_wait() */
 };

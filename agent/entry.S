@@ -18,7 +18,6 @@
 #define R_RDX	 96
 #define R_RSI	104
 #define R_RDI	112
-#define R_RBX	 40
 #define R_RIP	128
 #define R_FLAGS	144
 #define R_RSP	152
@@ -52,15 +51,15 @@
 	pushq	%r15
 	.endm
 
-	/* Calls fn(regs, site) on an aligned stack with DF clear. */
+	/*
+	 * Calls fn(regs, site) with DF clear. The stack is aligned to 8 only: nothing that is called has vector registers to
+	 * spill, and a register to keep the old stack pointer in would put a store and a load into the caller's every loop.
+	 */
 	.macro call_c fn
 	movq	%rsp, %rdi
-	movq	%rsp, %rbx
-	andq	$-16, %rsp
-	testb	$DF_IN_BYTE_1, R_FLAGS+1(%rbx)
+	testb	$DF_IN_BYTE_1, R_FLAGS+1(%rsp)
 	jnz	8f
 7:	call	\fn
-	movq	%rbx, %rsp
 	.endm
 
 	.macro restore_regs
@@ -75,7 +74,6 @@
 	movq	R_RDX(%rsp), %rdx
 	movq	R_RSI(%rsp), %rsi
 	movq	R_RDI(%rsp), %rdi
-	movq	R_RBX(%rsp), %rbx
 	andb	$OF_IN_BYTE_1, %al
 	addb	$0x78, %al		/* 0x78 + 8 overflows */
 	movb	R_FLAGS(%rsp), %ah
@@ -92,7 +90,7 @@
 	.section .text.head, "ax", @progbits
 base:
 	.long	AGENT_IMAGE_MAGIC, AGENT_ABI_VERSION
-	.long	agent_entry - base, agent_return - base
+	.long	agent_entry - base, agent_entry_ret - base, agent_return - base
 	.long	agent_service - base, service_nop - base
 	.long	agent_wait - base, wait_end - base
 
@@ -114,6 +112,54 @@ agent_entry:
 	.size	agent_entry, . - agent_entry
 
 	/*
+	 * The same for functions whose return is probed. When nothing else is to be done here, the registers that C does not
+	 * preserve are all that has to be saved; the agent's own code has no string instructions that would mind DF.
+	 */
+#define LEAN_SIZE 80
+	.balign	64
+	.globl	agent_entry_ret
+	.hidden	agent_entry_ret
+	.type	agent_entry_ret, @function
+	.macro lean_restore
+	popq	%r11
+	popq	%r10
+	popq	%r9
+	popq	%r8
+	popq	%rdi
+	popq	%rsi
+	popq	%rdx
+	popq	%rcx
+	popq	%rax
+	addb	$0x7f, %al		/* 0x7f + 1 overflows */
+	sahf
+	popq	%rax
+	.endm
+agent_entry_ret:
+	pushq	%rax
+	lahf
+	seto	%al
+	pushq	%rax
+	pushq	%rcx
+	pushq	%rdx
+	pushq	%rsi
+	pushq	%rdi
+	pushq	%r8
+	pushq	%r9
+	pushq	%r10
+	pushq	%r11
+	movq	LEAN_SIZE(%rsp), %rdi
+	leaq	(LEAN_SIZE + 8 + 128)(%rsp), %rsi
+	movq	(STUB_SITE_SLOT - STUB_CALLED)(%rdi), %rdi
+	call	agent_push
+	testl	%eax, %eax
+	jz	1f
+	lean_restore
+	ret
+1:	lean_restore
+	jmp	agent_entry
+	.size	agent_entry_ret, . - agent_entry_ret
+
+	/*
 	 * The probed function has returned to the stub, which made room for the return address again: it lies above ours.
 	 */
 	.balign	64
@@ -127,6 +173,7 @@ agent_return:
 	movq	R_SIZE(%rsp), %rsi
 	movq	(STUB_SITE_SLOT - STUB_RET_CALLED)(%rsi), %rsi
 	call_c	agent_returned
+	movq	R_RIP(%rsp), %rax
 	movq	%rax, (R_SIZE + 8)(%rsp)
 	restore_regs
 	.size	agent_return, . - agent_return

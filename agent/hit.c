@@ -20,7 +20,8 @@ typedef __u64 (*action_fn)(struct pt_regs *regs, struct agent_env *env);
 void agent_service(__u64 op, __u64 slot, __u64 a, __u64 b, __u64 c);
 void agent_wait(const __u32 *gate);
 long agent_hit(struct pt_regs *regs, struct agent_site *site);
-__u64 agent_returned(struct pt_regs *regs, struct agent_site *site);
+long agent_push(struct agent_site *site, __u64 sp);
+void agent_returned(struct pt_regs *regs, struct agent_site *site);
 
 /* Where agent_entry returns to, relative to where it was called from. */
 #define GO_ON	      0
@@ -51,8 +52,8 @@ static inline void run(struct agent_action *a, struct pt_regs *regs)
 	((action_fn)a->fn)(regs, &a->env);
 }
 
-/* The pending returns of the calling thread, of a thread that may have them; NULL when there is no slot for it. */
-static struct agent_shadow *shadow_for_push(struct agent_target *t, __u64 fork_page)
+/* The pending returns of the calling thread, when the slot has to be looked for; NULL when there is none for it. */
+static __attribute__((noinline)) struct agent_shadow *shadow_slowly(struct agent_target *t, __u64 fork_page)
 {
 	struct agent_shadow *all = (struct agent_shadow *)t->shadow;
 	__u64 fs_base = agent_fs_base();
@@ -66,7 +67,7 @@ static struct agent_shadow *shadow_for_push(struct agent_target *t, __u64 fork_p
 			return 0;
 	}
 	s = &all[i];
-	if (__builtin_expect(s->fs_base == fs_base && s->pid_tgid == t->thread[i].pid_tgid, 1))
+	if (s->fs_base == fs_base && s->pid_tgid == t->thread[i].pid_tgid)
 		return s;
 	/* The slot is new to this thread: what is left under its fs base was another thread's. */
 	for (n = 0; n < AGENT_PROBE_WINDOW; n++) {
@@ -81,11 +82,24 @@ static struct agent_shadow *shadow_for_push(struct agent_target *t, __u64 fork_p
 	return s;
 }
 
+/* Nearly always the thread has the first slot of its window. */
+static inline struct agent_shadow *shadow_for_push(struct agent_target *t, __u64 fork_page)
+{
+	__u64 fs_base = agent_fs_base();
+	__u32 i = agent_slot_first(fs_base);
+	struct agent_shadow *s = (struct agent_shadow *)t->shadow + i;
+
+	if (__builtin_expect(s->fs_base == fs_base && __atomic_load_n(&t->thread[i].fs_base, __ATOMIC_ACQUIRE) == fs_base &&
+			     s->pid_tgid == t->thread[i].pid_tgid, 1))
+		return s;
+	return shadow_slowly(t, fork_page);
+}
+
 /*
  * Drops what the kernel would take for dead: frames that were left by longjmp lie below the stack pointer. Done only when
  * the stack is full: threads also change stacks (signals, coroutines), where a lower address says nothing.
  */
-static void drop_dead(struct agent_shadow *s, __u64 sp)
+static __attribute__((noinline)) void drop_dead(struct agent_shadow *s, __u64 sp)
 {
 	__u64 i, kept = 0;
 
@@ -96,7 +110,7 @@ static void drop_dead(struct agent_shadow *s, __u64 sp)
 }
 
 /* Remembers where the function returns to. 0: beyond the depth that the kernel has, no return probe. */
-static int push_return(struct agent_site *site, const struct agent_action *a, struct pt_regs *regs)
+static inline int push_return(struct agent_site *site, const struct agent_action *a, __u64 sp)
 {
 	struct agent_target *t = (struct agent_target *)a->env.target;
 	struct agent_shadow *s = shadow_for_push(t, a->env.fork_page);
@@ -107,21 +121,21 @@ static int push_return(struct agent_site *site, const struct agent_action *a, st
 		return 0;
 	}
 	if (s->depth >= AGENT_SHADOW_DEPTH)
-		drop_dead(s, regs->rsp);
+		drop_dead(s, sp);
 	if (s->depth >= AGENT_SHADOW_DEPTH)
 		return 0;
 	/* A signal handler that pushes in between leaves the depth as it found it. */
 	r = &s->at[s->depth];
 	*(volatile __u64 *)&s->depth = s->depth + 1;
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
-	r->sp = regs->rsp;
-	r->ip = *(__u64 *)regs->rsp;
+	r->sp = sp;
+	r->ip = *(__u64 *)sp;
 	r->site = (__u64)site;
 	return 1;
 }
 
 /* The return address of the thread's latest entry for this site that was pushed with this stack pointer. */
-static __u64 pop_return(struct agent_site *site, __u64 sp)
+static __attribute__((noinline)) __u64 pop_slowly(struct agent_site *site, __u64 sp)
 {
 	struct agent_shadow *all = (struct agent_shadow *)site->shadow;
 	__u64 fs_base = agent_fs_base();
@@ -150,11 +164,30 @@ static __u64 pop_return(struct agent_site *site, __u64 sp)
 	__builtin_trap();
 }
 
+/* It is the thread's last one, unless a longjmp or a change of stacks came in between. */
+static inline __u64 pop_return(struct agent_site *site, __u64 sp)
+{
+	__u64 fs_base = agent_fs_base();
+	struct agent_shadow *s = (struct agent_shadow *)site->shadow + agent_slot_first(fs_base);
+	struct agent_return *r;
+	__u64 ip;
+
+	if (__builtin_expect(s->fs_base != fs_base || s->depth - 1 >= AGENT_SHADOW_DEPTH, 0))
+		return pop_slowly(site, sp);
+	r = &s->at[s->depth - 1];
+	if (__builtin_expect(r->sp != sp || r->site != (__u64)site, 0))
+		return pop_slowly(site, sp);
+	ip = r->ip;
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	*(volatile __u64 *)&s->depth = s->depth - 1;
+	return ip;
+}
+
 /*
- * Called at a probed instruction. Says where in the stub to go on: GO_*. A fork child is never sent back: its site is still a
+ * What to do at a probed instruction, and where in the stub to go on: GO_*. A fork child is never sent back: its site is still a
  * jump until agent_repair_child(), and it would come here for ever.
  */
-long agent_hit(struct pt_regs *regs, struct agent_site *site)
+static __attribute__((noinline)) long hit_slowly(struct pt_regs *regs, struct agent_site *site)
 {
 	struct agent_action *a, *end = site->action + n_actions(site), *returning = 0;
 	int in_child = agent_in_fork_child(site->fork_page);
@@ -187,27 +220,63 @@ again:
 			run(a, regs);
 	}
 	/* A fork child's returns are not probed. */
-	if (returning && !in_child && site->call_resume && push_return(site, returning, regs))
+	if (returning && !in_child && site->call_resume && push_return(site, returning, regs->rsp))
 		return GO_ON;
 	return go_on;
 }
 
-/*
- * Called when the function has returned; regs as they are then. Gives the return address. What began in userspace ends in
- * userspace, also when the gate was closed meanwhile: the daemon waits for target__pending_returns() to be 0.
- */
-__u64 agent_returned(struct pt_regs *regs, struct agent_site *site)
+/* One action at an open gate, not in a fork child: the commonest case. */
+static inline int is_plain(const struct agent_site *site, const struct agent_action *a)
+{
+	return __builtin_expect(site->n_actions == 1 && !__atomic_load_n(&site->bounce, __ATOMIC_ACQUIRE) && a->fn &&
+				__atomic_load_n(gate_of(a), __ATOMIC_ACQUIRE) == SHM_UGATE_OPEN &&
+				!agent_in_fork_child(site->fork_page), 1);
+}
+
+long agent_hit(struct pt_regs *regs, struct agent_site *site)
+{
+	struct agent_action *a = &site->action[0];
+
+	if (!is_plain(site, a) || (a->flags & AGENT_ACT_RETURN) || site->call_resume)
+		return hit_slowly(regs, site);
+	run(a, regs);
+	return GO_ON;
+}
+
+/* At the entry of a function whose return alone is wanted: no registers needed. 0: it is not so simple, agent_hit(). */
+long agent_push(struct agent_site *site, __u64 sp)
+{
+	const struct agent_action *a = &site->action[0];
+
+	return is_plain(site, a) && (a->flags & AGENT_ACT_RETURN) && push_return(site, a, sp);
+}
+
+static __attribute__((noinline)) void run_returns(struct pt_regs *regs, struct agent_site *site)
 {
 	struct agent_action *a, *end = site->action + n_actions(site);
-	int in_child = agent_in_fork_child(site->fork_page);
 
-	regs->rip = pop_return(site, regs->rsp - 8);
+	if (agent_in_fork_child(site->fork_page))
+		return;
 	for (a = site->action; a < end; a++) {
-		if (!(a->flags & AGENT_ACT_RETURN) || !wanted(a, in_child) || in_child)
+		if (!a->fn || !(a->flags & AGENT_ACT_RETURN))
 			continue;
 		while (__atomic_load_n(gate_of(a), __ATOMIC_ACQUIRE) == SHM_UGATE_WAIT)
 			agent_wait(gate_of(a));
 		run(a, regs);
 	}
-	return regs->rip;
+}
+
+/*
+ * Called when the function has returned; regs as they are then, rip filled here: where to go on. What began in userspace
+ * ends in userspace, also when the gate was closed meanwhile: the daemon waits for target__pending_returns() to be 0.
+ */
+void agent_returned(struct pt_regs *regs, struct agent_site *site)
+{
+	struct agent_action *a = &site->action[0];
+
+	regs->rip = pop_return(site, regs->rsp - 8);
+	if (is_plain(site, a) && (a->flags & AGENT_ACT_RETURN))
+		run(a, regs);
+	else
+		run_returns(regs, site);
 }

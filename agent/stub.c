@@ -51,7 +51,7 @@ size_t stub_build(const struct site *s, uint8_t *out, size_t room, enum decode_r
 		return 0;
 	memset(out, INT3, STUB_BEFORE + resume);
 	put_u64(&w, t->arena + offsetof(struct agent_target, site) + (uint64_t)s->index * sizeof(struct agent_site));
-	put_u64(&w, t->image + t->image_hdr.entry);
+	put_u64(&w, t->image + (s->has_return ? t->image_hdr.entry_ret : t->image_hdr.entry));
 	put_u64(&w, t->image + t->image_hdr.ret);
 	w.at = STUB_BOUNCE;
 	put(&w, lea_up_128, sizeof(lea_up_128));
