@@ -98,7 +98,8 @@ static int start(struct engine *e, const struct engine_opts *opts, char *err, si
 	ret = hosts__init(&e->hosts, e->policy, err, err_size);
 	if (ret)
 		return ret;
-	e->sw = (struct switcher){&e->hosts, &e->groups, &e->probes, e->carriers};
+	e->sw = (struct switcher){
+		.hosts = &e->hosts, .groups = &e->groups, .probes = &e->probes, .carriers = e->carriers};
 	ret = sd_event_add_io(e->event, &e->observer_source, observer__epoll_fd(e->observer), EPOLLIN, on_readable, e);
 	if (ret >= 0)
 		ret = sd_event_add_time(e->event, &e->timer, CLOCK_MONOTONIC, 0, 1000, on_timer, e);

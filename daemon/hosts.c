@@ -36,7 +36,7 @@ int hosts__init(struct hosts *hs, const struct policy *policy, char *err, size_t
 	*hs = (struct hosts){.policy = policy, .noop_prog_fd = -1};
 	ret = agent_image__new(&hs->image, &why);
 	if (!ret)
-		ret = agent_service__new(&hs->service, hs->image, NULL, &why);
+		ret = agent_service__new(&hs->service, hs->image, &why);
 	if (ret) {
 		snprintf(err, err_size, "%s", why.text);
 		return ret;
@@ -163,6 +163,7 @@ bool host__maps_file(pid_t pid, uint64_t dev, uint64_t ino)
 	f = fopen(path, "re");
 	if (!f)
 		return false;
+	setvbuf(f, NULL, _IOFBF, 65536);
 	while (!found && fgets(line, sizeof(line), f)) {
 		unsigned int major_nr, minor_nr;
 		unsigned long long inode;

@@ -1,13 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/switch.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "daemon/log.h"
 
 #define QUIESCE_TIMEOUT_MS 2000
 #define RETURNS_TIMEOUT_MS 1000
@@ -83,8 +87,35 @@ static void set_gate(struct group *g, enum shm_ugate gate)
 		__atomic_store_n(&g->arena->ugate, (uint32_t)gate, __ATOMIC_SEQ_CST);
 }
 
+/*
+ * While threads are held, every moment that we are not running is one that they stand still: run before all ordinary tasks.
+ * Bounded by the timeouts of what is waited for.
+ */
+static void set_urgent(bool urgent)
+{
+	const struct sched_param param = {.sched_priority = urgent ? 1 : 0};
+	DIR *dir = opendir("/proc/self/task");
+	struct dirent *e;
+
+	while (dir && (e = readdir(dir)))
+		if (atoi(e->d_name) > 0)
+			sched_setscheduler(atoi(e->d_name), urgent ? SCHED_FIFO | SCHED_RESET_ON_FORK : SCHED_OTHER, &param);
+	if (dir)
+		closedir(dir);
+}
+
+static long microseconds_since(const struct timespec *then)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (now.tv_sec - then->tv_sec) * 1000000 + (now.tv_nsec - then->tv_nsec) / 1000;
+}
+
 static void hold(struct switcher *sw, struct group *g)
 {
+	set_urgent(true);
+	clock_gettime(CLOCK_MONOTONIC, &sw->held_since);
 	set_gate(g, SHM_UGATE_WAIT);
 	for (struct group *n = *sw->groups; n; n = n->next)
 		if (is_neighbour(sw, g, n))
@@ -97,6 +128,8 @@ static void let_go(struct switcher *sw, struct group *g)
 	for (struct group *n = *sw->groups; n; n = n->next)
 		if (is_neighbour(sw, g, n))
 			set_gate(n, SHM_UGATE_OPEN);
+	log_debug("group %u: threads were held for %ld us", g->id, microseconds_since(&sw->held_since));
+	set_urgent(false);
 }
 
 /* ---- places ---- */
@@ -426,6 +459,13 @@ static void settle_places(struct switcher *sw, struct group *g)
 	}
 }
 
+/* Another group is served there: somebody may be inside. */
+static bool has_open_place(struct switcher *sw, struct group *g)
+{
+	for_each_place(sw, g, h, pl) if (pl->open) return true;
+	return false;
+}
+
 int switch_takeover(struct switcher *sw, struct group *g)
 {
 	int err;
@@ -440,7 +480,8 @@ int switch_takeover(struct switcher *sw, struct group *g)
 	g->arena->kgate = 0;
 	/* From here threads wait; every path below lets them go. */
 	hold(sw, g);
-	err = quiesce(sw, g);
+	if (has_open_place(sw, g))
+		err = quiesce(sw, g);
 	if (!err) {
 		for_each_place(sw, g, h, pl)
 		{

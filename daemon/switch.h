@@ -20,6 +20,7 @@ struct switcher {
 	struct group **groups; /* head of the engine's list: neighbours are found in it */
 	struct probe **probes; /* head of the engine's list: all probes known on the machine */
 	struct carriers *carriers;
+	struct timespec held_since; /* CLOCK_MONOTONIC */
 };
 
 /* KERNEL -> SHARED for a built group. 0, or -errno with g->reason: then nothing has changed. */
