@@ -3,8 +3,9 @@
  * additive.h: recognises programs that use a map only additively.
  *
  * The kernel runs a program without preemption as far as per-CPU maps are concerned; userspace cannot. What nearly all
- * tools do with a per-CPU map is to add to it: lookup, value or zero, plus c, update (bpftrace's count, sum, avg, hist),
- * or in place. Such a use is turned into "get or insert zero, then atomic add", which is exact whoever interrupts whom.
+ * tools do with a per-CPU map is to add to it: lookup, value or zero, plus c, update (bpftrace's count, sum, avg,
+ * hist), or in place. Such a use is turned into "get or insert zero, then atomic add", which is exact whoever
+ * interrupts whom.
  */
 #ifndef BPFTIME_VM_ADDITIVE_H
 #define BPFTIME_VM_ADDITIVE_H
@@ -33,11 +34,11 @@ struct vm_map_info {
 
 /*
  * insns: map file descriptors already replaced by indices into maps[] (imm of BPF_PSEUDO_MAP_FD / _VALUE). Rewrites in
- * place, without changing any instruction's position: for each lookup/update pair proved additive on a map with 8-byte values
- * `call lookup` becomes `r0 = 0` and `call update` becomes `call VM_HELPER_MAP_ADD` with the sum on its stack slot being
- * the delta. Only pairs on maps for which only[i] is set are rewritten (NULL: all per-CPU maps).
- * use[i] tells, after rewriting, how map i is used; in-place `*(u64 *)(v + o) += c` counts as additive, because
- * vm_compile() with atomic_rmw makes it atomic. Returns the number of rewritten pairs or -errno.
+ * place, without changing any instruction's position: for each lookup/update pair proved additive on a map with 8-byte
+ * values `call lookup` becomes `r0 = 0` and `call update` becomes `call VM_HELPER_MAP_ADD` with the sum on its stack
+ * slot being the delta. Only pairs on maps for which only[i] is set are rewritten (NULL: all per-CPU maps). use[i]
+ * tells, after rewriting, how map i is used; in-place `*(u64 *)(v + o) += c` counts as additive, because vm_compile()
+ * with atomic_rmw makes it atomic. Returns the number of rewritten pairs or -errno.
  */
 int vm_additive_rewrite(struct bpf_insn *insns, size_t n_insns, const struct vm_map_info *maps, size_t n_maps,
 			const bool *only, enum vm_map_use *use);

@@ -43,7 +43,8 @@ struct vm_code {
 
 /*
  * Compiles insns to x86-64 code. Returns 0 or -errno; err gets one sentence that names the instruction and the reason.
- * The code uses general registers only, no red zone, makes no calls outside itself but indirect ones that the bitcode makes.
+ * The code uses general registers only, no red zone, makes no calls outside itself but indirect ones that the bitcode
+ * makes.
  */
 int vm_compile(const struct bpf_insn *insns, size_t n_insns, const struct vm_compile_opts *opts, struct vm_code *out,
 	       char *err, size_t err_size);

@@ -15,8 +15,8 @@ struct vm_worker *vm_worker__new(const char *path);
 void vm_worker__free(struct vm_worker *w);
 
 /*
- * As vm_compile(), but in the worker; at most timeout_ms, else the worker is killed and -ETIMEDOUT returned. -EPIPE when
- * it crashed; the next call starts another.
+ * As vm_compile(), but in the worker; at most timeout_ms, else the worker is killed and -ETIMEDOUT returned. -EPIPE
+ * when it crashed; the next call starts another.
  */
 int vm_worker__compile(struct vm_worker *w, const struct bpf_insn *insns, size_t n_insns,
 		       const struct vm_compile_opts *opts, int timeout_ms, struct vm_code *out, char *err,
