@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: MIT
+/* Memory is brought into processes that are blocked, busy, filtered or in another namespace, and they do not notice. */
+#include <dirent.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "agent_fixture.h"
+
+static struct rig rig;
+
+static int start_rig(void **state)
+{
+	(void)state;
+	rig_start(&rig);
+	return 0;
+}
+
+static int stop_rig(void **state)
+{
+	(void)state;
+	rig_stop(&rig);
+	return 0;
+}
+
+static int count_fds(pid_t pid)
+{
+	char path[64];
+	struct dirent *e;
+	int n = 0;
+	DIR *d;
+
+	snprintf(path, sizeof(path), "/proc/%d/fd", pid);
+	d = opendir(path);
+	assert_non_null(d);
+	while ((e = readdir(d)))
+		n += e->d_name[0] != '.';
+	closedir(d);
+	return n;
+}
+
+static int count_maps(pid_t pid)
+{
+	char path[64], line[512];
+	int n = 0;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/maps", pid);
+	f = fopen(path, "re");
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f))
+		n++;
+	fclose(f);
+	return n;
+}
+
+static int by_value(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
+}
+
+static double now_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (double)ts.tv_sec * 1e6 + (double)ts.tv_nsec / 1e3;
+}
+
+/* The agent once, then a mapping in and out, again and again. */
+static void in_and_out(pid_t pid, int rounds, const char *what)
+{
+	struct agent_error err = {""};
+	int fds = count_fds(pid), maps;
+	double *took = calloc((size_t)rounds, sizeof(*took));
+	struct rider rd;
+
+	rider_start(&rd, &rig, pid);
+	assert_int_equal(count_fds(pid), fds);
+	maps = count_maps(pid);
+	for (int i = 0; i < rounds; i++) {
+		struct target_mapping m = {rd.code_fd, 4096, PROT_READ | PROT_EXEC, 0};
+
+		took[i] = now_us();
+		if (target__map(rd.t, &m, 1, &err))
+			fail_msg("%s", err.text);
+		took[i] = now_us() - took[i];
+		if (target__unmap(rd.t, &m, 1, &err))
+			fail_msg("%s", err.text);
+	}
+	qsort(took, (size_t)rounds, sizeof(*took), by_value);
+	printf("# %s: a mapping in %.0f us (median), %.0f us (worst of %d)\n", what, took[rounds / 2], took[rounds - 1],
+	       rounds);
+	free(took);
+	assert_int_equal(count_fds(pid), fds);
+	assert_true(count_maps(pid) <= maps + 1 && count_maps(pid) >= maps - 1);
+	assert_true(target__alive(rd.t));
+	rider_stop(&rd);
+}
+
+static void test_blocked(void **state)
+{
+	char *const argv[] = {"blocked", NULL};
+	struct victim v;
+
+	(void)state;
+	victim_start(&v, argv);
+	in_and_out(v.pid, 500, "blocked");
+	victim_go(&v);
+	assert_int_equal(victim_number(&v, "disturbed"), 0);
+	assert_int_equal(victim_wait(&v), 0);
+}
+
+static void test_hot(void **state)
+{
+	char *const argv[] = {"hot", "1", NULL};
+	struct victim v;
+
+	(void)state;
+	victim_start(&v, argv);
+	in_and_out(v.pid, 500, "hot");
+	victim_go(&v);
+	assert_true(victim_number(&v, "calls") > 0);
+	assert_int_equal(victim_wait(&v), 0);
+}
+
+static void test_seccomp(void **state)
+{
+	char *const argv[] = {"seccomp", "1000", NULL};
+	struct victim v;
+
+	(void)state;
+	victim_start(&v, argv);
+	in_and_out(v.pid, 50, "strict seccomp");
+	victim_go(&v);
+	assert_int_equal(victim_number(&v, "calls"), 1000);
+	assert_int_equal(victim_wait(&v), 0);
+}
+
+static void test_signals(void **state)
+{
+	char *const argv[] = {"signal", "1500", NULL};
+	struct victim v;
+
+	(void)state;
+	victim_start(&v, argv);
+	victim_go(&v);
+	usleep(100000);
+	in_and_out(v.pid, 300, "5,000 signals a second");
+	assert_true(victim_number(&v, "calls") > 0);
+	assert_int_equal(victim_wait(&v), 0);
+}
+
+static void refused(pid_t pid, int want)
+{
+	struct agent_error err = {""};
+	struct target *t;
+
+	assert_int_equal(target__open(pid, &t, &err), want);
+	assert_true(err.text[0] != 0);
+}
+
+static void test_refused(void **state)
+{
+	(void)state;
+	refused(0x7ffffffe, -3 /* ESRCH */);
+	refused(getpid(), -1 /* EPERM */);
+	refused(2, -95 /* EOPNOTSUPP: a kernel thread */);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_blocked), cmocka_unit_test(test_hot),	cmocka_unit_test(test_seccomp),
+		cmocka_unit_test(test_signals), cmocka_unit_test(test_refused),
+	};
+
+	cmocka_set_message_output(CM_OUTPUT_TAP);
+	if (geteuid()) {
+		puts("1..0 # SKIP needs root");
+		return 0;
+	}
+	return cmocka_run_group_tests_name("agent_inject", tests, start_rig, stop_rig);
+}
