@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: MIT
+/* Beginnings of functions: what gives way to a jump, and what it looks like elsewhere. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "agent/decode.h"
+#include "agent/site.h"
+
+#define BYTES(...) (const uint8_t[]){__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__})
+
+static const struct {
+	const char *what;
+	const uint8_t *code;
+	size_t size;
+	enum decode_result want;
+	size_t covered;
+	uint8_t boundaries;
+} table[] = {
+	{"push %rbp; mov %rsp,%rbp; mov %rdi,-8(%rbp)", BYTES(0x55, 0x48, 0x89, 0xe5, 0x48, 0x89, 0x7d, 0xf8), DECODE_OK, 8,
+	 0x13},
+	{"endbr64; push %rbx", BYTES(0xf3, 0x0f, 0x1e, 0xfa, 0x53), DECODE_OK, 5, 0x11},
+	{"sub $24,%rsp; mov %rdi,(%rsp)", BYTES(0x48, 0x83, 0xec, 0x18, 0x48, 0x89, 0x3c, 0x24), DECODE_OK, 8, 0x11},
+	{"mov 16(%rip),%rax", BYTES(0x48, 0x8b, 0x05, 0x10, 0, 0, 0), DECODE_OK, 7, 0x01},
+	{"mov $1,%eax", BYTES(0xb8, 1, 0, 0, 0), DECODE_OK, 5, 0x01},
+	{"five pushes", BYTES(0x55, 0x53, 0x50, 0x51, 0x52), DECODE_OK, 5, 0x1f},
+	{"test; je +5", BYTES(0x48, 0x85, 0xff, 0x74, 0x05, 0xc3), DECODE_OK, 5, 0x09},
+	{"mov; mov; ret in the last byte", BYTES(0x89, 0xf8, 0x89, 0xc2, 0xc3), DECODE_OK, 5, 0x15},
+	{"ret", BYTES(0xc3, 0xcc, 0xcc, 0xcc, 0xcc), DECODE_SHORT, 0, 0},
+	{"xor; ret", BYTES(0x31, 0xc0, 0xc3, 0x90, 0x90), DECODE_SHORT, 0, 0},
+	{"jmp rel8", BYTES(0xeb, 0x05, 0x90, 0x90, 0x90), DECODE_SHORT, 0, 0},
+	{"end of the function", BYTES(0x55, 0x48, 0x89, 0xe5), DECODE_SHORT, 0, 0},
+	{"nop5", BYTES(0x0f, 0x1f, 0x44, 0x00, 0x00), DECODE_NOP5, 0, 0},
+	{"endbr64; nop5", BYTES(0xf3, 0x0f, 0x1e, 0xfa, 0x0f, 0x1f, 0x44, 0x00, 0x00), DECODE_NOP5, 0, 0},
+	{"call", BYTES(0xe8, 0, 0, 0, 0), DECODE_CALL, 0, 0},
+	{"push; call *%rax", BYTES(0x55, 0xff, 0xd0, 0x90, 0x90), DECODE_CALL, 0, 0},
+	{"jrcxz", BYTES(0xe3, 0x10, 0x90, 0x90, 0x90), DECODE_ODD_BRANCH, 0, 0},
+	{"syscall", BYTES(0x0f, 0x05, 0x90, 0x90, 0x90), DECODE_TRAP, 0, 0},
+	{"int3", BYTES(0xcc, 0x90, 0x90, 0x90, 0x90), DECODE_TRAP, 0, 0},
+	{"no instruction", BYTES(0x06, 0x06, 0x06, 0x06, 0x06), DECODE_INVALID, 0, 0},
+};
+
+static void test_sites(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+		struct decoded d;
+		enum decode_result r = decode_site(table[i].code, table[i].size, &d);
+
+		if (r != table[i].want)
+			fail_msg("%s: %s", table[i].what, decode_reason(r));
+		if (r)
+			continue;
+		assert_int_equal(d.covered, table[i].covered);
+		assert_int_equal(d.boundary_mask, table[i].boundaries);
+	}
+}
+
+static void test_branches(void **state)
+{
+	/* xor %esi,%esi; 1: inc %esi; cmp $4,%esi; jne 1b; ret */
+	static const uint8_t into[] = {0x31, 0xf6, 0xff, 0xc6, 0x83, 0xfe, 0x04, 0x75, 0xf9, 0xc3};
+	/* 0: lea 1(%rsi),%esi; and $3,%esi; jnz 0b; ret */
+	static const uint8_t start[] = {0x8d, 0x76, 0x01, 0x83, 0xe6, 0x03, 0x75, 0xf8, 0xc3};
+	struct decoded d;
+
+	(void)state;
+	assert_int_equal(decode_site(into, sizeof(into), &d), DECODE_OK);
+	assert_int_equal(decode_branches(into, sizeof(into), 0, &d), DECODE_BRANCH_INTO);
+	assert_int_equal(decode_site(start, sizeof(start), &d), DECODE_OK);
+	assert_int_equal(decode_branches(start, sizeof(start), 0, &d), DECODE_OK);
+}
+
+static int32_t rel_at(const uint8_t *p)
+{
+	int32_t rel;
+
+	memcpy(&rel, p, sizeof(rel));
+	return rel;
+}
+
+static void test_relocation(void **state)
+{
+	static const uint8_t rip[] = {0x48, 0x8b, 0x05, 0x10, 0, 0, 0}; /* mov 16(%rip),%rax */
+	static const uint8_t je[] = {0x48, 0x85, 0xff, 0x74, 0x05};	 /* test %rdi,%rdi; je +5 */
+	static const uint8_t jmp[] = {0xe9, 0x00, 0x01, 0x00, 0x00};	 /* jmp +256 */
+	const uint64_t from = 0x555555554000, to = from - 0x33000000;
+	uint8_t out[DECODE_MAX_CODE];
+	struct decoded d;
+	size_t n;
+
+	(void)state;
+	assert_int_equal(decode_site(rip, sizeof(rip), &d), DECODE_OK);
+	assert_int_equal(decode_relocate(rip, &d, from, to, out, &n), DECODE_OK);
+	assert_int_equal(n, 7 + 5);
+	assert_int_equal(to + 7 + rel_at(out + 3), from + 7 + 16);
+	assert_int_equal(out[7], 0xe9);
+	assert_int_equal(to + 12 + rel_at(out + 8), from + 7);
+	assert_int_equal(decode_relocate(rip, &d, from, from - (3ull << 30), out, &n), DECODE_TOO_FAR);
+
+	assert_int_equal(decode_site(je, sizeof(je), &d), DECODE_OK);
+	assert_int_equal(decode_relocate(je, &d, from, to, out, &n), DECODE_OK);
+	assert_int_equal(n, 3 + 6 + 5);
+	assert_int_equal(out[3], 0x0f);
+	assert_int_equal(out[4], 0x84);
+	assert_int_equal(to + 9 + rel_at(out + 5), from + 5 + 5);
+
+	assert_int_equal(decode_site(jmp, sizeof(jmp), &d), DECODE_OK);
+	assert_int_equal(decode_relocate(jmp, &d, from, to, out, &n), DECODE_OK);
+	assert_int_equal(to + 5 + rel_at(out + 1), from + 5 + 256);
+}
+
+static void test_places(void **state)
+{
+	struct vma v[] = {
+		{.start = 0x555555554000, .end = 0x555555558000, .path = "/bin/x"},
+		{.start = 0x555555560000, .end = 0x555555581000, .path = "[heap]"},
+		{.start = 0x7ffff7dd0000, .end = 0x7ffff7ffe000, .path = "/lib/y"},
+		{.start = 0x7ffffffde000, .end = 0x7ffffffff000, .path = "[stack]"},
+	};
+	struct vma low[] = {{.start = 0x400000, .end = 0x500000, .path = "/bin/static"}};
+	struct vmas maps = {v, 4}, fixed = {low, 1};
+
+	(void)state;
+	for (unsigned int mask = 1; mask < 32; mask += 2) {
+		uint64_t site = 0x555555555149, entry;
+		int64_t rel;
+
+		if (place_stub(&maps, 0x555555560000, site, mask, STUB_BEFORE, 256, &entry))
+			fail_msg("no place for boundaries 0x%x", mask);
+		rel = (int64_t)(entry - (site + PATCH_SIZE));
+		assert_true(rel == (int32_t)rel);
+		for (int k = 1; k < PATCH_SIZE; k++)
+			if (mask & (1u << k))
+				assert_int_equal((uint8_t)(rel >> (8 * (k - 1))), INT3);
+		for (size_t i = 0; i < 4; i++)
+			assert_true(entry + 256 <= v[i].start || entry - STUB_BEFORE >= v[i].end);
+	}
+	/* 816 MiB below 4 MiB there is nothing; elsewhere the jump can go up or a little down. */
+	uint64_t entry;
+
+	assert_int_not_equal(place_stub(&fixed, 0x501000, 0x401000, 0x11, STUB_BEFORE, 256, &entry), 0);
+	assert_int_equal(place_stub(&fixed, 0x501000, 0x401000, 0x01, STUB_BEFORE, 256, &entry), 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_sites),
+		cmocka_unit_test(test_branches),
+		cmocka_unit_test(test_relocation),
+		cmocka_unit_test(test_places),
+	};
+
+	cmocka_set_message_output(CM_OUTPUT_TAP);
+	return cmocka_run_group_tests_name("agent_decode", tests, NULL, NULL);
+}

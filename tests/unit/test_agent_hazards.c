@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: MIT
+/* What processes do to themselves while they are probed in userspace: fork, vfork, exec, signals, filters, death. */
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "agent_fixture.h"
+
+static struct rig rig;
+
+static int start_rig(void **state)
+{
+	(void)state;
+	rig_start(&rig);
+	return 0;
+}
+
+static int stop_rig(void **state)
+{
+	(void)state;
+	rig_stop(&rig);
+	return 0;
+}
+
+/* A victim whose work() is served in userspace: entries counted in 0, returns in 1. */
+struct probed {
+	struct victim v;
+	struct rider rd;
+	struct site *s;
+	pid_t pid;
+};
+
+static void probe(struct probed *p, char *const argv[], bool has_return)
+{
+	struct site_opts o = {.sz = sizeof(o), .has_return = has_return, .noop_prog_fd = rig.noop_fd};
+	struct agent_error err = {""};
+	struct agent_site *as;
+
+	if (!p->pid) {
+		victim_start(&p->v, argv);
+		p->pid = p->v.pid;
+	}
+	rider_start(&p->rd, &rig, p->pid);
+	o.path = victim_path(argv[0]);
+	o.offset = victim_symbol(argv[0], "work");
+	if (site__plan(p->rd.t, &o, &p->s, &err) != SITE_DONE)
+		fail_msg("%s", err.text);
+	as = site__fill_addresses(p->s, p->rd.arena);
+	rider_action(&p->rd, as, 0, 0, AGENT_ACT_PID_LIMITED);
+	if (has_return)
+		rider_action(&p->rd, as, 1, 1, AGENT_ACT_PID_LIMITED | AGENT_ACT_RETURN);
+	rider_gate(&p->rd, SHM_UGATE_OPEN);
+	if (site__open(p->s, &err))
+		fail_msg("%s", err.text);
+}
+
+static void end(struct probed *p)
+{
+	site__free(p->s);
+	rider_stop(&p->rd);
+}
+
+/* Runs it to its end: every call it tells of was counted. */
+static void counts_all(char *const argv[], bool has_return)
+{
+	struct probed p = {0};
+	long calls;
+
+	probe(&p, argv, has_return);
+	victim_go(&p.v);
+	calls = victim_number(&p.v, "calls");
+	assert_true(calls > 0);
+	assert_int_equal(rider_count(&p.rd, 0), calls);
+	if (has_return) {
+		assert_int_equal(rider_count(&p.rd, 1), calls);
+		assert_int_equal(p.rd.arena->flags & AGENT_TARGET_NO_SLOT, 0);
+	}
+	assert_int_equal(victim_wait(&p.v), 0);
+	end(&p);
+}
+
+#define BOTH(name, ...)                                                                                                \
+	static void name(void **state)                                                                                 \
+	{                                                                                                              \
+		char *const argv[] = {__VA_ARGS__, NULL};                                                              \
+                                                                                                                       \
+		(void)state;                                                                                           \
+		counts_all(argv, false);                                                                               \
+		counts_all(argv, true);                                                                                \
+	}
+
+BOTH(test_fork, "fork", "50")
+BOTH(test_vfork, "vfork", "50")
+BOTH(test_signal, "signal", "500")
+BOTH(test_altstack, "signal", "500", "altstack")
+BOTH(test_seccomp, "seccomp", "100000")
+
+static void test_exec(void **state)
+{
+	char *const argv[] = {"exec", "1", NULL};
+	struct probed p = {0};
+
+	(void)state;
+	probe(&p, argv, true);
+	victim_go(&p.v);
+	assert_int_equal(victim_number(&p.v, "calls"), 1000);
+	assert_int_equal(victim_number(&p.v, "calls"), 1000);
+	assert_int_equal(rider_count(&p.rd, 0), 1000);
+	assert_false(target__alive(p.rd.t));
+	assert_int_equal(victim_wait(&p.v), 0);
+	end(&p);
+}
+
+static void test_dies(void **state)
+{
+	(void)state;
+	for (int i = 0; i < 5; i++) {
+		char *const argv[] = {"dies", "30", NULL};
+		struct probed p = {0};
+
+		probe(&p, argv, true);
+		victim_go(&p.v);
+		assert_int_equal(victim_wait(&p.v), -SIGKILL);
+		assert_true(rider_count(&p.rd, 0) >= rider_count(&p.rd, 1));
+		assert_false(target__alive(p.rd.t));
+		end(&p);
+	}
+}
+
+/* Killed from outside while the agent comes in, is opened, is closed: we go on, with an error at most. */
+static void test_killed_meanwhile(void **state)
+{
+	(void)state;
+	for (int i = 0; i < 20; i++) {
+		char *const argv[] = {"calls", "push_rbp", "4", "0", NULL};
+		struct site_opts o = {.sz = sizeof(o), .noop_prog_fd = rig.noop_fd};
+		struct agent_error err = {""};
+		struct site *s = NULL;
+		struct target *t;
+		struct victim v;
+		pid_t killer;
+		int arena;
+
+		victim_start(&v, argv);
+		victim_go(&v);
+		killer = fork();
+		if (!killer) {
+			usleep((useconds_t)i * 300);
+			kill(v.pid, SIGKILL);
+			_exit(0);
+		}
+		o.path = victim_path("calls");
+		o.offset = victim_symbol("calls", "push_rbp");
+		arena = agent_service__new_arena(rig.service, &err);
+		if (!target__open(v.pid, &t, &err)) {
+			if (!target__inject(t, rig.image, arena, &err) && site__plan(t, &o, &s, &err) == SITE_DONE) {
+				(void)site__open(s, &err);
+				(void)site__close(s, &err);
+				site__free(s);
+			}
+			target__free(t);
+		}
+		close(arena);
+		assert_int_equal(victim_wait(&v), -SIGKILL);
+	}
+}
+
+static void test_pidns(void **state)
+{
+	char *const argv[] = {"pidns", "1000", NULL};
+	struct probed p = {0};
+	char line[64];
+	long calls;
+	int to[2], from[2];
+	pid_t outer;
+
+	(void)state;
+	assert_int_equal(pipe(to), 0);
+	assert_int_equal(pipe(from), 0);
+	outer = fork();
+	if (!outer) {
+		dup2(to[0], 0);
+		dup2(from[1], 1);
+		execv(victim_path("pidns"), argv);
+		_exit(127);
+	}
+	close(to[0]);
+	close(from[1]);
+	p.v = (struct victim){outer, fdopen(to[1], "w"), fdopen(from[0], "r")};
+	p.pid = (pid_t)victim_number(&p.v, "pid");
+	assert_true(p.pid > 0);
+	assert_non_null(fgets(line, sizeof(line), p.v.out));
+	assert_string_equal(line, "ready\n");
+	probe(&p, argv, true);
+	victim_go(&p.v);
+	calls = victim_number(&p.v, "calls");
+	assert_int_equal(rider_count(&p.rd, 0), calls);
+	assert_int_equal(rider_count(&p.rd, 1), calls);
+	assert_int_equal(victim_wait(&p.v), 0);
+	end(&p);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_fork),	cmocka_unit_test(test_vfork), cmocka_unit_test(test_exec),
+		cmocka_unit_test(test_signal),	cmocka_unit_test(test_altstack), cmocka_unit_test(test_seccomp),
+		cmocka_unit_test(test_pidns),	cmocka_unit_test(test_dies), cmocka_unit_test(test_killed_meanwhile),
+	};
+
+	cmocka_set_message_output(CM_OUTPUT_TAP);
+	if (geteuid()) {
+		puts("1..0 # SKIP needs root");
+		return 0;
+	}
+	return cmocka_run_group_tests_name("agent_hazards", tests, start_rig, stop_rig);
+}
