@@ -33,7 +33,7 @@ struct engine {
 };
 
 /* A tool must have been quiet for this long before what it attached is taken over: it is often not done yet. */
-#define SETTLE_NS 40000000ull
+#define SETTLE_NS 80000000ull
 
 uint64_t now_ns(void);
 

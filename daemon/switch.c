@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "daemon/cpus.h"
 #include "daemon/log.h"
 
 #define QUIESCE_TIMEOUT_MS 2000
@@ -242,26 +243,6 @@ static int wait_for_returns(struct switcher *sw, struct group *g, int timeout_ms
 	return 0;
 }
 
-/*
- * Uprobe handlers run the consumers of one hit without being preempted where the kernel does not preempt itself; when we have
- * run on every CPU after a hit was counted, the tool's program has finished with it too.
- */
-static void visit_every_cpu(void)
-{
-	cpu_set_t all, one;
-
-	if (sched_getaffinity(0, sizeof(all), &all))
-		return;
-	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-		if (!CPU_ISSET(cpu, &all))
-			continue;
-		CPU_ZERO(&one);
-		CPU_SET(cpu, &one);
-		sched_setaffinity(0, sizeof(one), &one);
-	}
-	sched_setaffinity(0, sizeof(all), &all);
-}
-
 /* ---- the maps ---- */
 
 static int copy_maps(struct group *g, bool in)
@@ -328,7 +309,7 @@ static int move_in(struct switcher *sw, struct group *g)
 		uint64_t seen = __atomic_load_n(&g->arena->kgate, __ATOMIC_SEQ_CST);
 		int err;
 
-		visit_every_cpu();
+		cpus_visit();
 		err = copy_maps(g, true);
 		if (err)
 			return err;
@@ -346,7 +327,7 @@ static int move_out(struct switcher *sw, struct group *g)
 		uint64_t seen = __atomic_load_n(&g->arena->kgate, __ATOMIC_SEQ_CST);
 		int err;
 
-		visit_every_cpu();
+		cpus_visit();
 		err = copy_maps(g, false);
 		if (err)
 			return err;
