@@ -8,3 +8,6 @@ OBSERVE_LIBS := -lbpf -lelf -lz
 $(B)/daemon/observe.o $(B)/daemon/scan.o: | $(OBSERVE_SKEL)
 $(B)/libobserve.a: $(OBSERVE_OBJ)
 
+UNIT += $(B)/tests/unit/test_observe $(B)/tests/unit/test_recover
+$(B)/tests/unit/test_observe $(B)/tests/unit/test_recover: $(B)/libobserve.a
+$(B)/tests/unit/test_observe $(B)/tests/unit/test_recover: LIBS := $(OBSERVE_LIBS)

@@ -3,16 +3,16 @@
  * observe.bpf.c: what processes do with bpf().
  *
  * A probe program's bytecode exists as the tool wrote it only in the tool's memory and only during BPF_PROG_LOAD: it is
- * copied there, at entry, through the ring buffer, with the map descriptors in it resolved to map ids through the tool's
- * descriptor table. At exit the returned descriptor is resolved to the program, which binds the copy to an id and a tag. What
- * cannot be copied whole is refused with a reason.
+ * copied there, at entry, through the ring buffer, with the map descriptors in it resolved to map ids through the
+ * tool's descriptor table. At exit the returned descriptor is resolved to the program, which binds the copy to an id
+ * and a tag. What cannot be copied whole is refused with a reason.
  *
- * Everything else is a hint that the daemon should look again: links made and changed, programs set on perf events, and,
- * while processes are watched, perf events and links closed in them. Hints are sent at exit, when the call has had its
- * effect.
+ * Everything else is a hint that the daemon should look again: links made and changed, programs set on perf events,
+ * and, while processes are watched, perf events and links closed in them. Hints are sent at exit, when the call has had
+ * its effect.
  *
- * Two ways in, of which the daemon attaches one (kernel_features.c chooses): the tracepoints of the few system calls of interest, or
- * the raw tracepoints of all system calls. Arguments are read from the saved registers in both.
+ * Two ways in, of which the daemon attaches one (kernel_features.c chooses): the tracepoints of the few system calls of
+ * interest, or the raw tracepoints of all system calls. Arguments are read from the saved registers in both.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
@@ -162,7 +162,8 @@ static long copy_chunk(__u32 i, struct copy *copy)
 		return 1;
 	rec->first = first;
 	rec->n = n;
-	if (bpf_ringbuf_output(&ring, rec, __builtin_offsetof(struct obs_rec_code, insns) + n * sizeof(rec->insns[0]), 0)) {
+	if (bpf_ringbuf_output(&ring, rec, __builtin_offsetof(struct obs_rec_code, insns) + n * sizeof(rec->insns[0]),
+			       0)) {
 		copy->refusal = OBS_REFUSAL_NO_ROOM;
 		return 1;
 	}

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * observe_abi.h: the records that observe.bpf.c and scan.bpf.c give to the daemon. The including file provides the fixed-width
- * types (vmlinux.h or linux/types.h). Process ids are as the daemon's PID namespace shows them, 0 when it does not.
+ * observe_abi.h: the records that observe.bpf.c and scan.bpf.c give to the daemon. The including file provides the
+ * fixed-width types (vmlinux.h or linux/types.h). Process ids are as the daemon's PID namespace shows them, 0 when it
+ * does not.
  */
 #ifndef BPFTIME_OBSERVE_ABI_H
 #define BPFTIME_OBSERVE_ABI_H
@@ -61,11 +62,16 @@ struct obs_rec_loaded {
 
 /* ---- iterators ---- */
 
-enum obs_file_form { OBS_FILE_PERF_EVENT = 1, OBS_FILE_PERF_LINK = 2, OBS_FILE_MULTI_LINK = 3, OBS_FILE_OTHER_LINK = 4 };
+enum obs_file_form {
+	OBS_FILE_PERF_EVENT = 1,
+	OBS_FILE_PERF_LINK = 2,
+	OBS_FILE_MULTI_LINK = 3,
+	OBS_FILE_OTHER_LINK = 4
+};
 
 /* A descriptor through which a program is attached. */
 struct obs_rec_file {
-	__u32 size; /* of this record, path included */
+	__u32 size; /* of this record, path included, a multiple of 8 */
 	__u32 form;
 	__s32 tgid, fd;
 	__u64 event; /* kernel address of the perf event, of the array of a multi link, or of the link */

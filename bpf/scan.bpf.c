@@ -14,7 +14,10 @@
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
-enum { MAX_PENDING = 64 }; /* the kernel's MAX_URETPROBE_DEPTH */
+enum {
+	MAX_PENDING = 64, /* the kernel's MAX_URETPROBE_DEPTH */
+	RECORD_ALIGN = 8
+};
 
 /* Since Linux 6.6; older kernels have no such link. */
 struct bpf_uprobe_multi_link___new {
@@ -128,6 +131,7 @@ int attachments(struct bpf_iter__task_file *ctx)
 	size = f_op == fops_perf ? read_event(rec, file->private_data) : read_link(rec, file->private_data);
 	if (!rec->prog_id)
 		return 0;
+	size = (size + RECORD_ALIGN - 1) & ~(RECORD_ALIGN - 1);
 	if (size > OBS_PATH_LEN)
 		return 0;
 	size += __builtin_offsetof(struct obs_rec_file, path);

@@ -85,8 +85,8 @@ static void sha256_block(uint32_t h[], const uint8_t *p)
 }
 
 /* Both digests pad alike: a one bit, zeros, the length in bits as 64 bits big-endian. */
-static void digest_all(const uint8_t *p, size_t size, uint32_t h[], size_t n_words, void (*block)(uint32_t *, const uint8_t *),
-		       uint8_t *digest)
+static void digest_all(const uint8_t *p, size_t size, uint32_t h[], size_t n_words,
+		       void (*block)(uint32_t *, const uint8_t *), uint8_t *digest)
 {
 	uint64_t bits = htobe64((uint64_t)size * 8);
 	uint8_t last[2 * BLOCK] = {0};

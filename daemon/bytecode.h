@@ -14,9 +14,9 @@ enum { BPF_TAG_LEN = 8 };
 bool insn__names_map(const struct bpf_insn *insn);
 
 /*
- * Whether tag belongs to insns: the kernel's digest over the instructions with the map descriptors zeroed (kernel/bpf/core.c
- * bpf_prog_calc_tag): the first 8 bytes of SHA-256 since Linux 6.18, of SHA-1 before; either is accepted. false, too, when
- * there is no memory for it.
+ * Whether tag belongs to insns: the kernel's digest over the instructions with the map descriptors zeroed
+ * (kernel/bpf/core.c bpf_prog_calc_tag): the first 8 bytes of SHA-256 since Linux 6.18, of SHA-1 before; either is
+ * accepted. false, too, when there is no memory for it.
  */
 bool bytecode__has_tag(const struct bpf_insn *insns, size_t n, const uint8_t tag[BPF_TAG_LEN]);
 

@@ -37,7 +37,7 @@ struct load {
 struct kept {
 	struct obs_prog p;
 	char *license, *why;
-	bool tried; /* to recover what was not captured */
+	bool may_recover; /* not captured, and recovery not tried yet */
 };
 
 struct captures {
@@ -171,6 +171,7 @@ void captures__loaded(struct captures *c, const struct obs_rec_loaded *rec)
 	if (p) {
 		p->expected_attach_type = rec->expected_attach_type;
 		p->sleepable = rec->prog_flags & BPF_F_SLEEPABLE;
+		c->kept[c->n_kept - 1]->may_recover = !insns;
 	}
 out:
 	if (l)
@@ -201,8 +202,8 @@ static void list_maps(struct obs_prog *p)
 	}
 }
 
-struct obs_prog *captures__keep(struct captures *c, const struct bpf_prog_info *info, struct bpf_insn *insns, size_t n_insns,
-				const char *license, const char *why)
+struct obs_prog *captures__keep(struct captures *c, const struct bpf_prog_info *info, struct bpf_insn *insns,
+				size_t n_insns, const char *license, const char *why)
 {
 	struct kept **grown, *k = calloc(1, sizeof(*k));
 
@@ -249,12 +250,12 @@ bool captures__may_recover(struct captures *c, const struct obs_prog *p)
 {
 	for (size_t i = 0; i < c->n_kept; i++)
 		if (&c->kept[i]->p == p)
-			return !p->insns && !c->kept[i]->tried;
+			return c->kept[i]->may_recover;
 	return false;
 }
 
-const struct obs_prog *captures__recovered(struct captures *c, const struct obs_prog *p, struct bpf_insn *insns, size_t n_insns,
-					   const char *why)
+const struct obs_prog *captures__recovered(struct captures *c, const struct obs_prog *p, struct bpf_insn *insns,
+					   size_t n_insns, const char *why)
 {
 	struct kept *k = NULL;
 	char *longer;
@@ -266,7 +267,7 @@ const struct obs_prog *captures__recovered(struct captures *c, const struct obs_
 		free(insns);
 		return p;
 	}
-	k->tried = true;
+	k->may_recover = false;
 	if (insns) {
 		k->p.insns = insns;
 		k->p.n_insns = n_insns;

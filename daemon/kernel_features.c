@@ -79,8 +79,8 @@ static enum preempt_mode preempt_from_config(const char *path)
 }
 
 /*
- * Where the mode is chosen at boot (PREEMPT_DYNAMIC), `preempt=` decides, else what the kernel was configured with. The kernel
- * would tell in debugfs, but not under lockdown.
+ * Where the mode is chosen at boot (PREEMPT_DYNAMIC), `preempt=` decides, else what the kernel was configured with. The
+ * kernel would tell in debugfs, but not under lockdown.
  */
 static enum preempt_mode read_preempt(const struct utsname *uts)
 {
@@ -166,9 +166,11 @@ void kernel_features__probe(struct kernel_features *k)
 int kernel_features__missing(const struct kernel_features *k, char *err, size_t err_size)
 {
 	if (!k->has_btf)
-		snprintf(err, err_size, "this kernel has no BTF (" BTF_FILE "), which bpftimed needs to read kernel objects");
+		snprintf(err, err_size,
+			 "this kernel has no BTF (" BTF_FILE "), which bpftimed needs to read kernel objects");
 	else if (!k->has_raw_tp)
-		snprintf(err, err_size, "this kernel does not let bpftimed load BPF programs (lockdown: %s); is it root?",
+		snprintf(err, err_size,
+			 "this kernel does not let bpftimed load BPF programs (lockdown: %s); is it root?",
 			 k->lockdown);
 	else if (!k->uprobe_pmu)
 		snprintf(err, err_size, "this kernel has no perf uprobes (" UPROBE_PMU ")");

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* kernel_features.h: what this kernel offers and allows, asked once at start; and what follows for the choice of hooks. */
+/* kernel_features.h: what this kernel offers and allows, asked once at start; and what follows for the choice of hooks.
+ */
 #ifndef BPFTIME_KERNEL_FEATURES_H
 #define BPFTIME_KERNEL_FEATURES_H
 
@@ -7,7 +8,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum preempt_mode { PREEMPT_MODE_UNKNOWN, PREEMPT_MODE_NONE, PREEMPT_MODE_VOLUNTARY, PREEMPT_MODE_LAZY, PREEMPT_MODE_FULL };
+enum preempt_mode {
+	PREEMPT_MODE_UNKNOWN,
+	PREEMPT_MODE_NONE,
+	PREEMPT_MODE_VOLUNTARY,
+	PREEMPT_MODE_LAZY,
+	PREEMPT_MODE_FULL
+};
 
 enum bpf_hook { BPF_HOOK_TRACEPOINT, BPF_HOOK_RAW_TRACEPOINT };
 
@@ -28,15 +35,17 @@ void kernel_features__probe(struct kernel_features *k);
 int kernel_features__missing(const struct kernel_features *k, char *err, size_t err_size);
 
 /*
- * How bpf() is to be observed. The programs of a system call's tracepoint are skipped while another program runs on the same CPU,
- * which happens where a program can be preempted: there the raw tracepoints, which cost every system call more.
+ * How bpf() is to be observed. The programs of a system call's tracepoint are skipped while another program runs on the
+ * same CPU, which happens where a program can be preempted: there the raw tracepoints, which cost every system call
+ * more.
  */
 enum bpf_hook kernel_features__hook(const struct kernel_features *k);
 
 const char *preempt_mode__name(enum preempt_mode mode);
 const char *bpf_hook__name(enum bpf_hook hook);
 
-/* The number of tracepoint "category/name" for perf_event_open(), or -errno. Needs no mounted tracefs and mounts none. */
+/* The number of tracepoint "category/name" for perf_event_open(), or -errno. Needs no mounted tracefs and mounts none.
+ */
 int tracepoint_id(const char *category, const char *name);
 
 #endif

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/pidfd.h>
 #include <sys/stat.h>
@@ -57,14 +58,20 @@ struct tracepoint {
 
 #define PROG(p) offsetof(struct observe_bpf, progs.p)
 
-static const struct tracepoint always[] = {
-	{"sys_enter_bpf", PROG(enter_bpf)}, {"sys_exit_bpf", PROG(exit_bpf)}, {"sys_exit_ioctl", PROG(exit_ioctl)}, {0}};
+static const struct tracepoint always[] = {{"sys_enter_bpf", PROG(enter_bpf)},
+					   {"sys_exit_bpf", PROG(exit_bpf)},
+					   {"sys_exit_ioctl", PROG(exit_ioctl)},
+					   {0}};
 
 static const struct tracepoint while_watched[] = {
-	{"sys_enter_close", PROG(enter_close)},	    {"sys_enter_dup2", PROG(enter_dup)},
-	{"sys_enter_dup3", PROG(enter_dup)},	    {"sys_enter_close_range", PROG(enter_close_range)},
-	{"sys_exit_close", PROG(exit_closing)},	    {"sys_exit_dup2", PROG(exit_closing)},
-	{"sys_exit_dup3", PROG(exit_closing)},	    {"sys_exit_close_range", PROG(exit_closing)},
+	{"sys_enter_close", PROG(enter_close)},
+	{"sys_enter_dup2", PROG(enter_dup)},
+	{"sys_enter_dup3", PROG(enter_dup)},
+	{"sys_enter_close_range", PROG(enter_close_range)},
+	{"sys_exit_close", PROG(exit_closing)},
+	{"sys_exit_dup2", PROG(exit_closing)},
+	{"sys_exit_dup3", PROG(exit_closing)},
+	{"sys_exit_close_range", PROG(exit_closing)},
 	{0},
 };
 
@@ -104,7 +111,8 @@ static int attach_tracepoints(struct observer *o, const struct tracepoint *t, st
 	int ret;
 
 	for (; t->name; t++) {
-		ret = attach_tracepoint(t->name, *(struct bpf_program **)((char *)o->skel + t->prog_offset), &hooks[*n]);
+		ret = attach_tracepoint(t->name, *(struct bpf_program **)((char *)o->skel + t->prog_offset),
+					&hooks[*n]);
 		if (ret) {
 			snprintf(err, err_size, "cannot attach to tracepoint syscalls/%s: %s", t->name, strerror(-ret));
 			detach(hooks, n);
@@ -143,6 +151,23 @@ static int attach_all(struct observer *o, char *err, size_t err_size)
 
 /* ---- records ---- */
 
+static int queue_event(struct observer *o, enum obs_event_kind kind, pid_t pid, pid_t arg)
+{
+	struct event *grown;
+
+	if (o->n_queue == o->cap_queue) {
+		size_t cap = o->cap_queue ? 2 * o->cap_queue : 64;
+
+		grown = realloc(o->queue, cap * sizeof(*grown));
+		if (!grown)
+			return -ENOMEM;
+		o->queue = grown;
+		o->cap_queue = cap;
+	}
+	o->queue[o->n_queue++] = (struct event){.kind = kind, .pid = pid, .arg = arg};
+	return 0;
+}
+
 static int on_record(void *arg, void *data, size_t size)
 {
 	const struct obs_rec_head *rec = data;
@@ -156,24 +181,34 @@ static int on_record(void *arg, void *data, size_t size)
 		captures__loaded(o->captures, data);
 		break;
 	case OBS_REC_CHANGED:
-		o->cb(o->arg, OBS_CHANGED, rec->tgid, 0);
-		break;
+		return queue_event(o, OBS_CHANGED, rec->tgid, 0);
 	case OBS_REC_EXEC:
-		o->cb(o->arg, OBS_EXEC, rec->tgid, 0);
-		break;
+		return queue_event(o, OBS_EXEC, rec->tgid, 0);
 	case OBS_REC_FORK:
-		o->cb(o->arg, OBS_FORK, rec->tgid, rec->arg);
-		break;
+		return queue_event(o, OBS_FORK, rec->tgid, rec->arg);
 	}
 	return 0;
 }
 
-static void on_exit_of(struct observer *o, pid_t tgid)
+/* Reads the ring buffer empty: captures are complete, events are queued. */
+static int read_records(struct observer *o)
+{
+	int ret = ring_buffer__consume(o->ring);
+	uint64_t lost = __atomic_load_n(&o->skel->bss->lost, __ATOMIC_RELAXED);
+
+	if (ret >= 0 && lost != o->lost_seen) {
+		o->lost_seen = lost;
+		ret = queue_event(o, OBS_LOST, 0, 0);
+	}
+	return ret < 0 ? ret : 0;
+}
+
+static void queue_exit_of(struct observer *o, pid_t tgid)
 {
 	for (size_t i = 0; i < o->n_watches; i++) {
 		if (o->watches[i].tgid == tgid) {
-			observer__unwatch(o, tgid);
-			o->cb(o->arg, OBS_EXIT, tgid, 0);
+			if (!queue_event(o, OBS_EXIT, tgid, 0))
+				observer__unwatch(o, tgid);
 			return;
 		}
 	}
@@ -182,21 +217,24 @@ static void on_exit_of(struct observer *o, pid_t tgid)
 int observer__dispatch(struct observer *o)
 {
 	struct epoll_event ready[MAX_READY];
-	uint64_t lost;
+	struct event event;
+	eventfd_t unused;
 	int n, ret;
 
-	ret = ring_buffer__consume(o->ring);
-	if (ret < 0)
+	ret = read_records(o);
+	if (ret)
 		return ret;
-	lost = __atomic_load_n(&o->skel->bss->lost, __ATOMIC_RELAXED);
-	if (lost != o->lost_seen) {
-		o->lost_seen = lost;
-		o->cb(o->arg, OBS_LOST, 0, 0);
-	}
 	n = epoll_wait(o->epfd, ready, MAX_READY, 0);
 	for (int i = 0; i < n; i++)
 		if (ready[i].data.u64)
-			on_exit_of(o, ready[i].data.u64);
+			queue_exit_of(o, ready[i].data.u64);
+	eventfd_read(o->wake_fd, &unused);
+	/* The callback may add to the queue: observer__prog() reads the ring buffer. */
+	for (size_t i = 0; i < o->n_queue; i++) {
+		event = o->queue[i];
+		o->cb(o->arg, event.kind, event.pid, event.arg);
+	}
+	o->n_queue = 0;
 	return n < 0 && errno != EINTR ? -errno : 0;
 }
 
@@ -285,7 +323,7 @@ static int info_by_fd(int fd, void *info, size_t size)
 
 const struct obs_prog *observer__prog(struct observer *o, uint32_t prog_id)
 {
-	const struct obs_prog *known = captures__find(o->captures, prog_id);
+	const struct obs_prog *known;
 	struct bpf_insn *insns = NULL;
 	struct bpf_prog_info info;
 	size_t n_insns = 0;
@@ -294,6 +332,13 @@ const struct obs_prog *observer__prog(struct observer *o, uint32_t prog_id)
 	bool sleepable;
 	int fd, err;
 
+	known = captures__find(o->captures, prog_id);
+	if (!known) {
+		read_records(o); /* its load may be waiting there */
+		if (o->n_queue)
+			eventfd_write(o->wake_fd, 1);
+		known = captures__find(o->captures, prog_id);
+	}
 	if (known && (known->insns || !captures__may_recover(o->captures, known)))
 		return known;
 	fd = bpf_prog_get_fd_by_id(prog_id);
@@ -312,7 +357,8 @@ const struct obs_prog *observer__prog(struct observer *o, uint32_t prog_id)
 		return captures__recovered(o->captures, known, insns, n_insns, reason);
 	snprintf(why, sizeof(why), "%s, and its bytecode cannot be recovered (%s)",
 		 info.load_time < o->started_ns ? "loaded before bpftimed started" : "its load was not seen", reason);
-	p = captures__keep(o->captures, &info, insns, n_insns, info.gpl_compatible ? "GPL" : "Proprietary", err ? why : NULL);
+	p = captures__keep(o->captures, &info, insns, n_insns, info.gpl_compatible ? "GPL" : "Proprietary",
+			   err ? why : NULL);
 	if (!p) {
 		errno = ENOMEM;
 		return NULL;
@@ -384,9 +430,11 @@ static int open_ring(struct observer *o, char *err, size_t err_size)
 	struct epoll_event ev = {.events = EPOLLIN};
 
 	o->epfd = epoll_create1(EPOLL_CLOEXEC);
+	o->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	o->ring = ring_buffer__new(bpf_map__fd(o->skel->maps.ring), on_record, o, NULL);
-	if (o->epfd < 0 || !o->ring ||
-	    epoll_ctl(o->epfd, EPOLL_CTL_ADD, ring_buffer__epoll_fd(o->ring), &ev)) {
+	if (o->epfd < 0 || o->wake_fd < 0 || !o->ring ||
+	    epoll_ctl(o->epfd, EPOLL_CTL_ADD, ring_buffer__epoll_fd(o->ring), &ev) ||
+	    epoll_ctl(o->epfd, EPOLL_CTL_ADD, o->wake_fd, &ev)) {
 		snprintf(err, err_size, "cannot open the ring buffer: %s", strerror(errno));
 		return -errno;
 	}
@@ -405,7 +453,7 @@ int observer__new_with(struct observer **out, enum bpf_hook hook,
 		snprintf(err, err_size, "out of memory");
 		return -ENOMEM;
 	}
-	o->epfd = -1;
+	o->epfd = o->wake_fd = -1;
 	o->cb = cb;
 	o->arg = arg;
 	o->hook = hook;
@@ -428,8 +476,8 @@ int observer__new_with(struct observer **out, enum bpf_hook hook,
 	return 0;
 }
 
-int observer__new(struct observer **out, void (*cb)(void *arg, enum obs_event_kind kind, pid_t pid, pid_t arg2), void *arg,
-		  char *err, size_t err_size)
+int observer__new(struct observer **out, void (*cb)(void *arg, enum obs_event_kind kind, pid_t pid, pid_t arg2),
+		  void *arg, char *err, size_t err_size)
 {
 	struct kernel_features k;
 
@@ -448,6 +496,9 @@ void observer__free(struct observer *o)
 	ring_buffer__free(o->ring);
 	if (o->epfd >= 0)
 		close(o->epfd);
+	if (o->wake_fd >= 0)
+		close(o->wake_fd);
+	free(o->queue);
 	observe_bpf__destroy(o->skel);
 	observer__close_scan(o);
 	captures__free(o->captures);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * observe.h: what the kernel knows: who loaded which programs, attached where, with which maps. Level-triggered: events are
- * hints; scan() reads the real state. The one thing that only an event gives is the bytecode of a program as it was given
- * to BPF_PROG_LOAD; programs that were loaded before we started are recovered from the kernel's translated code when their
- * tag proves the recovery (recover.c).
+ * observe.h: what the kernel knows: who loaded which programs, attached where, with which maps. Level-triggered: events
+ * are hints; scan() reads the real state. The one thing that only an event gives is the bytecode of a program as it was
+ * given to BPF_PROG_LOAD; programs that were loaded before we started are recovered from the kernel's translated code
+ * when their tag proves the recovery (recover.c).
  */
 #ifndef BPFTIME_OBSERVE_H
 #define BPFTIME_OBSERVE_H
@@ -19,22 +19,22 @@ enum attach_form { ATTACH_PERF_EVENT = 1, ATTACH_PERF_LINK = 2, ATTACH_MULTI_LIN
 
 /* One attachment as found by a scan. */
 struct obs_probe {
-	pid_t tool;	       /* tgid of the process that holds the descriptor (lowest, when several) */
-	int fd;		       /* of the perf event in that process, -1: it holds only the link */
-	int link_fd;	       /* of the link in that process, or -1 */
-	uint32_t link_id;      /* 0: no link */
-	uint64_t event_id;     /* kernel address or id of the perf event / link: identity between scans */
+	pid_t tool;	   /* tgid of the process that holds the descriptor (lowest, when several) */
+	int fd;		   /* of the perf event in that process, -1: it holds only the link */
+	int link_fd;	   /* of the link in that process, or -1 */
+	uint32_t link_id;  /* 0: no link */
+	uint64_t event_id; /* kernel address or id of the perf event / link: identity between scans */
 	enum probe_kind kind;
 	enum attach_form form;
 	uint32_t prog_id;
-	char path[4096];       /* of the probed file, from the kernel */
-	uint64_t dev, ino;     /* of the probed file */
-	uint64_t offset;       /* in the file */
+	char path[4096];   /* of the probed file, from the kernel */
+	uint64_t dev, ino; /* of the probed file */
+	uint64_t offset;   /* in the file */
 	uint64_t ref_ctr_offset;
 	uint64_t cookie;
-	pid_t target;	       /* tgid the event is limited to, -1: every process, 0: one that has ended */
-	bool enabled;	       /* perf event enabled */
-	uint32_t n_holders;    /* processes that hold it, among those that were scanned */
+	pid_t target;	    /* tgid the event is limited to, -1: every process, 0: one that has ended */
+	bool enabled;	    /* perf event enabled */
+	uint32_t n_holders; /* processes that hold it, among those that were scanned */
 };
 
 /* One program, with its bytecode. Owned by the observer; valid until the program is gone from a later scan. */
@@ -44,7 +44,8 @@ struct obs_prog {
 	char name[BPF_OBJ_NAME_LEN];
 	uint32_t type, expected_attach_type;
 	bool sleepable;
-	/* Original instructions; maps are named by id in imm of BPF_PSEUDO_MAP_FD / BPF_PSEUDO_MAP_VALUE. NULL when unknown. */
+	/* Original instructions; maps are named by id in imm of BPF_PSEUDO_MAP_FD / BPF_PSEUDO_MAP_VALUE. NULL when
+	 * unknown. */
 	struct bpf_insn *insns;
 	size_t n_insns;
 	const char *why_unknown; /* a sentence, when insns is NULL */
@@ -77,14 +78,15 @@ enum obs_event_kind {
 struct observer;
 
 /* Loads and attaches the kernel-side programs. -errno and a sentence in err. cb is called from observer__dispatch(). */
-int observer__new(struct observer **out, void (*cb)(void *arg, enum obs_event_kind kind, pid_t pid, pid_t arg2), void *arg,
-		  char *err, size_t err_size);
+int observer__new(struct observer **out, void (*cb)(void *arg, enum obs_event_kind kind, pid_t pid, pid_t arg2),
+		  void *arg, char *err, size_t err_size);
 void observer__free(struct observer *o);
 const char *observer__hook(const struct observer *o); /* "tracepoint", "raw tracepoint", "lsm": how bpf() is observed */
-int observer__epoll_fd(const struct observer *o);    /* readable: call dispatch */
+int observer__epoll_fd(const struct observer *o);     /* readable: call dispatch */
 int observer__dispatch(struct observer *o);
 
-/* Reads the real state. pid == 0: the whole host. The caller owns *scan, obs_scan__clear() frees it. */
+/* Reads the real state. pid == 0: the whole host but the daemon; a process that does not exist has no probes. The
+ * caller owns *scan, obs_scan__clear() frees it. */
 int observer__scan(struct observer *o, pid_t pid, struct obs_scan *scan, char *err, size_t err_size);
 void obs_scan__clear(struct obs_scan *scan);
 

@@ -25,6 +25,12 @@ struct watch {
 	int pidfd;
 };
 
+/* What is to be told to the owner at the end of dispatch. */
+struct event {
+	enum obs_event_kind kind;
+	pid_t pid, arg;
+};
+
 struct observer {
 	void (*cb)(void *arg, enum obs_event_kind kind, pid_t pid, pid_t arg2);
 	void *arg;
@@ -33,7 +39,10 @@ struct observer {
 	struct observe_bpf *skel;
 	struct scan_bpf *scan;
 	struct ring_buffer *ring;
-	int epfd; /* the ring buffer and the pidfds of watched processes */
+	int epfd;    /* the ring buffer, wake_fd and the pidfds of watched processes */
+	int wake_fd; /* eventfd: events wait in the queue although the ring buffer has been read */
+	struct event *queue;
+	size_t n_queue, cap_queue;
 	uint64_t lost_seen;
 	struct hook hooks[MAX_HOOKS]; /* attached for the observer's life */
 	size_t n_hooks;

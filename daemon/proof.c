@@ -50,7 +50,8 @@ static uint32_t kernel_version(void)
 /* Loads the bytecode (maps by id) as a program of its own. Its descriptor or -errno. */
 static int load(const struct bpf_insn *insns, size_t n, const struct bpf_prog_info *info, bool sleepable)
 {
-	LIBBPF_OPTS(bpf_prog_load_opts, opts, .kern_version = kernel_version(), .prog_flags = sleepable ? BPF_F_SLEEPABLE : 0);
+	LIBBPF_OPTS(bpf_prog_load_opts, opts, .kern_version = kernel_version(),
+		    .prog_flags = sleepable ? BPF_F_SLEEPABLE : 0);
 	struct bpf_insn *copy = calloc(n, sizeof(*copy));
 	struct map_fds maps = {.n = 0};
 	int fd = -1;

@@ -104,11 +104,17 @@ static int by_addr(const void *a, const void *b)
 
 static bool next_symbol(FILE *f, uint64_t *addr, char *name)
 {
-	char line[512];
+	char line[512], *at;
 
-	while (fgets(line, sizeof(line), f))
-		if (sscanf(line, "%lx %*c %127s", addr, name) == 2)
-			return true;
+	while (fgets_unlocked(line, sizeof(line), f)) {
+		*addr = strtoull(line, &at, 16);
+		if (strlen(at) <= 3)
+			continue;
+		at += 3; /* " t " */
+		at[strcspn(at, "\t\n")] = 0;
+		snprintf(name, MAX_SYMBOL, "%s", at);
+		return true;
+	}
 	return false;
 }
 
@@ -154,7 +160,8 @@ static int name_calls(const struct bpf_insn *insns, size_t n, int *helpers, char
 	for (size_t i = 0; i < n; i++) {
 		if (!is_helper_call(&insns[i]))
 			continue;
-		found = bsearch(&(struct callee){.addr = base + (int64_t)insns[i].imm}, callees, m, sizeof(*callees), by_addr);
+		found = bsearch(&(struct callee){.addr = base + (int64_t)insns[i].imm}, callees, m, sizeof(*callees),
+				by_addr);
 		helpers[i] = found ? found->helper : 0;
 	}
 out:
@@ -189,7 +196,7 @@ struct inlined {
 #define OP_MOV_X   (BPF_ALU64 | BPF_MOV | BPF_X)
 #define OP_MOV32_K (BPF_ALU | BPF_MOV | BPF_K)
 #define OP_LDX(sz) (BPF_LDX | BPF_MEM | (sz))
-#define OP_ST_B    (BPF_ST | BPF_MEM | BPF_B)
+#define OP_ST_B	   (BPF_ST | BPF_MEM | BPF_B)
 #define OP_JGE_K   (BPF_JMP | BPF_JGE | BPF_K)
 #define OP_JEQ_K   (BPF_JMP | BPF_JEQ | BPF_K)
 #define OP_JNE_K   (BPF_JMP | BPF_JNE | BPF_K)
@@ -197,28 +204,28 @@ struct inlined {
 #define OP_CALL	   (BPF_JMP | BPF_CALL)
 
 /* Beginnings and ends that several sequences share. */
-#define ARRAY_HEAD(beyond)                                                                                                   \
-	{OP_ADD_K, 1, 0, 0, ANY}, {OP_LDX(BPF_W), 0, 2, 0, 0},                                                                \
-	{                                                                                                                    \
-		OP_JGE_K, 0, 0, beyond, ANY                                                                                  \
+#define ARRAY_HEAD(beyond)                                                                                             \
+	{OP_ADD_K, 1, 0, 0, ANY}, {OP_LDX(BPF_W), 0, 2, 0, 0},                                                         \
+	{                                                                                                              \
+		OP_JGE_K, 0, 0, beyond, ANY                                                                            \
 	}
-#define ARRAY_MASK                                                                                                           \
-	{                                                                                                                    \
-		OP_AND32_K, 0, 0, 0, ANY                                                                                     \
+#define ARRAY_MASK                                                                                                     \
+	{                                                                                                              \
+		OP_AND32_K, 0, 0, 0, ANY                                                                               \
 	}
-#define ARRAY_TAIL                                                                                                           \
-	{OP_ADD_X, 0, 1, 0, 0}, {OP_JA, 0, 0, 1, 0},                                                                          \
-	{                                                                                                                    \
-		OP_MOV_K, 0, 0, 0, 0                                                                                         \
+#define ARRAY_TAIL                                                                                                     \
+	{OP_ADD_X, 0, 1, 0, 0}, {OP_JA, 0, 0, 1, 0},                                                                   \
+	{                                                                                                              \
+		OP_MOV_K, 0, 0, 0, 0                                                                                   \
 	}
-#define PERCPU_TAIL                                                                                                          \
-	{OP_ADD_X, 0, 1, 0, 0}, {OP_LDX(BPF_DW), 0, 0, 0, 0}, {OP_MOV_X, 0, 0, PERCPU_OFF, 0}, {OP_JA, 0, 0, 1, 0},            \
-	{                                                                                                                    \
-		OP_MOV_K, 0, 0, 0, 0                                                                                         \
+#define PERCPU_TAIL                                                                                                    \
+	{OP_ADD_X, 0, 1, 0, 0}, {OP_LDX(BPF_DW), 0, 0, 0, 0}, {OP_MOV_X, 0, 0, PERCPU_OFF, 0}, {OP_JA, 0, 0, 1, 0},    \
+	{                                                                                                              \
+		OP_MOV_K, 0, 0, 0, 0                                                                                   \
 	}
-#define HASH_HEAD                                                                                                            \
-	{                                                                                                                    \
-		OP_CALL, 0, 0, 0, ANY                                                                                        \
+#define HASH_HEAD                                                                                                      \
+	{                                                                                                              \
+		OP_CALL, 0, 0, 0, ANY                                                                                  \
 	}
 
 static const struct inlined inlined[] = {
@@ -257,12 +264,16 @@ static const struct inlined inlined[] = {
 	{BPF_FUNC_get_smp_processor_id,
 	 3,
 	 {{OP_MOV32_K, 0, 0, 0, ANY}, {OP_MOV_X, 0, 0, PERCPU_OFF, 0}, {OP_LDX(BPF_W), 0, 0, 0, 0}}},
+	/* the same since it is a per-CPU variable of the kernel image, an address that is sign-extended */
+	{BPF_FUNC_get_smp_processor_id,
+	 3,
+	 {{OP_MOV_K, 0, 0, 0, ANY}, {OP_MOV_X, 0, 0, PERCPU_OFF, 0}, {OP_LDX(BPF_W), 0, 0, 0, 0}}},
 };
 
 static bool matches(const struct shape *s, const struct bpf_insn *i)
 {
-	return s->code == i->code && s->dst == i->dst_reg && s->src == i->src_reg && (s->off == ANY || s->off == i->off) &&
-	       (s->imm == ANY || s->imm == i->imm);
+	return s->code == i->code && s->dst == i->dst_reg && s->src == i->src_reg &&
+	       (s->off == ANY || s->off == i->off) && (s->imm == ANY || s->imm == i->imm);
 }
 
 static const struct inlined *find_inlined(const struct bpf_insn *insns, const int *helpers, size_t left)
@@ -299,8 +310,8 @@ static struct guarded find_guarded(const struct bpf_insn *i, size_t left)
 
 	if ((BPF_CLASS(i->code) != BPF_JMP && BPF_CLASS(i->code) != BPF_JMP32) || BPF_SRC(i->code) != BPF_K || i->imm)
 		return (struct guarded){0};
-	if (cmp == BPF_JNE && i->off == 2 && left >= 4 && i[1].code == (BPF_ALU | BPF_XOR | BPF_X) && i[2].code == OP_JA &&
-	    i[2].off == 1 && i[3].src_reg == i->dst_reg && i[1].dst_reg == i[3].dst_reg &&
+	if (cmp == BPF_JNE && i->off == 2 && left >= 4 && i[1].code == (BPF_ALU | BPF_XOR | BPF_X) &&
+	    i[2].code == OP_JA && i[2].off == 1 && i[3].src_reg == i->dst_reg && i[1].dst_reg == i[3].dst_reg &&
 	    (i[3].code == (BPF_ALU64 | BPF_DIV | BPF_X) || i[3].code == (BPF_ALU | BPF_DIV | BPF_X)))
 		return (struct guarded){.len = 4, .op = 3};
 	if (cmp != BPF_JEQ || left < 2 || i[1].src_reg != i->dst_reg)
@@ -433,7 +444,8 @@ int xlated__read(int prog_fd, struct bpf_insn **xlated, size_t *n, char *why, si
 	}
 	info = (struct bpf_prog_info){.xlated_prog_insns = (uintptr_t)buf, .xlated_prog_len = size};
 	len = sizeof(info);
-	if (bpf_obj_get_info_by_fd(prog_fd, &info, &len) || !info.xlated_prog_insns || info.xlated_prog_len != size || !size) {
+	if (bpf_obj_get_info_by_fd(prog_fd, &info, &len) || !info.xlated_prog_insns || info.xlated_prog_len != size ||
+	    !size) {
 		snprintf(why, why_size, "the kernel does not show its instructions");
 		free(buf);
 		return -EPERM;
@@ -443,8 +455,8 @@ int xlated__read(int prog_fd, struct bpf_insn **xlated, size_t *n, char *why, si
 	return 0;
 }
 
-int recover__prog(int prog_fd, const struct bpf_prog_info *info, struct bpf_insn **insns, size_t *n_insns, bool sleepable,
-		  char *why, size_t why_size)
+int recover__prog(int prog_fd, const struct bpf_prog_info *info, struct bpf_insn **insns, size_t *n_insns,
+		  bool sleepable, char *why, size_t why_size)
 {
 	struct rebuilt r = {0};
 	struct bpf_insn *x = NULL;
@@ -469,7 +481,8 @@ int recover__prog(int prog_fd, const struct bpf_prog_info *info, struct bpf_insn
 	if (!err)
 		err = retarget(&r, n, why, why_size);
 	if (!err && !proof__holds(r.insns, r.n, x, n, info, sleepable)) {
-		snprintf(why, why_size, "what the kernel shows of it does not lead back to its tag, nor to the same translation");
+		snprintf(why, why_size,
+			 "what the kernel shows of it does not lead back to its tag, nor to the same translation");
 		err = -ENOTSUP;
 	}
 	if (!err) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * scan.c: reads the real state through the iterators of scan.bpf.c. Of a process or of all: each descriptor of a perf event
- * or a link with a program; what is the same event behind several descriptors becomes one struct obs_probe.
+ * scan.c: reads the real state through the iterators of scan.bpf.c. Of a process or of all: each descriptor of a perf
+ * event or a link with a program; what is the same event behind several descriptors becomes one struct obs_probe.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -104,7 +104,8 @@ static int learn_file_kinds(struct observer *o, char *err, size_t err_size)
 	bpf_link__destroy(link);
 	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
 		if (!*known[i].f_op) {
-			snprintf(err, err_size, "cannot tell perf events, links, maps and programs apart by a file iterator");
+			snprintf(err, err_size,
+				 "cannot tell perf events, links, maps and programs apart by a file iterator");
 			return size < 0 ? (int)size : -ENOTSUP;
 		}
 	}
@@ -320,10 +321,7 @@ int observer__scan(struct observer *o, pid_t pid, struct obs_scan *out, char *er
 	*out = (struct obs_scan){0};
 	size = run_iterator(o->scan->progs.attachments, pid, &buf);
 	if (size < 0) {
-		if (size == -ESRCH)
-			snprintf(err, err_size, "no process %d", pid);
-		else
-			snprintf(err, err_size, "cannot iterate over the descriptors of processes: %s", strerror(-size));
+		snprintf(err, err_size, "cannot iterate over the descriptors of processes: %s", strerror(-size));
 		return size;
 	}
 	for (ssize_t at = 0; !ret && at < size; at += rec->size) {
