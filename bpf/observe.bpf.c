@@ -8,8 +8,7 @@
  * and a tag. What cannot be copied whole is refused with a reason.
  *
  * Everything else is a hint that the daemon should look again: links made and changed, programs set on perf events,
- * and, while processes are watched, perf events and links closed in them. Hints are sent at exit, when the call has had
- * its effect.
+ * perf events and links closed in watched processes. Hints are sent at exit, when the call has had its effect.
  *
  * Two ways in, of which the daemon attaches one (kernel_features.c chooses): the tracepoints of the few system calls of
  * interest, or the raw tracepoints of all system calls. Arguments are read from the saved registers in both.
@@ -95,6 +94,9 @@ static __always_inline void send(enum obs_rec_kind kind, __s32 tgid, __u64 arg)
 
 static __always_inline __s32 current_tgid(void)
 {
+	/* In the initial PID namespace, where the daemon normally is, the short way: close() comes here often. */
+	if (!ns_level)
+		return bpf_get_current_pid_tgid() >> 32;
 	return ns_tgid((void *)bpf_get_current_task());
 }
 

@@ -63,7 +63,7 @@ static const struct tracepoint always[] = {{"sys_enter_bpf", PROG(enter_bpf)},
 					   {"sys_exit_ioctl", PROG(exit_ioctl)},
 					   {0}};
 
-static const struct tracepoint while_watched[] = {
+static const struct tracepoint once_watching[] = {
 	{"sys_enter_close", PROG(enter_close)},
 	{"sys_enter_dup2", PROG(enter_dup)},
 	{"sys_enter_dup3", PROG(enter_dup)},
@@ -275,21 +275,18 @@ int observer__watch(struct observer *o, pid_t tgid)
 		ret = -errno;
 		goto err_pidfd;
 	}
-	if (!o->n_watches && o->hook == BPF_HOOK_TRACEPOINT) {
-		ret = attach_tracepoints(o, while_watched, o->close_hooks, &o->n_close_hooks, err, sizeof(err));
+	if (!o->n_close_hooks && o->hook == BPF_HOOK_TRACEPOINT) {
+		ret = attach_tracepoints(o, once_watching, o->close_hooks, &o->n_close_hooks, err, sizeof(err));
 		if (ret)
 			goto err_map;
 	}
 	if (epoll_ctl(o->epfd, EPOLL_CTL_ADD, pidfd, &ev)) {
 		ret = -errno;
-		goto err_hooks;
+		goto err_map;
 	}
 	o->watches[o->n_watches++] = (struct watch){.tgid = tgid, .pidfd = pidfd};
 	return 0;
 
-err_hooks:
-	if (!o->n_watches)
-		detach(o->close_hooks, &o->n_close_hooks);
 err_map:
 	bpf_map_delete_elem(bpf_map__fd(o->skel->maps.watched), &tgid);
 err_pidfd:
@@ -305,8 +302,6 @@ void observer__unwatch(struct observer *o, pid_t tgid)
 		bpf_map_delete_elem(bpf_map__fd(o->skel->maps.watched), &tgid);
 		close(o->watches[i].pidfd);
 		o->watches[i] = o->watches[--o->n_watches];
-		if (!o->n_watches)
-			detach(o->close_hooks, &o->n_close_hooks);
 		return;
 	}
 }
@@ -492,6 +487,7 @@ void observer__free(struct observer *o)
 	while (o->n_watches)
 		observer__unwatch(o, o->watches[0].tgid);
 	free(o->watches);
+	detach(o->close_hooks, &o->n_close_hooks);
 	detach(o->hooks, &o->n_hooks);
 	ring_buffer__free(o->ring);
 	if (o->epfd >= 0)

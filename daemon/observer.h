@@ -46,7 +46,7 @@ struct observer {
 	uint64_t lost_seen;
 	struct hook hooks[MAX_HOOKS]; /* attached for the observer's life */
 	size_t n_hooks;
-	struct hook close_hooks[MAX_HOOKS]; /* attached while a process is watched */
+	struct hook close_hooks[MAX_HOOKS]; /* attached at the first watch; detaching takes the kernel 80 ms each */
 	size_t n_close_hooks;
 	struct watch *watches;
 	size_t n_watches, cap_watches;

@@ -366,6 +366,29 @@ static int open_uprobe(pid_t target, bool is_return)
 	return syscall(SYS_perf_event_open, &attr, target, target > 0 ? -1 : 0, -1, PERF_FLAG_FD_CLOEXEC);
 }
 
+/* The part of union bpf_attr that makes a uprobe_multi link (Linux 6.6, include/uapi/linux/bpf.h). */
+struct multi_attr {
+	uint32_t prog_fd, target_fd, attach_type, flags;
+	uint64_t path, offsets, ref_ctr_offsets, cookies;
+	uint32_t cnt, multi_flags, pid;
+};
+
+enum { TRACE_UPROBE_MULTI = 48 };
+
+static int link_multi(void)
+{
+	struct bpf_insn insns[] = {{.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = 0}, {.code = BPF_JMP | BPF_EXIT}};
+	LIBBPF_OPTS(bpf_prog_load_opts, opts, .expected_attach_type = (enum bpf_attach_type)TRACE_UPROBE_MULTI);
+	uint64_t offsets[] = {victim_offset(), victim_offset() + 1}, cookies[] = {11, 22};
+	struct multi_attr attr = {.attach_type = TRACE_UPROBE_MULTI, .cnt = 2, .pid = getpid()};
+
+	attr.prog_fd = bpf_prog_load(BPF_PROG_TYPE_KPROBE, "test_multi", "GPL", insns, 2, &opts);
+	attr.path = (uintptr_t)self_exe();
+	attr.offsets = (uintptr_t)offsets;
+	attr.cookies = (uintptr_t)cookies;
+	return syscall(SYS_bpf, BPF_LINK_CREATE, &attr, sizeof(attr));
+}
+
 /* The child's side of a conversation: told what to do by single letters, it answers with the same letter. */
 static void be_a_tool(int in, int out)
 {
@@ -384,6 +407,10 @@ static void be_a_tool(int in, int out)
 		case 'c': /* itself only, return, by link with a cookie */
 			limited = open_uprobe(getpid(), true);
 			link = bpf_link_create(prog, limited, BPF_PERF_EVENT, &cookie);
+			break;
+		case 'm':
+			if (link_multi() < 0)
+				what = '-';
 			break;
 		case 'd':
 			close(event);
@@ -426,10 +453,11 @@ static void start_tool(void)
 	from_tool = out[0];
 }
 
-static void tell(char what)
+static char tell(char what)
 {
 	assert_int_equal(write(to_tool, &what, 1), 1);
 	assert_int_equal(read(from_tool, &what, 1), 1);
+	return what;
 }
 
 static void leave_tool(void)
@@ -515,6 +543,42 @@ static void test_attach_and_detach(void **state)
 	obs_scan__clear(&scan);
 	leave_tool();
 	assert_true(wait_for(OBS_EXIT, child));
+}
+
+static void test_multi_link(void **state)
+{
+	struct obs_scan scan;
+	struct stat st;
+	size_t n = 0;
+
+	need_root();
+	start_tool();
+	if (tell('m') != 'm') {
+		leave_tool();
+		print_message("# SKIP: this kernel has no uprobe_multi\n");
+		skip();
+	}
+	assert_true(wait_for(OBS_CHANGED, child));
+	assert_int_equal(stat(self_exe(), &st), 0);
+	scan_or_fail(0, &scan);
+	for (size_t i = 0; i < scan.n_probes; i++) {
+		const struct obs_probe *p = &scan.probes[i];
+
+		if (p->tool != child)
+			continue;
+		assert_int_equal(p->kind, PROBE_UPROBE);
+		assert_int_equal(p->form, ATTACH_MULTI_LINK);
+		assert_string_equal(p->path, self_exe());
+		assert_int_equal(p->offset, victim_offset() + n);
+		assert_int_equal(p->cookie, n ? 22 : 11);
+		assert_int_equal(p->target, child);
+		assert_int_equal(p->ino, st.st_ino);
+		assert_int_equal(observer__prog(observer, p->prog_id)->expected_attach_type, TRACE_UPROBE_MULTI);
+		n++;
+	}
+	assert_int_equal(n, 2);
+	obs_scan__clear(&scan);
+	leave_tool();
 }
 
 static void test_fork_exec_exit(void **state)
@@ -648,14 +712,23 @@ static void test_pending_returns(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		BY_TRACEPOINT(test_one_large),		BY_TRACEPOINT(test_concurrent),
-		BY_TRACEPOINT(test_full_ring),		BY_TRACEPOINT(test_failed_load),
-		BY_TRACEPOINT(test_not_resident),	BY_TRACEPOINT(test_attach_and_detach),
-		BY_TRACEPOINT(test_fork_exec_exit),	BY_TRACEPOINT(test_own_calls),
-		BY_TRACEPOINT(test_unknown_process),	BY_TRACEPOINT(test_scan_cost),
-		BY_TRACEPOINT(test_pending_returns),	BY_RAW_TRACEPOINT(test_one_large),
-		BY_RAW_TRACEPOINT(test_concurrent),	BY_RAW_TRACEPOINT(test_attach_and_detach),
-		BY_RAW_TRACEPOINT(test_fork_exec_exit), BY_RAW_TRACEPOINT(test_own_calls),
+		BY_TRACEPOINT(test_one_large),
+		BY_TRACEPOINT(test_concurrent),
+		BY_TRACEPOINT(test_full_ring),
+		BY_TRACEPOINT(test_failed_load),
+		BY_TRACEPOINT(test_not_resident),
+		BY_TRACEPOINT(test_attach_and_detach),
+		BY_TRACEPOINT(test_multi_link),
+		BY_TRACEPOINT(test_fork_exec_exit),
+		BY_TRACEPOINT(test_own_calls),
+		BY_TRACEPOINT(test_unknown_process),
+		BY_TRACEPOINT(test_scan_cost),
+		BY_TRACEPOINT(test_pending_returns),
+		BY_RAW_TRACEPOINT(test_one_large),
+		BY_RAW_TRACEPOINT(test_concurrent),
+		BY_RAW_TRACEPOINT(test_attach_and_detach),
+		BY_RAW_TRACEPOINT(test_fork_exec_exit),
+		BY_RAW_TRACEPOINT(test_own_calls),
 	};
 
 	observe_victim(1);
