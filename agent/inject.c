@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -165,6 +166,23 @@ static int map_one(struct remote *r, struct want *w, int fd)
 	return w->advice == MADV_NOHUGEPAGE && rc == -EINVAL ? 0 : rc;
 }
 
+/*
+ * A thread may have been forbidden to read the time stamp counter (prctl, or strict seccomp), and so the vdso's clock: it would
+ * get a SIGSEGV there.
+ */
+static int check_tsc(struct remote *r)
+{
+	int mode;
+	long ret;
+	int rc = call(r, &ret, "prctl()", SYS_prctl, PR_GET_TSC, (long)r->scratch, 0, 0, 0, 0);
+
+	if (!rc)
+		rc = target_read(r->t, r->scratch, &mode, sizeof(mode));
+	if (!rc && mode != PR_TSC_ENABLE)
+		r->t->vdso_gettime = 0;
+	return rc;
+}
+
 /* Runs in the tracer with the thread stopped. */
 static int do_job(struct remote *r, struct job *j)
 {
@@ -184,7 +202,9 @@ static int do_job(struct remote *r, struct job *j)
 		if (rc)
 			return rc;
 		r->scratch = (uint64_t)ret;
-		rc = transfer(r, fds, n_fds);
+		rc = check_tsc(r);
+		if (!rc)
+			rc = transfer(r, fds, n_fds);
 	}
 	for (size_t i = 0; !rc && i < j->n; i++)
 		rc = map_one(r, &j->want[i], j->want[i].fd >= 0 ? r->fds[next++] : -1);

@@ -50,3 +50,7 @@ AGENT_TESTS := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(wildcard tests/unit
 UNIT += $(AGENT_TESTS)
 $(AGENT_TESTS): $(B)/tests/unit/agent_fixture.o $(B)/libagent.a | $(AGENT_VICTIMS)
 $(AGENT_TESTS): LIBS += $(AGENT_LIBS)
+# This one compiles programs, with LLVM in the same process.
+$(B)/tests/unit/test_agent_helpers: $(VM_JIT_OBJS) $(B)/libvm.a
+$(B)/tests/unit/test_agent_helpers: LIBS += $(VM_LLVM_LIBS)
+$(B)/tests/unit/test_agent_helpers.o: $(B)/agent/helpers.bc.inc

@@ -57,6 +57,21 @@ static bool clock_is_readable(pid_t pid)
 	return !strcmp(ours, theirs);
 }
 
+/* Strict seccomp (mode 1) also takes the time stamp counter away, from the thread that asked for it. */
+static bool some_thread_is_strict(pid_t pid)
+{
+	char mode[16];
+	bool strict = false;
+	pid_t *tids;
+	int n = proc_threads(pid, &tids);
+
+	for (int i = 0; i < n; i++)
+		strict |= !proc_status(tids[i], "Seccomp", mode, sizeof(mode)) && atoi(mode) == 1;
+	if (n >= 0)
+		free(tids);
+	return strict;
+}
+
 static int find_vdso(struct target *t, struct agent_error *err)
 {
 	static const uint8_t syscall_insn[] = {0x0f, 0x05};
@@ -86,7 +101,7 @@ static int find_vdso(struct target *t, struct agent_error *err)
 
 		if (at)
 			t->syscall_insn = t->vdso + (at - image);
-		if (clock && clock_is_readable(t->pid))
+		if (clock && clock_is_readable(t->pid) && !some_thread_is_strict(t->pid))
 			t->vdso_gettime = t->vdso + clock;
 	}
 	free(image);
