@@ -101,6 +101,28 @@ BOTH(test_signal, "signal", "500")
 BOTH(test_altstack, "signal", "500", "altstack")
 BOTH(test_seccomp, "seccomp", "100000")
 
+/* The site goes away while children live that were born with the jump in their code. */
+static void test_fork_then_free(void **state)
+{
+	(void)state;
+	for (int i = 0; i < 5; i++) {
+		char *const argv[] = {"fork", "1", "400", NULL};
+		struct agent_error err = {""};
+		struct probed p = {0};
+
+		probe(&p, argv, i & 1);
+		victim_go(&p.v);
+		usleep(100000);
+		assert_int_equal(site__close(p.s, &err), 0);
+		rider_gate(&p.rd, SHM_UGATE_KERNEL);
+		site__free(p.s);
+		assert_int_equal(victim_number(&p.v, "calls"), 2);
+		assert_int_equal(rider_count(&p.rd, 0), 2);
+		assert_int_equal(victim_wait(&p.v), 0);
+		rider_stop(&p.rd);
+	}
+}
+
 static void test_exec(void **state)
 {
 	char *const argv[] = {"exec", "1", NULL};
@@ -209,7 +231,7 @@ static void test_pidns(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_fork),	cmocka_unit_test(test_vfork), cmocka_unit_test(test_exec),
+		cmocka_unit_test(test_fork),	cmocka_unit_test(test_fork_then_free), cmocka_unit_test(test_vfork), cmocka_unit_test(test_exec),
 		cmocka_unit_test(test_signal),	cmocka_unit_test(test_altstack), cmocka_unit_test(test_seccomp),
 		cmocka_unit_test(test_pidns),	cmocka_unit_test(test_dies), cmocka_unit_test(test_killed_meanwhile),
 	};

@@ -2,11 +2,24 @@
 /*
  * fork: calls work() and forks children that call it too; the children's calls are not among "calls N".
  *
- * usage: fork ROUNDS
+ * usage: fork ROUNDS [MILLISECONDS]    (how long each child goes on calling; default 50 calls)
  */
 #include <sys/wait.h>
+#include <time.h>
 
 #include "victim.h"
+
+static void child_calls(long ms)
+{
+	struct timespec a, b;
+
+	clock_gettime(CLOCK_MONOTONIC, &a);
+	do {
+		for (int k = 0; k < 50; k++)
+			call_work();
+		clock_gettime(CLOCK_MONOTONIC, &b);
+	} while ((b.tv_sec - a.tv_sec) * 1000 + (b.tv_nsec - a.tv_nsec) / 1000000 < ms);
+}
 
 int main(int argc, char **argv)
 {
@@ -19,8 +32,7 @@ int main(int argc, char **argv)
 		call_work();
 		child = fork();
 		if (!child) {
-			for (int k = 0; k < 50; k++)
-				call_work();
+			child_calls(argc > 2 ? atol(argv[2]) : 0);
 			_exit(0);
 		}
 		call_work();
