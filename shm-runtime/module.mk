@@ -7,10 +7,15 @@ $(B)/tests/unit/test_shm_map: $(B)/libshm.a
 $(B)/tests/unit/test_shm_map: LIBS += -lbpf -lpthread
 UNIT += $(B)/tests/unit/test_shm_map
 
-KHALF_OBJS := $(addprefix $(B)/daemon/,khalf.o khalf_flow.o khalf_lib.o)
+KHALF_OBJS := $(addprefix $(B)/daemon/,khalf.o khalf_flow.o khalf_lib.o carriers.o map_copy.o cpus.o)
 $(B)/daemon/khalf_lib.o: $(B)/bpf/khalf.bpf.o.inc
+$(B)/daemon/carriers.o: $(B)/bpf/carry.skel.h $(B)/bpf/carry_hook.skel.h
 $(B)/libkhalf.a: $(KHALF_OBJS) $(SHM_OBJS)
 
 $(B)/tests/unit/test_khalf: $(B)/libkhalf.a
 $(B)/tests/unit/test_khalf: LIBS += -lbpf -lpthread
 UNIT += $(B)/tests/unit/test_khalf
+
+$(B)/tests/unit/test_carry: $(B)/libkhalf.a
+$(B)/tests/unit/test_carry: LIBS += -lbpf -lelf -lz -lpthread
+UNIT += $(B)/tests/unit/test_carry

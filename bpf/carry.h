@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: (MIT OR GPL-2.0-only) */
+/*
+ * carry.h: what the hook on bpf(), the carriers behind it and the daemon agree on.
+ */
+#ifndef BPFTIME_BPF_CARRY_H
+#define BPFTIME_BPF_CARRY_H
+
+#define CARRY_MAX 1024 /* mirrored maps of the host */
+
+/* Commands of bpf(2) that read or change a map, and what may be asked of the descriptor; uapi/linux/bpf.h. */
+enum carry_need { CARRY_READ = 1, CARRY_WRITE = 2 };
+
+/* Argument of the program carry_learn: which kernel object is behind a descriptor of the caller. */
+struct carry_learn {
+	unsigned int fd;
+	unsigned int pad;
+	unsigned long long map;	 /* out: address of the struct bpf_map */
+	unsigned long long f_op; /* out: what makes a file a map */
+};
+
+#endif

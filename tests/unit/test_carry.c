@@ -1,0 +1,521 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Carriers: a tool's map whose truth is in an arena, read and changed by another process through its descriptor. A plain map of
+ * the kernel that gets the same operations is the oracle for values and return codes.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <cmocka.h>
+
+#include "daemon/khalf.h"
+#include "shm-runtime/shm_map.h"
+
+struct shape {
+	const char *name;
+	__u32 type, key_size, value_size, max_entries, flags;
+	__u32 n_keys;
+};
+
+static const struct shape shapes[] = {
+	{ "hash 8/8", BPF_MAP_TYPE_HASH, 8, 8, 64, 0, 90 },
+	{ "hash 4/4, not preallocated", BPF_MAP_TYPE_HASH, 4, 4, 64, BPF_F_NO_PREALLOC, 90 },
+	{ "hash 20/37", BPF_MAP_TYPE_HASH, 20, 37, 30, 0, 40 },
+	{ "hash 512/4096", BPF_MAP_TYPE_HASH, 512, 4096, 5, 0, 8 },
+	{ "percpu hash 8/8", BPF_MAP_TYPE_PERCPU_HASH, 8, 8, 64, 0, 90 },
+	{ "percpu hash 16/20", BPF_MAP_TYPE_PERCPU_HASH, 16, 20, 20, 0, 30 },
+	{ "array 8", BPF_MAP_TYPE_ARRAY, 4, 8, 16, 0, 20 },
+	{ "array 5", BPF_MAP_TYPE_ARRAY, 4, 5, 3, 0, 4 },
+	{ "percpu array 8", BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, 1, 0, 2 },
+	{ "percpu array 12", BPF_MAP_TYPE_PERCPU_ARRAY, 4, 12, 6, 0, 8 },
+};
+
+#define N_SHAPES (sizeof(shapes) / sizeof(shapes[0]))
+
+static uint32_t n_cpus;
+static struct carriers *carriers;
+
+/* In the process that plays the tool, where cmocka's longjmp leads nowhere. */
+#define CHECK(what)                                                                                                    \
+	do {                                                                                                           \
+		if (!(what)) {                                                                                         \
+			printf("# %s:%d: %s: %s\n", __FILE__, __LINE__, shape_name, #what);                              \
+			fflush(stdout);                                                                                \
+			_exit(1);                                                                                      \
+		}                                                                                                      \
+	} while (0)
+
+struct world {
+	const struct shape *s;
+	struct shm_geo g;
+	int tool, oracle, arena_fd, handle;
+	char *arena;
+	size_t size, stride;
+	uint64_t seed;
+};
+
+static uint32_t rnd(struct world *w)
+{
+	w->seed = w->seed * 6364136223846793005ull + 1442695040888963407ull;
+	return (uint32_t)(w->seed >> 33);
+}
+
+static void world_open(struct world *w, const struct shape *s)
+{
+	LIBBPF_OPTS(bpf_map_create_opts, mmapable, .map_flags = BPF_F_MMAPABLE);
+	LIBBPF_OPTS(bpf_map_create_opts, opts, .map_flags = s->flags);
+	struct bpf_map_info info = { 0 };
+	uint32_t len = sizeof(info);
+	char err[256] = "";
+	const char *why;
+
+	memset(w, 0, sizeof(*w));
+	w->s = s;
+	w->seed = 7;
+	assert_int_equal(shm_geo__plan(&w->g, s->type, s->key_size, s->value_size, s->max_entries, s->flags, n_cpus,
+				       SHM_HDR_SIZE, &why), 0);
+	w->size = w->g.end_off;
+	w->stride = shm_is_percpu(&w->g) ? (size_t)w->g.value_room * w->g.n_cpus : s->value_size;
+	w->tool = bpf_map_create(s->type, "tool", s->key_size, s->value_size, s->max_entries, &opts);
+	w->oracle = bpf_map_create(s->type, "oracle", s->key_size, s->value_size, s->max_entries, &opts);
+	w->arena_fd = bpf_map_create(BPF_MAP_TYPE_ARRAY, "arena", 4, w->size, 1, &mmapable);
+	assert_true(w->tool >= 0 && w->oracle >= 0 && w->arena_fd >= 0);
+	w->arena = mmap(NULL, w->size, PROT_READ | PROT_WRITE, MAP_SHARED, w->arena_fd, 0);
+	assert_true(w->arena != MAP_FAILED);
+	shm_map_init(w->arena, &w->g);
+	assert_int_equal(bpf_obj_get_info_by_fd(w->tool, &info, &len), 0);
+	w->handle = carriers__add(carriers, w->tool, info.id, w->arena_fd, &w->g, err, sizeof(err));
+	if (w->handle < 0)
+		fail_msg("%s: %s", s->name, err);
+	assert_int_equal(carriers__enable(carriers, w->handle, true), 0);
+}
+
+static void world_close(struct world *w)
+{
+	assert_int_equal(carriers__remove(carriers, w->handle), 0);
+	munmap(w->arena, w->size);
+	close(w->tool);
+	close(w->oracle);
+	close(w->arena_fd);
+}
+
+static void make_key(char *key, const struct shape *s, uint32_t i)
+{
+	memset(key, 0x5a, s->key_size);
+	memcpy(key, &i, s->key_size < 4 ? s->key_size : 4);
+	if (s->key_size > 5)
+		key[s->key_size - 1] = (char)(i * 7);
+}
+
+static void make_values(struct world *w, char *values)
+{
+	memset(values, 0, w->stride);
+	for (uint32_t cpu = 0; cpu < w->g.n_cpus; cpu++)
+		for (uint32_t b = 0; b < w->s->value_size; b++)
+			values[(size_t)cpu * w->g.value_room + b] = (char)rnd(w);
+}
+
+/* As programs in targets do it. */
+static long arena_set(struct world *w, const char *key, const char *values, uint64_t flags)
+{
+	long ret = shm_map_update(w->arena, &w->g, key, values, flags, 0);
+
+	for (uint32_t cpu = 1; cpu < w->g.n_cpus && !ret; cpu++)
+		ret = shm_map_update(w->arena, &w->g, key, values + (size_t)cpu * w->g.value_room, SHM_ANY, cpu);
+	return ret;
+}
+
+static int code(int ret)
+{
+	return ret ? -errno : 0;
+}
+
+/* Both maps hold the same entries, seen by going through the first. Returns how many. */
+static uint32_t compare_all(struct world *w, const char *shape_name)
+{
+	static char key[SHM_MAX_KEY], a[SHM_MAX_VALUE_ALL], b[SHM_MAX_VALUE_ALL];
+	uint32_t n = 0, n_oracle = 0;
+	void *from = NULL;
+
+	while (bpf_map_get_next_key(w->tool, from, key) == 0) {
+		memset(a, 0, w->stride);
+		memset(b, 0, w->stride);
+		CHECK(bpf_map_lookup_elem(w->tool, key, a) == 0);
+		CHECK(bpf_map_lookup_elem(w->oracle, key, b) == 0);
+		CHECK(memcmp(a, b, w->stride) == 0);
+		from = key;
+		n++;
+	}
+	for (from = NULL; bpf_map_get_next_key(w->oracle, from, key) == 0; from = key)
+		n_oracle++;
+	CHECK(n == n_oracle);
+	return n;
+}
+
+static void compare_batch(struct world *w, const char *shape_name, bool move)
+{
+	LIBBPF_OPTS(bpf_map_batch_opts, opts);
+	uint32_t room = w->s->max_entries + 10, n[2] = { room, room }, found = 0;
+	char *keys[2], *values[2];
+	uint64_t at[64];
+	int ret[2], maps[2] = { w->tool, w->oracle };
+
+	for (int m = 0; m < 2; m++) {
+		keys[m] = calloc(room, w->s->key_size);
+		values[m] = calloc(room, w->stride);
+		if (move)
+			ret[m] = code(bpf_map_lookup_and_delete_batch(maps[m], NULL, at, keys[m], values[m], &n[m], &opts));
+		else
+			ret[m] = code(bpf_map_lookup_batch(maps[m], NULL, at, keys[m], values[m], &n[m], &opts));
+	}
+	CHECK(ret[0] == ret[1]);
+	if (ret[0] == 0 || ret[0] == -ENOENT) {
+		CHECK(n[0] == n[1]);
+		for (uint32_t i = 0; i < n[0]; i++)
+			for (uint32_t j = 0; j < n[1]; j++)
+				if (!memcmp(keys[0] + (size_t)i * w->s->key_size, keys[1] + (size_t)j * w->s->key_size,
+					    w->s->key_size)) {
+					CHECK(!memcmp(values[0] + i * w->stride, values[1] + j * w->stride, w->stride));
+					found++;
+				}
+		CHECK(found == n[0]);
+	}
+	for (int m = 0; m < 2; m++) {
+		free(keys[m]);
+		free(values[m]);
+	}
+}
+
+static void batch_change(struct world *w, const char *shape_name, bool update)
+{
+	LIBBPF_OPTS(bpf_map_batch_opts, opts);
+	uint32_t n = 1 + rnd(w) % 6, n_a = n, n_b = n;
+	char *keys = calloc(n, w->s->key_size), *values = calloc(n, w->stride);
+	int a, b;
+
+	for (uint32_t i = 0; i < n; i++) {
+		make_key(keys + (size_t)i * w->s->key_size, w->s, rnd(w) % w->s->n_keys);
+		make_values(w, values + i * w->stride);
+	}
+	if (update) {
+		a = code(bpf_map_update_batch(w->tool, keys, values, &n_a, &opts));
+		b = code(bpf_map_update_batch(w->oracle, keys, values, &n_b, &opts));
+	} else {
+		a = code(bpf_map_delete_batch(w->tool, keys, &n_a, &opts));
+		b = code(bpf_map_delete_batch(w->oracle, keys, &n_b, &opts));
+	}
+	CHECK(a == b);
+	CHECK(n_a == n_b);
+	free(keys);
+	free(values);
+}
+
+static void one_operation(struct world *w, const char *shape_name)
+{
+	static char key[SHM_MAX_KEY], values[SHM_MAX_VALUE_ALL], a[SHM_MAX_VALUE_ALL], b[SHM_MAX_VALUE_ALL];
+	uint64_t flags = rnd(w) % 5;
+	uint32_t op = rnd(w) % 40;
+
+	if (flags == 4)
+		flags = rnd(w) % 9;
+	make_key(key, w->s, rnd(w) % w->s->n_keys);
+	make_values(w, values);
+	memset(a, 0, w->stride);
+	memset(b, 0, w->stride);
+	if (op < 10) {
+		if (flags & SHM_F_LOCK)
+			flags = 3; /* system calls refuse this one before they look at the key */
+		CHECK(arena_set(w, key, values, flags) == code(bpf_map_update_elem(w->oracle, key, values, flags)));
+	} else if (op < 14) {
+		CHECK(shm_map_delete(w->arena, &w->g, key) == code(bpf_map_delete_elem(w->oracle, key)));
+	} else if (op < 22) {
+		CHECK(code(bpf_map_lookup_elem(w->tool, key, a)) == code(bpf_map_lookup_elem(w->oracle, key, b)));
+		CHECK(memcmp(a, b, w->stride) == 0);
+	} else if (op < 28) {
+		CHECK(code(bpf_map_update_elem(w->tool, key, values, flags)) ==
+		      code(bpf_map_update_elem(w->oracle, key, values, flags)));
+	} else if (op < 32) {
+		CHECK(code(bpf_map_delete_elem(w->tool, key)) == code(bpf_map_delete_elem(w->oracle, key)));
+	} else if (op < 34) {
+		CHECK(code(bpf_map_lookup_and_delete_elem(w->tool, key, a)) ==
+		      code(bpf_map_lookup_and_delete_elem(w->oracle, key, b)));
+		CHECK(memcmp(a, b, w->stride) == 0);
+	} else if (op < 36) {
+		batch_change(w, shape_name, op == 34);
+	} else if (op == 36) {
+		compare_batch(w, shape_name, false);
+	} else if (op == 37 && rnd(w) % 4 == 0) {
+		compare_batch(w, shape_name, true);
+	} else {
+		compare_all(w, shape_name);
+	}
+}
+
+static void in_another_process(void (*fn)(struct world *), struct world *w)
+{
+	pid_t pid;
+	int status;
+
+	fflush(stdout);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		fn(w);
+		fflush(stdout);
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+}
+
+static void play_tool(struct world *w)
+{
+	const char *shape_name = w->s->name;
+
+	for (int i = 0; i < 4000; i++)
+		one_operation(w, shape_name);
+	compare_all(w, shape_name);
+}
+
+static void test_oracle(void **state)
+{
+	for (size_t i = 0; i < N_SHAPES; i++) {
+		struct timespec a, b;
+		struct world w;
+
+		clock_gettime(CLOCK_MONOTONIC, &a);
+		world_open(&w, &shapes[i]);
+		clock_gettime(CLOCK_MONOTONIC, &b);
+		print_message("# %s: in place after %ld ms\n", shapes[i].name,
+			      (b.tv_sec - a.tv_sec) * 1000 + (b.tv_nsec - a.tv_nsec) / 1000000);
+		in_another_process(play_tool, &w);
+		world_close(&w);
+	}
+}
+
+/* A tool that prints and deletes as it goes, and one that starts with a key that is not there. */
+static void iterate_and_delete(struct world *w)
+{
+	const char *shape_name = "iteration";
+	uint64_t key = ~0ull, next, value, n = 0;
+
+	for (uint64_t i = 0; i < 1000; i++)
+		CHECK(shm_map_update(w->arena, &w->g, &i, &i, SHM_ANY, 0) == 0);
+	while (bpf_map_get_next_key(w->tool, &key, &next) == 0) {
+		CHECK(bpf_map_lookup_elem(w->tool, &next, &value) == 0);
+		CHECK(value == next);
+		CHECK(bpf_map_delete_elem(w->tool, &next) == 0);
+		key = next;
+		if (++n == 500) {
+			key = 5000;
+			CHECK(shm_map_update(w->arena, &w->g, &key, &key, SHM_ANY, 0) == 0);
+			key = next;
+		}
+	}
+	CHECK(n == 1001);
+	CHECK(shm_map_count(w->arena, &w->g) == 0);
+}
+
+static void test_iterate(void **state)
+{
+	static const struct shape s = { "hash", BPF_MAP_TYPE_HASH, 8, 8, 4096, 0, 0 };
+	struct world w;
+
+	world_open(&w, &s);
+	in_another_process(iterate_and_delete, &w);
+	world_close(&w);
+}
+
+static void dump(struct world *w)
+{
+	struct bpf_map_info info = { 0 };
+	uint32_t len = sizeof(info), n = 0;
+	const char *shape_name = "bpftool";
+	char line[256];
+	FILE *f;
+
+	for (uint64_t i = 0; i < 10; i++)
+		CHECK(shm_map_update(w->arena, &w->g, &i, &i, SHM_ANY, 0) == 0);
+	CHECK(bpf_obj_get_info_by_fd(w->tool, &info, &len) == 0);
+	snprintf(line, sizeof(line), "bpftool map dump id %u", info.id);
+	f = popen(line, "r");
+	CHECK(f);
+	while (fgets(line, sizeof(line), f))
+		if (!strncmp(line, "Found 10 elements", 17))
+			n++;
+	CHECK(pclose(f) == 0);
+	CHECK(n == 1);
+}
+
+static void test_bpftool(void **state)
+{
+	static const struct shape s = { "hash", BPF_MAP_TYPE_HASH, 8, 8, 64, 0, 0 };
+	struct world w;
+
+	if (system("bpftool version >/dev/null 2>&1"))
+		skip();
+	world_open(&w, &s);
+	in_another_process(dump, &w);
+	world_close(&w);
+}
+
+/* A descriptor that may only read changes nothing, nor does a map that is frozen. */
+static void no_rights(struct world *w)
+{
+	LIBBPF_OPTS(bpf_get_fd_by_id_opts, opts);
+	struct bpf_map_info info = { 0 };
+	const char *shape_name = "rights";
+	uint32_t len = sizeof(info);
+	uint64_t key = 1, value = 5;
+	union bpf_attr attr = { 0 };
+	int fd;
+
+	CHECK(bpf_obj_get_info_by_fd(w->tool, &info, &len) == 0);
+	attr.map_id = info.id;
+	attr.open_flags = BPF_F_RDONLY;
+	fd = (int)syscall(321, BPF_MAP_GET_FD_BY_ID, &attr, sizeof(attr));
+	CHECK(fd >= 0);
+	CHECK(shm_map_update(w->arena, &w->g, &key, &value, SHM_ANY, 0) == 0);
+	CHECK(code(bpf_map_delete_elem(fd, &key)) == -EPERM);
+	value = 6;
+	CHECK(code(bpf_map_update_elem(fd, &key, &value, 0)) == -EPERM);
+	CHECK(bpf_map_lookup_elem(fd, &key, &value) == 0);
+	CHECK(value == 5);
+	CHECK(bpf_map_freeze(w->tool) == 0);
+	CHECK(code(bpf_map_delete_elem(w->tool, &key)) == -EPERM);
+	CHECK(shm_map_lookup(w->arena, &w->g, &key, 0));
+}
+
+static void test_rights(void **state)
+{
+	static const struct shape s = { "hash", BPF_MAP_TYPE_HASH, 8, 8, 64, 0, 0 };
+	struct world w;
+
+	world_open(&w, &s);
+	in_another_process(no_rights, &w);
+	world_close(&w);
+}
+
+/* Several readers while the arena counts: no reader ever sees less than it saw before. */
+static void *count_up(void *arg)
+{
+	struct world *w = arg;
+	uint64_t key = 3;
+
+	for (int i = 0; i < 2000000; i++)
+		shm_map_add(w->arena, &w->g, &key, 1, 0);
+	return NULL;
+}
+
+static void *read_again(void *arg)
+{
+	const char *shape_name = "readers";
+	struct world *w = arg;
+	uint64_t key = 3, now = 0, before = 0;
+
+	for (int i = 0; i < 20000; i++) {
+		CHECK(bpf_map_lookup_elem(w->tool, &key, &now) == 0);
+		CHECK(now >= before);
+		before = now;
+	}
+	return NULL;
+}
+
+static void readers(struct world *w)
+{
+	const char *shape_name = "readers";
+	pthread_t t[4];
+	uint64_t key = 3, now = 0;
+
+	CHECK(shm_map_add(w->arena, &w->g, &key, 1, 0) == 0);
+	for (int i = 0; i < 4; i++)
+		CHECK(pthread_create(&t[i], NULL, i ? read_again : count_up, w) == 0);
+	for (int i = 0; i < 4; i++)
+		pthread_join(t[i], NULL);
+	CHECK(bpf_map_lookup_elem(w->tool, &key, &now) == 0);
+	CHECK(now == 2000001);
+}
+
+static void test_readers(void **state)
+{
+	static const struct shape s = { "hash", BPF_MAP_TYPE_HASH, 8, 8, 64, 0, 0 };
+	struct world w;
+
+	world_open(&w, &s);
+	in_another_process(readers, &w);
+	world_close(&w);
+}
+
+/* In, out, and the map is the tool's own again. */
+static void test_copy(void **state)
+{
+	for (size_t i = 0; i < N_SHAPES; i++) {
+		static char key[SHM_MAX_KEY], values[SHM_MAX_VALUE_ALL];
+		const struct shape *s = &shapes[i];
+		char err[256] = "";
+		struct world w;
+
+		world_open(&w, s);
+		for (uint32_t k = 0; k < s->max_entries; k++) {
+			make_key(key, s, k);
+			make_values(&w, values);
+			assert_int_equal(bpf_map_update_elem(w.tool, key, values, 0), 0);
+			assert_int_equal(bpf_map_update_elem(w.oracle, key, values, 0), 0);
+		}
+		assert_int_equal(map_copy_in(w.tool, w.arena, &w.g, err, sizeof(err)), 0);
+		assert_int_equal(shm_map_count(w.arena, &w.g), s->max_entries);
+		for (uint32_t n = 0; n < 200; n++) {
+			make_key(key, s, rnd(&w) % s->n_keys);
+			make_values(&w, values);
+			if (rnd(&w) % 2)
+				assert_int_equal(arena_set(&w, key, values, 0),
+						 code(bpf_map_update_elem(w.oracle, key, values, 0)));
+			else
+				assert_int_equal(shm_map_delete(w.arena, &w.g, key),
+						 code(bpf_map_delete_elem(w.oracle, key)));
+		}
+		assert_int_equal(map_copy_out(w.arena, &w.g, w.tool, err, sizeof(err)), 0);
+		assert_int_equal(carriers__remove(carriers, w.handle), 0);
+		assert_int_equal(carriers__remove(carriers, w.handle), -ENOENT);
+		compare_all(&w, s->name);
+		munmap(w.arena, w.size);
+		close(w.tool);
+		close(w.oracle);
+		close(w.arena_fd);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_oracle),	cmocka_unit_test(test_iterate), cmocka_unit_test(test_bpftool),
+		cmocka_unit_test(test_rights),	cmocka_unit_test(test_readers), cmocka_unit_test(test_copy),
+	};
+	char err[256] = "";
+	int ret;
+
+	n_cpus = (uint32_t)libbpf_num_possible_cpus();
+	cmocka_set_message_output(CM_OUTPUT_TAP);
+	if (carriers__new(&carriers, err, sizeof(err))) {
+		printf("Bail out! %s\n", err);
+		return 1;
+	}
+	ret = cmocka_run_group_tests(tests, NULL, NULL);
+	carriers__free(carriers);
+	return ret;
+}
