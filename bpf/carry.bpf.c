@@ -298,6 +298,9 @@ static long bring_node(__u32 i, void *ctx)
 		return 0;
 	for (at = 0; at < geo()->key_room; at += 8)
 		*(volatile __u64 *)(s->key + at) = shm_read(shm_at(arena, off + SHM_NODE_KEY) + at);
+	/* A free node still has the key that it had; that key may have moved out just now. */
+	if (find() != off + geo()->value_off)
+		return 0;
 	if (bring() == 0 && ((struct sweep *)ctx)->move_out)
 		arena_delete();
 	return 0;
@@ -394,11 +397,21 @@ once int uneven_room(void)
 	return 0;
 }
 
+/* Brings the caller's key, and when stale keys leave no room for it, all. 0: the key is in the scratch buffer. */
+once int bring_key(__u64 from)
+{
+	if (read_key(from))
+		return 1;
+	if (!bring())
+		return 0;
+	bring_all(0);
+	return read_key(from);
+}
+
 static __always_inline int update(__u64 key, __u64 from, __u64 flags)
 {
-	if (flags > BPF_EXIST || read_key(key))
+	if (flags > BPF_EXIST || bring_key(key))
 		return 0;
-	bring();
 	if (shm_is_hash(geo()) && flags != BPF_EXIST && !find() && uneven_room()) {
 		bring_all(0);
 		if (read_key(key))
@@ -417,9 +430,8 @@ once __u64 hash_of_key(void)
 
 static __always_inline int delete(__u64 key)
 {
-	if (!shm_is_hash(geo()) || read_key(key))
+	if (!shm_is_hash(geo()) || bring_key(key))
 		return 0;
-	bring();
 	arena_delete();
 	deleted_hash = hash_of_key();
 	deleted_by = bpf_get_current_pid_tgid();
@@ -428,14 +440,8 @@ static __always_inline int delete(__u64 key)
 
 static __always_inline int lookup_and_delete(__u64 key)
 {
-	if (!shm_is_hash(geo()) || read_key(key))
-		return 0;
-	if (bring()) {
-		bring_all(0);
-		if (read_key(key))
-			return 0;
-	}
-	arena_delete();
+	if (shm_is_hash(geo()) && !bring_key(key))
+		arena_delete();
 	return 0;
 }
 
@@ -512,10 +518,8 @@ static __always_inline int serve(const struct carry_attr *a, __u64 cmd)
 
 	switch (cmd) {
 	case BPF_MAP_LOOKUP_ELEM:
-		/* Not 0 when there is no room: stale keys are in the way. */
-		if (read_key(key) || bring())
-			bring_all(0);
-		return 0;
+		/* A key that cannot be read here can be read by the kernel: then it must find all. */
+		return bring_key(key) ? bring_all(0) : 0;
 	case BPF_MAP_GET_NEXT_KEY:
 		return next_key(key);
 	case BPF_MAP_UPDATE_ELEM:
