@@ -74,13 +74,19 @@ __u64 bpf_map_value(struct agent_env *env, __u32 map, __u32 off)
 	return (g->kind == SHM_DIRECT ? env->direct[g->seed] : env->arena + g->nodes_off) + off;
 }
 
+/* Which value of a map is this hit's: only per-CPU maps have more than one. */
+static __always_inline __u32 value_index(const struct agent_env *env, const struct shm_geo *g)
+{
+	return shm_is_percpu(g) ? agent_cpu(target_of(env)) : 0;
+}
+
 HELPER(1) /* map_lookup_elem(map, key) */
 {
 	const struct shm_geo *g = &bpftime_maps[r1];
 
 	if (g->kind == SHM_DIRECT)
 		return (__u64)direct_lookup(env, g, (void *)r2);
-	return (__u64)shm_map_lookup((void *)env->arena, g, (void *)r2, agent_cpu(target_of(env)));
+	return (__u64)shm_map_lookup((void *)env->arena, g, (void *)r2, value_index(env, g));
 }
 
 HELPER(2) /* map_update_elem(map, key, value, flags) */
@@ -89,7 +95,7 @@ HELPER(2) /* map_update_elem(map, key, value, flags) */
 
 	if (g->kind == SHM_DIRECT)
 		return direct_update(env, g, (void *)r2, (void *)r3, r4);
-	return shm_map_update((void *)env->arena, g, (void *)r2, (void *)r3, r4, agent_cpu(target_of(env)));
+	return shm_map_update((void *)env->arena, g, (void *)r2, (void *)r3, r4, value_index(env, g));
 }
 
 HELPER(3) /* map_delete_elem(map, key) */
@@ -114,7 +120,7 @@ HELPER(65537) /* VM_HELPER_MAP_ADD(map, key, &delta), see vm-llvm/additive.h */
 		__atomic_fetch_add((__u64 *)to, delta, __ATOMIC_RELAXED);
 		return 0;
 	}
-	return shm_map_add((void *)env->arena, g, (void *)r2, delta, agent_cpu(target_of(env)));
+	return shm_map_add((void *)env->arena, g, (void *)r2, delta, value_index(env, g));
 }
 
 /* ---- memory of the target ---- */
