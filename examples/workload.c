@@ -16,7 +16,8 @@
  *	log2 4 5120			arg1: calls with 2^4 <= arg1 < 2^5 (zero: -1)
  *	total 52428000			sum of arg1
  *
- * With --hold it then waits once more before it ends. What the arguments of call i of a thread are is a function of i
+ * With --hold it then waits once more before it ends. SIGUSR2 ends calls made at a --rate before their time; all threads
+ * have made as many then, too. What the arguments of call i of a thread are is a function of i
  *alone, so the truth is computed afterwards, and the calls themselves stay short.
  */
 #include <errno.h>
@@ -121,6 +122,7 @@ struct gate {
 	pthread_cond_t moved;
 	unsigned long ready;
 	bool open;
+	unsigned long reached, limit; /* calls that some thread has begun; where all end */
 };
 
 static struct gate gate = {.lock = PTHREAD_MUTEX_INITIALIZER, .moved = PTHREAD_COND_INITIALIZER};
@@ -164,6 +166,29 @@ static void pause_until(const struct timespec *start, unsigned long calls, unsig
 		;
 }
 
+static volatile sig_atomic_t end_early;
+
+static void on_end_early(int signo)
+{
+	(void)signo;
+	end_early = 1;
+}
+
+/* May call i and those of its batch be made? */
+static bool may_go_on(unsigned long i)
+{
+	bool yes;
+
+	pthread_mutex_lock(&gate.lock);
+	if (end_early && gate.limit > gate.reached)
+		gate.limit = gate.reached;
+	yes = i < gate.limit;
+	if (yes && gate.reached < i + BATCH)
+		gate.reached = i + BATCH;
+	pthread_mutex_unlock(&gate.lock);
+	return yes;
+}
+
 static void make_calls(const struct options *o)
 {
 	work_fn *volatile pointer = functions[o->function].fn; /* read once: the compiler must not know it */
@@ -175,8 +200,11 @@ static void make_calls(const struct options *o)
 	for (unsigned long i = 0; i < o->calls; i++) {
 		unsigned long kind = kind_of(i);
 
-		if (o->rate && i % BATCH == 0)
+		if (o->rate && i % BATCH == 0) {
 			pause_until(&start, i, o->rate);
+			if (!may_go_on(i))
+				break;
+		}
 		fn(named ? (long)names[kind] : (long)kind, (long)value_of(i), (long)weight_of(i));
 	}
 }
@@ -364,6 +392,7 @@ int main(int argc, char **argv)
 	sigemptyset(&set);
 	sigaddset(&set, SIGUSR1);
 	sigprocmask(SIG_BLOCK, &set, NULL);
+	signal(SIGUSR2, on_end_early);
 	signal_fd = signalfd(-1, &set, SFD_CLOEXEC);
 	if (signal_fd < 0) {
 		perror("workload: signalfd");
@@ -388,11 +417,13 @@ int main(int argc, char **argv)
 
 	wait_for_go(signal_fd);
 	pthread_mutex_lock(&gate.lock);
+	gate.limit = o.calls;
 	gate.open = true;
 	pthread_cond_broadcast(&gate.moved);
 	pthread_mutex_unlock(&gate.lock);
 	for (unsigned long i = 0; i < o.threads; i++)
 		pthread_join(workers[i].thread, NULL);
+	o.calls = gate.limit;
 	print_truth(&o, workers);
 	if (o.hold)
 		wait_for_go(signal_fd);

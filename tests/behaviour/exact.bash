@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # exact.bash: runs a tool on the workload and compares what it printed with what the workload knows to be true.
 # Sourced by bats files and by tests/behaviour/flips. Needs BUILD (the build folder) and a daemon as the caller wants it.
 
@@ -44,12 +45,13 @@ truth_of() { # NAME WORKLOAD_OUTPUT
 	case $1 in
 	count) awk '/^calls/ { print "n", $2 }' "$2" ;;
 	count_tid*) awk '/^thread/ { print $2, $4 }' "$2" | sort ;;
+	return) awk '/^thread/ { print $2, $4 } /^arg0/ { v += $NF } /^total/ { v += $2 } END { print "v", v }' "$2" | sort ;;
 	hist) awk '/^log2/ { print $2, $3 }' "$2" | sort ;;
 	sum) awk '/^sum/ { print $2, $3, $5 }' "$2" | sort ;;
 	filter) awk '/^arg0 3/ { print "n", $3 }' "$2" ;;
 	str_key) sed -nE 's/^arg0 (.*) ([0-9]+) [0-9]+$/\1 \2/p' "$2" | sort ;;
 	latency) awk '/^calls/ { print "n", $2; print "start 0" }' "$2" ;;
-	return) awk '/^thread/ { print $2, $4 }' "$2" | sort; awk '/^retval/ { print "v", $2 }' "$2" ;;
+	
 	funclatency | hashcount) awk '/^calls/ { print "n", $2 }' "$2" ;;
 	bsscount) awk '/^calls/ { print "n", $2 } /^total/ { print "sum", $2 } /^log2/ { print "log2", $2, $3 }' "$2" | sort ;;
 	esac
@@ -59,6 +61,7 @@ answer_of() { # NAME TOOL_OUTPUT
 	case $1 in
 	count | filter) awk '/^@: / { print "n", $2 }' "$2" ;;
 	count_tid*) sed -nE 's/^@\[([0-9]+)\]: ([0-9]+)$/\1 \2/p' "$2" | sort ;;
+	return) sed -nE 's/^@\[([0-9]+)\]: ([0-9]+)$/\1 \2/p; s/^@v: ([0-9]+)$/v \1/p' "$2" | sort ;;
 	hist)
 		awk '
 		function log2(s,	v, n) {
@@ -74,55 +77,103 @@ answer_of() { # NAME TOOL_OUTPUT
 	sum) sed -nE 's/^@\[([^,]+), ([0-9]+)\]: ([0-9]+)$/\1 \2 \3/p' "$2" | sort ;;
 	str_key) sed -nE 's/^@\[([^]]+)\]: ([0-9]+)$/\1 \2/p' "$2" | sort ;;
 	latency) awk '/^@n: / { print "n", $2 } /^@start/ { s++ } END { print "start", s + 0 }' "$2" ;;
-	return) sed -nE 's/^@\[([0-9]+)\]: ([0-9]+)$/\1 \2/p' "$2" | sort ;;
 	funclatency) awk '/->/ && /:/ { split($0, a, ":"); split(a[2], b, "|"); n += b[1] } END { print "n", n + 0 }' "$2" ;;
 	hashcount) awk '/^calls/ { print "n", $2 }' "$2" ;;
 	bsscount) awk '/^count/ { print "n", $2 } /^sum/ { print "sum", $2 } /^log2/ { if ($3) print "log2", $2, $3 }' "$2" | sort ;;
 	esac
 }
 
-# exact_start DIR NAME THREADS CALLS [workload options]: workload ready and tool attached. Sets WORKLOAD_PID, TOOL_PID.
-exact_start() {
-	local dir=$1 name=$2 threads=$3 calls=$4
+# exact_workload DIR FUNCTION THREADS CALLS [workload options]: a workload that is ready and waits. Sets WORKLOAD_PID; its standard
+# input is the fifo DIR/go.
+exact_workload() {
+	local dir=$1 function=$2 threads=$3 calls=$4
 	shift 4
 	mkdir -p "$dir"
 	rm -f "$dir/go"
 	mkfifo "$dir/go"
-	"$WORKLOAD" --threads "$threads" --calls "$calls" --function "$(tool_function "$name")" --hold "$@" \
-		<"$dir/go" >"$dir/workload" 2>&1 3>&- &
+	"$WORKLOAD" --threads "$threads" --calls "$calls" --function "$function" --hold "$@" \
+		<>"$dir/go" >"$dir/workload" 2>&1 3>&- &
 	WORKLOAD_PID=$!
-	exec {GO}>"$dir/go"
-	wait_for "$dir/workload" '^ready' 10 || return 1
-	(tool_command "$name" "$WORKLOAD_PID") >"$dir/tool" 2>&1 3>&- &
-	TOOL_PID=$!
-	wait_for "$dir/tool" "$tool_ready" 15
+	exact_pids+=("$WORKLOAD_PID")
+	wait_for "$dir/workload" '^ready' 10
 }
 
-exact_go() { echo >&"$GO"; }
+# exact_tool FILE NAME PID: a tool that has attached; what it prints goes to the file. Sets TOOL_PID.
+exact_tool() {
+	(tool_command "$2" "$3") >"$1" 2>&1 3>&- &
+	TOOL_PID=$!
+	exact_pids+=("$TOOL_PID")
+	wait_for "$1" "$tool_ready" 20
+}
 
-# exact_finish DIR NAME: waits for the workload, ends the tool, compares.
-exact_finish() {
-	local dir=$1 name=$2
-	wait_for "$dir/workload" '^total' "${EXACT_TIMEOUT:-60}" || return 1
-	kill -INT "$TOOL_PID"
-	wait "$TOOL_PID"
-	echo >&"$GO"
-	exec {GO}>&-
-	wait "$WORKLOAD_PID" || { echo "the workload ended with status $?" >&2; return 1; }
-	truth_of "$name" "$dir/workload" >"$dir/truth"
-	answer_of "$name" "$dir/tool" >"$dir/answer"
-	[ -s "$dir/truth" ] || { echo "no truth" >&2; return 1; }
-	[ "$name" = return ] && sed -i '/^v /d' "$dir/truth"
-	if ! cmp -s "$dir/truth" "$dir/answer"; then
-		echo "$name: the tool printed something else than the truth (truth < > tool):" >&2
-		diff "$dir/truth" "$dir/answer" >&2
+# exact_start DIR NAME THREADS CALLS [workload options]: both. Sets WORKLOAD_PID, TOOL_PID.
+exact_start() {
+	local dir=$1 name=$2 threads=$3 calls=$4
+	shift 4
+	exact_workload "$dir" "$(tool_function "$name")" "$threads" "$calls" "$@" && exact_tool "$dir/tool" "$name" "$WORKLOAD_PID"
+}
+
+# exact_go DIR: the workload in it makes its calls.
+exact_go() { echo >"$1/go"; }
+
+# exact_called DIR: returns when it has.
+exact_called() { wait_for "$1/workload" '^total' "${EXACT_TIMEOUT:-60}"; }
+
+# exact_ended PID: it ended by itself and was waited for.
+exact_ended() {
+	local kept=() p
+	for p in "${exact_pids[@]}"; do
+		[ "$p" = "$1" ] || kept+=("$p")
+	done
+	exact_pids=("${kept[@]}")
+}
+
+# exact_tool_end PID: lets the tool print.
+exact_tool_end() {
+	kill -INT "$1"
+	wait "$1" || true
+	exact_ended "$1"
+}
+
+# exact_workload_end DIR PID: it must end well.
+exact_workload_end() {
+	local status=0
+	echo >"$1/go"
+	wait "$2" || status=$?
+	exact_ended "$2"
+	[ "$status" = 0 ] || echo "the workload ended with status $status" >&2
+	return "$status"
+}
+
+# exact_compare DIR FILE NAME: what the tool wrote to the file against the truth of the workload in DIR.
+exact_compare() {
+	truth_of "$3" "$1/workload" >"$2.truth"
+	answer_of "$3" "$2" >"$2.answer"
+	[ -s "$2.truth" ] || { echo "no truth" >&2; return 1; }
+	if ! cmp -s "$2.truth" "$2.answer"; then
+		echo "$3: the tool printed something else than the truth (truth < > tool):" >&2
+		diff "$2.truth" "$2.answer" >&2
 		return 1
 	fi
 }
 
+# exact_finish DIR NAME: what exact_start started: waits for the workload, ends the tool, compares.
+exact_finish() {
+	local dir=$1 name=$2
+	exact_called "$dir" || return 1
+	exact_tool_end "$TOOL_PID"
+	exact_workload_end "$dir" "$WORKLOAD_PID" || return 1
+	exact_compare "$dir" "$dir/tool" "$name"
+}
+
+exact_pids=()
+
+# Ends what is still there, newest first.
 exact_kill() {
-	[ -n "${TOOL_PID:-}" ] && kill -9 "$TOOL_PID" 2>/dev/null
-	[ -n "${WORKLOAD_PID:-}" ] && kill -9 "$WORKLOAD_PID" 2>/dev/null
-	wait 2>/dev/null
-	true
+	local i
+	for ((i = ${#exact_pids[@]} - 1; i >= 0; i--)); do
+		kill -9 "${exact_pids[i]}" 2>/dev/null
+		wait "${exact_pids[i]}" 2>/dev/null
+	done
+	exact_pids=()
 }
