@@ -133,6 +133,7 @@ struct place {
 	struct site *site; /* NULL: cannot be patched, see why */
 	bool has_return;
 	bool open;
+	uint64_t closed_at; /* CLOCK_MONOTONIC ns; 0: open, or never opened */
 	char why[REASON_SIZE];
 };
 

@@ -5,8 +5,8 @@
  *   bench_push   the kernel emulates `push %rbp`: its cheap case
  *   bench_endbr  single-stepped
  *   bench_sub    single-stepped
- *   bench_hand   begins with a hand-written jump to a trampoline that saves all registers, calls empty code, restores
- *		  them and jumps back: the limit to aim at
+ *   bench_hand   begins with a hand-written jump to a trampoline that saves all registers and the flags (as a probe must),
+ *		  calls empty code, restores them and jumps back: the limit to aim at
  */
 	.text
 
@@ -64,7 +64,13 @@ hand_trampoline:
 	.irp	reg, rax, rcx, rdx, rsi, rdi, r8, r9, r10, r11, rbx, rbp, r12, r13, r14, r15
 	push	%\reg
 	.endr
+	lahf
+	seto	%al
+	push	%rax
 	call	empty
+	pop	%rax
+	add	$0x7f, %al
+	sahf
 	.irp	reg, r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rdi, rsi, rdx, rcx, rax
 	pop	%\reg
 	.endr
