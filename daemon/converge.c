@@ -59,6 +59,19 @@ static void judge_tool(struct engine *e, struct tool *t)
 		snprintf(t->refusal, sizeof(t->refusal), "handed back on request (bpftime handback %d)", t->pid);
 }
 
+/* Another bpftimed, with a runtime folder of its own: what it attaches serves tools, and is none. */
+static bool is_bpftimed(pid_t pid)
+{
+	char exe[PATH_MAX];
+	const char *name;
+
+	if (pid == getpid())
+		return true;
+	procfs_exe(pid, exe, sizeof(exe));
+	name = strrchr(exe, '/');
+	return name && (!strcmp(name, "/bpftimed") || !strcmp(name, "/bpftimed (deleted)"));
+}
+
 static struct tool *add_tool(struct engine *e, pid_t pid)
 {
 	struct tool *t = calloc(1, sizeof(*t));
@@ -256,6 +269,15 @@ static int try_takeover(struct engine *e, struct group *g)
 
 /* ---- scans ---- */
 
+/* Another bpftimed, with a runtime folder of its own: what it attaches is not a tool's, and looking at it would wake it in turn. */
+static bool is_daemon(pid_t pid)
+{
+	char comm[16];
+
+	procfs_comm(pid, comm, sizeof(comm));
+	return pid == getpid() || !strcmp(comm, "bpftimed");
+}
+
 static struct probe *find_probe(struct engine *e, const struct obs_probe *o)
 {
 	for (struct probe *p = e->probes; p; p = p->next)
@@ -334,10 +356,11 @@ static void take_scan(struct engine *e, struct tool *only, const struct obs_scan
 			p->seen = o->enabled;
 			continue;
 		}
-		if (o->tool == getpid() || !o->enabled || !o->prog_id || (o->kind != PROBE_UPROBE && o->kind != PROBE_URETPROBE))
+		if (!o->enabled || !o->prog_id || (o->kind != PROBE_UPROBE && o->kind != PROBE_URETPROBE) ||
+		    is_daemon(o->tool))
 			continue;
 		t = engine__tool(e, o->tool);
-		if (!t)
+		if (!t && !is_bpftimed(o->tool))
 			t = add_tool(e, o->tool);
 		if (!t)
 			continue;
@@ -383,6 +406,8 @@ void converge__hint(struct engine *e, pid_t pid)
 {
 	struct tool *t = engine__tool(e, pid);
 
+	if (!t && is_daemon(pid))
+		return;
 	if (!t)
 		t = add_tool(e, pid);
 	if (!t)
