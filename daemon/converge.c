@@ -59,19 +59,6 @@ static void judge_tool(struct engine *e, struct tool *t)
 		snprintf(t->refusal, sizeof(t->refusal), "handed back on request (bpftime handback %d)", t->pid);
 }
 
-/* Another bpftimed, with a runtime folder of its own: what it attaches serves tools, and is none. */
-static bool is_bpftimed(pid_t pid)
-{
-	char exe[PATH_MAX];
-	const char *name;
-
-	if (pid == getpid())
-		return true;
-	procfs_exe(pid, exe, sizeof(exe));
-	name = strrchr(exe, '/');
-	return name && (!strcmp(name, "/bpftimed") || !strcmp(name, "/bpftimed (deleted)"));
-}
-
 static struct tool *add_tool(struct engine *e, pid_t pid)
 {
 	struct tool *t = calloc(1, sizeof(*t));
@@ -360,7 +347,7 @@ static void take_scan(struct engine *e, struct tool *only, const struct obs_scan
 		    is_daemon(o->tool))
 			continue;
 		t = engine__tool(e, o->tool);
-		if (!t && !is_bpftimed(o->tool))
+		if (!t)
 			t = add_tool(e, o->tool);
 		if (!t)
 			continue;
