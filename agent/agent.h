@@ -92,13 +92,19 @@ struct site_opts {
 /*
  * Finds the file's executable mapping in the target, decodes the instructions at the site, chooses the place of the stub,
  * builds and maps it, arms kernel uprobes (no-op, limited to this process) on the site and on the instruction boundaries
- * that the jump covers, writes bytes 1.. of the jump. The site's first byte stays the kernel's int3: nothing is served yet.
- * The daemon then fills agent_site.action and calls site__open().
+ * that the jump covers. The site's first byte stays the kernel's int3: nothing is served yet.
+ * The daemon then fills agent_site.action, and calls site__arm() and site__open().
  */
 enum site_result site__plan(struct target *t, const struct site_opts *opts, struct site **out, struct agent_error *err);
 uint64_t site__address(const struct site *s);
 struct agent_site *site__fill_addresses(const struct site *s, struct agent_target *arena); /* fills site, resume, call_resume */
-/* One byte: CC -> E9, E9 -> CC. Nobody is stopped. -EBUSY when the byte is not what it should be (-> look again). */
+/*
+ * Writes what of the jump is behind the site's first byte, or puts the file's bytes back there. Waits for every processor; to be
+ * called while no thread is held. A closed site must not stay armed, because of fork children: see patch.c.
+ */
+int site__arm(struct site *s, struct agent_error *err);
+int site__disarm(struct site *s, struct agent_error *err);
+/* One byte: CC -> E9, E9 -> CC. Nobody is stopped. open() arms when it was not done. After close() comes disarm(). -EBUSY when the byte is not what it should be (-> look again). */
 int site__open(struct site *s, struct agent_error *err);
 int site__close(struct site *s, struct agent_error *err);
 bool site__is_open(const struct site *s); /* reads the byte: another tool's attach turns it back to CC */
@@ -107,6 +113,12 @@ void site__free(struct site *s);
 
 /* ---- quiescence ---- */
 
+/*
+ * Does the kernel take the CPU away from a thread within the kernel (full or lazy preemption)? Unless told that it does not, we
+ * assume that it does, and quiescence takes longer: threads that want a CPU are stopped.
+ */
+void agent_kernel_preempts_itself(bool preempts);
+
 struct code_range {
 	uint64_t start, end; /* in the target */
 };
@@ -114,7 +126,8 @@ struct code_range {
 /*
  * Returns 0 when every thread of the target has been seen, since the call began, either asleep in a system call or stopped
  * in user mode outside the ranges (waiting at a closed gate counts as outside: agent_wait range is known here).
- * Threads that are asleep in a system call are not stopped. Each stop is invisible and short. After this nobody is between the
+ * Threads that are not on a CPU are not stopped, and others only when they cannot be seen otherwise: our own thread visits the CPU
+ * on which they are, and so takes it away from them. Each stop is invisible and short. After this nobody is between the
  * kernel's int3 and its handler, and nobody is in the middle of a program in the ranges. -ETIMEDOUT after timeout_ms.
  * When hold is true, the threads that were stopped stay stopped until target__resume().
  */

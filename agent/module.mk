@@ -27,11 +27,12 @@ $(B)/agent/image.bin: $(B)/agent/image.elf
 # ---- from outside ----
 
 AGENT_OBJS := $(addprefix $(B)/agent/,image.o open.o proc.o ptrace.o choose.o inject.o decode.o place.o stub.o hold.o elf.o \
-	site.o patch.o quiesce.o service.o)
+	site.o patch.o quiesce.o threads.o cpus.o service.o)
 AGENT_LIBS := -lZydis -lbpf -lpthread
 
 $(B)/agent/image.o: $(B)/agent/image.bin.inc
 $(B)/agent/service.o: $(B)/bpf/service.skel.h
+$(B)/agent/threads.o: $(B)/bpf/threads.skel.h
 $(B)/bpf/service.bpf.o: agent/abi.h agent/slot.h shm-runtime/shm.h
 $(B)/libagent.a: $(AGENT_OBJS)
 
@@ -48,8 +49,8 @@ $(B)/tests/victims/%: tests/victims/%.c Makefile agent/module.mk
 
 AGENT_TESTS := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(wildcard tests/unit/test_agent*.c))
 UNIT += $(AGENT_TESTS)
-$(AGENT_TESTS): $(B)/tests/unit/agent_fixture.o $(B)/libagent.a | $(AGENT_VICTIMS)
-$(AGENT_TESTS): LIBS += $(AGENT_LIBS)
+$(AGENT_TESTS): $(B)/tests/unit/agent_fixture.o $(B)/daemon/kernel_features.o $(B)/libagent.a | $(AGENT_VICTIMS)
+$(AGENT_TESTS): LIBS += $(AGENT_LIBS) -lz
 # This one compiles programs, with LLVM in the same process.
 $(B)/tests/unit/test_agent_helpers: $(VM_JIT_OBJS) $(B)/libvm.a
 $(B)/tests/unit/test_agent_helpers: LIBS += $(VM_LLVM_LIBS)

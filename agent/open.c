@@ -180,6 +180,7 @@ int target__open(pid_t pid, struct target **out, struct agent_error *err)
 	if (rc)
 		goto err_free;
 	proc_stat_field(pid, STAT_START_BRK, &t->start_brk);
+	threads_prepare(t);
 	*out = t;
 	return 0;
 err_free:
@@ -206,6 +207,7 @@ void target__free(struct target *t)
 		return;
 	target__resume(t);
 	tracer_end(t);
+	threads_end(t);
 	if (t->mem >= 0)
 		close(t->mem);
 	if (t->pidfd >= 0)

@@ -3,41 +3,28 @@
  * patch.c: the one byte that moves a probe between kernel and userspace, CC <-> E9, nobody stopped.
  *
  * Closed, the site is as the kernel made it: int3 at its first byte and at the boundaries, the file's bytes between them. Nobody
- * executes those between, because the kernel executes copies of the instructions. So open() writes the jump's bytes there, waits
- * until no processor can still see what was there before, and then turns the first byte into a jump; close() does the reverse.
+ * executes those between, because the kernel executes copies of the instructions. So arm() writes the jump's bytes there and
+ * waits until no processor can still see what was there before; then open() turns the first byte into a jump and close() turns it
+ * back, and these two are all that happens while threads wait. disarm() puts the file's bytes back, when no processor can still be
+ * executing the jump.
  *
- * Why the file's bytes are put back at every close: a fork child does not have our uprobes. The kernel takes their int3s away,
+ * Why the file's bytes are put back at all: a fork child does not have our uprobes. The kernel takes their int3s away,
  * one by one, when the child meets them, and would leave the jump's remaining bytes among the file's. A child that is born while
  * the site is open jumps like its parent and is harmless until a uprobe at the site goes away or comes: it is repaired
- * before that, by agent_repair_child().
+ * before that, by agent_repair_child(). So a site is armed and closed for a moment only.
  */
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
-#include <linux/membarrier.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "cpus.h"
 #include "site.h"
 
 #define FREE_WAIT_MS 500
-
-/*
- * After this every processor has gone through its scheduler, and so has fetched code anew: what the architecture asks for
- * between writing an instruction and executing it on another processor.
- */
-static void sync_processors(void)
-{
-	if (syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0)) {
-		struct timespec nap = {0, 50000000};
-
-		nanosleep(&nap, NULL);
-	}
-}
 
 static int write_between(const struct site *s, const uint8_t *bytes)
 {
@@ -84,9 +71,13 @@ bool patch_is_overlapped(const struct site *s)
 	return false;
 }
 
-int site__open(struct site *s, struct agent_error *err)
+static int not_written(const struct site *s, int rc, struct agent_error *err)
 {
-	const uint8_t open_byte = JMP_REL32;
+	return rc ? agent_fail(err, rc, "process %d cannot be written: %s", s->t->pid, strerror(-rc)) : 0;
+}
+
+static int look_at_closed(const struct site *s, struct agent_error *err)
+{
 	uint8_t now[PATCH_SIZE];
 	int rc = look(s, now, err);
 
@@ -98,14 +89,53 @@ int site__open(struct site *s, struct agent_error *err)
 	if (patch_is_overlapped(s))
 		return agent_fail(err, -EBUSY, "somebody's patch overlaps the site at 0x%lx of process %d", s->addr,
 				  s->t->pid);
+	return 0;
+}
+
+int site__arm(struct site *s, struct agent_error *err)
+{
+	int rc;
+
+	if (s->armed)
+		return 0;
+	rc = look_at_closed(s, err);
+	if (rc)
+		return rc;
 	if (has_bytes_between(s)) {
 		rc = write_between(s, s->jump);
 		if (rc)
-			return agent_fail(err, rc, "process %d cannot be written: %s", s->t->pid, strerror(-rc));
-		sync_processors();
+			return not_written(s, rc, err);
+		cpus_visit();
 	}
-	rc = target_write(s->t, s->addr, &open_byte, 1);
-	return rc ? agent_fail(err, rc, "process %d cannot be written: %s", s->t->pid, strerror(-rc)) : 0;
+	s->armed = true;
+	return 0;
+}
+
+int site__disarm(struct site *s, struct agent_error *err)
+{
+	int rc = 0;
+
+	if (!s->armed)
+		return 0;
+	if (site__is_open(s))
+		return agent_fail(err, -EBUSY, "the site at 0x%lx of process %d is open", s->addr, s->t->pid);
+	if (has_bytes_between(s)) {
+		/* Who fetched the first byte while it was the jump's has executed it after this. */
+		cpus_visit();
+		rc = write_between(s, s->file);
+	}
+	s->armed = rc != 0;
+	return not_written(s, rc, err);
+}
+
+int site__open(struct site *s, struct agent_error *err)
+{
+	const uint8_t open_byte = JMP_REL32;
+	int rc = site__arm(s, err);
+
+	if (!rc)
+		rc = look_at_closed(s, err);
+	return rc ? rc : not_written(s, target_write(s->t, s->addr, &open_byte, 1), err);
 }
 
 int site__close(struct site *s, struct agent_error *err)
@@ -120,12 +150,7 @@ int site__close(struct site *s, struct agent_error *err)
 	if (now[0] != JMP_REL32 && now[0] != INT3)
 		return agent_fail(err, -EBUSY, "the site at 0x%lx of process %d has byte %02x, not a jump", s->addr,
 				  s->t->pid, now[0]);
-	rc = target_write(s->t, s->addr, &closed_byte, 1);
-	if (!rc && has_bytes_between(s)) {
-		sync_processors();
-		rc = write_between(s, s->file);
-	}
-	return rc ? agent_fail(err, rc, "process %d cannot be written: %s", s->t->pid, strerror(-rc)) : 0;
+	return not_written(s, target_write(s->t, s->addr, &closed_byte, 1), err);
 }
 
 bool site__is_open(const struct site *s)
@@ -278,6 +303,7 @@ void site__free(struct site *s)
 	if (armed && s->map.addr && target__alive(s->t)) {
 		if (site__is_open(s))
 			site__close(s, &ignored);
+		site__disarm(s, &ignored);
 		patch_repair_children(s);
 	}
 	for (int i = 0; i < PATCH_SIZE; i++)
@@ -285,5 +311,11 @@ void site__free(struct site *s)
 	/* A thread that is still inside, or returns there, keeps the stub where it is: one page. */
 	if (s->map.addr && target__alive(s->t) && !target_left(s->t, &stub, FREE_WAIT_MS, &ignored))
 		target__unmap(s->t, &s->map, 1, &ignored);
+	for (struct site **link = &s->t->sites; *link; link = &(*link)->next) {
+		if (*link == s) {
+			*link = s->next;
+			break;
+		}
+	}
 	free(s);
 }

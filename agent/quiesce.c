@@ -3,19 +3,26 @@
  * quiesce.c: proving that no thread is in the middle of something.
  *
  * A thread that sleeps in a system call is not stopped: it is outside, unless it got there from a signal handler that
- * interrupted what we ask about; then the interrupted place is on its stack. Others are stopped for a moment and looked at.
+ * interrupted what we ask about; then the interrupted place is on its stack. Nor is one that wants a CPU: bpf/threads.bpf.c tells where
+ * it was interrupted. A thread on a CPU loses it for a moment because we go there. Who is not seen at rest in this way is
+ * stopped and looked at.
  */
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "cpus.h"
+#include "site.h"
 #include "target.h"
 
 #define SCAN_STACK (32u << 10) /* bytes above the stack pointer that are searched */
 #define STOP_MS 50
 #define NAP_US 200
+#define GLANCES 64	/* times that we look before anybody is stopped */
+#define GLANCE_NAP_US 50
 
 struct held {
 	struct stopped s;
@@ -93,12 +100,24 @@ static int keep(struct target *t, const struct stopped *s)
 	return 0;
 }
 
+/* In the agent's own code, between a gate and a program or on the way back. */
+static bool in_agent(const struct target *t, uint64_t rip)
+{
+	return t->image && rip - t->image < agent_image__size() && !waits_at_gate(t, rip);
+}
+
+static bool is_inside(const struct target *t, const struct quiesce *q, uint64_t rip, uint64_t rsp)
+{
+	bool at_gate = waits_at_gate(t, rip);
+
+	return in_agent(t, rip) || (!at_gate && in_ranges(q->ranges, q->n_ranges, rip)) ||
+	       stack_points_into(t, q, rsp, at_gate);
+}
+
 /* 1: quiet, 0: not yet, or -errno. */
 static int look_at_stopped(struct target *t, struct quiesce *q, struct stopped *s)
 {
-	bool at_gate = waits_at_gate(t, s->regs.rip);
-	bool inside = (!at_gate && in_ranges(q->ranges, q->n_ranges, s->regs.rip)) ||
-		      stack_points_into(t, q, s->regs.rsp, at_gate);
+	bool inside = is_inside(t, q, s->regs.rip, s->regs.rsp);
 
 	if (!inside && q->hold && !keep(t, s))
 		return 1;
@@ -124,6 +143,74 @@ static int look_at_thread(struct target *t, struct quiesce *q, pid_t tid)
 	return look_at_stopped(t, q, &s);
 }
 
+/*
+ * May the thread have met the kernel's int3 and not be through with it? The kernel sets the instruction pointer back to the int3 before
+ * it runs the handlers (handle_swbp() in kernel/events/uprobes.c).
+ */
+static bool at_breakpoint(const struct target *t, uint64_t rip)
+{
+	for (const struct site *s = t->sites; s; s = s->next)
+		if (rip == s->addr || rip == s->addr + 1)
+			return true;
+	return false;
+}
+
+static bool rests(const struct target *t, const struct quiesce *q, const struct thread_rec *r)
+{
+	switch (r->where) {
+	case THREAD_ENDING:
+		return true;
+	case THREAD_PREEMPTED:
+		if (threads_can_be_in_handlers() || at_breakpoint(t, r->ip))
+			return false;
+		return !is_inside(t, q, r->ip, r->sp);
+	case THREAD_IN_SYSCALL:
+		return !is_inside(t, q, r->ip, r->sp);
+	default:
+		return false;
+	}
+}
+
+/*
+ * Marks who rests. Returns how many do not, or -errno; *cpu: where one of them runs, or -1.
+ */
+static int glance(const struct target *t, struct quiesce *q, int *cpu)
+{
+	struct thread_rec *r;
+	int n = threads_read(t, &r), restless = 0;
+
+	*cpu = -1;
+	for (int i = 0; i < n; i++) {
+		if (was_seen(q, r[i].tid) || (rests(t, q, &r[i]) && !mark_seen(q, r[i].tid)))
+			continue;
+		restless++;
+		if (r[i].where == THREAD_ON_CPU)
+			*cpu = (int)r[i].cpu;
+	}
+	if (n >= 0)
+		free(r);
+	return n < 0 ? n : restless;
+}
+
+/* Looks until all threads have been seen at rest, or it takes too long; nobody is stopped. */
+static void look_without_stops(const struct target *t, struct quiesce *q)
+{
+	const struct timespec nap = {0, GLANCE_NAP_US * 1000};
+	cpu_set_t all;
+
+	if (sched_getaffinity(0, sizeof(all), &all))
+		return;
+	for (int i = 0; i < GLANCES; i++) {
+		int cpu;
+
+		if (glance(t, q, &cpu) <= 0)
+			break;
+		if (cpu < 0 || cpu_go(cpu))
+			nanosleep(&nap, NULL);
+	}
+	sched_setaffinity(0, sizeof(all), &all);
+}
+
 /* One pass over all threads: 0 when all were seen quiet, -EAGAIN. */
 static int one_pass(struct target *t, void *arg)
 {
@@ -147,6 +234,20 @@ static int one_pass(struct target *t, void *arg)
 	}
 	free(tids);
 	return rc;
+}
+
+/* Is there a thread that was not seen at rest? */
+static bool has_unseen(const struct target *t, const struct quiesce *q)
+{
+	pid_t *tids;
+	int n = proc_threads(t->pid, &tids);
+	bool found = n < 0;
+
+	for (int i = 0; i < n && !found; i++)
+		found = !was_seen(q, tids[i]);
+	if (n >= 0)
+		free(tids);
+	return found;
 }
 
 static int64_t now_us(void)
@@ -182,11 +283,13 @@ int target__quiesce(struct target *t, const struct code_range *ranges, size_t n_
 	size_t before;
 	int rc;
 
+	if (!hold)
+		look_without_stops(t, &q);
 	for (;;) {
 		struct timespec nap = {0, NAP_US * 1000};
 
 		before = q.n_seen;
-		rc = tracer_run(t, one_pass, &q);
+		rc = hold || has_unseen(t, &q) ? tracer_run(t, one_pass, &q) : 0;
 		if (rc == -ETIMEDOUT) {
 			/* The tracer's end let go of everybody. */
 			free(t->held);

@@ -256,6 +256,8 @@ enum site_result site__plan(struct target *t, const struct site_opts *opts, stru
 		site__free(s);
 		return r;
 	}
+	s->next = t->sites;
+	t->sites = s;
 	*out = s;
 	return SITE_DONE;
 }

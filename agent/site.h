@@ -31,6 +31,8 @@ struct site {
 	struct hold hold[PATCH_SIZE];
 	int index;
 	bool has_return;
+	bool armed; /* the jump's bytes are behind the first one, and every processor sees them */
+	struct site *next; /* of the target's sites */
 };
 
 /* ---- place.c ---- */

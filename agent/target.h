@@ -5,9 +5,13 @@
 
 #include <sys/user.h>
 
+#include <linux/types.h>
+
 #include "agent.h"
+#include "bpf/threads.h"
 
 struct tracer;
+struct bpf_link;
 
 struct target {
 	pid_t pid;
@@ -22,6 +26,8 @@ struct target {
 	struct agent_image_hdr image_hdr;
 	struct held *held; /* threads that stay stopped, see quiesce.c */
 	size_t n_held;
+	struct site *sites;	  /* planned and not freed, see site.h */
+	struct bpf_link *threads; /* see threads.c */
 };
 
 __attribute__((format(printf, 3, 4))) int agent_fail(struct agent_error *err, int code, const char *fmt, ...);
@@ -93,6 +99,16 @@ int thread_resume(struct target *t, struct stopped *s);
 /* A system call in the stopped thread, *result as the kernel gives it (negative errno). */
 int thread_syscall(struct target *t, struct stopped *s, long *result, long nr, long a, long b, long c, long d, long e,
 		   long f);
+
+/* ---- threads.c ---- */
+
+/* Makes threads_read() possible, where this kernel can. */
+void threads_prepare(struct target *t);
+void threads_end(struct target *t);
+/* The threads of the target, malloc'ed; their number or -errno. Some may be missing when others end meanwhile. */
+int threads_read(const struct target *t, struct thread_rec **out);
+/* May a thread that wants a CPU have lost it within a uprobe's handler? */
+bool threads_can_be_in_handlers(void);
 
 /* ---- quiesce.c ---- */
 

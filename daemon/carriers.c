@@ -16,7 +16,7 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 
-#include "daemon/cpus.h"
+#include "agent/cpus.h"
 #include "bpf/carry.h"
 #include "bpf/carry.skel.h"
 #include "bpf/carry_hook.skel.h"

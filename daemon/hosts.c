@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "agent/service.h"
+#include "daemon/kernel_features.h"
 #include "daemon/procfs.h"
 
 #define PAGE_ROUND(n) (((n) + 4095ull) & ~4095ull)
@@ -31,8 +32,11 @@ static int load_noop(void)
 int hosts__init(struct hosts *hs, const struct policy *policy, char *err, size_t err_size)
 {
 	struct agent_error why = {""};
+	struct kernel_features kernel;
 	int ret;
 
+	kernel_features__probe(&kernel);
+	agent_kernel_preempts_itself(kernel.preempt != PREEMPT_MODE_NONE && kernel.preempt != PREEMPT_MODE_VOLUNTARY);
 	*hs = (struct hosts){.policy = policy, .noop_prog_fd = -1};
 	ret = agent_image__new(&hs->image, &why);
 	if (!ret)

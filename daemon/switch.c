@@ -11,7 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "daemon/cpus.h"
+#include "agent/cpus.h"
 #include "daemon/log.h"
 
 #define QUIESCE_TIMEOUT_MS 2000
@@ -134,6 +134,25 @@ static void let_go(struct switcher *sw, struct group *g)
 }
 
 /* ---- places ---- */
+
+/* What takes long about a place is done before and after threads are held: agent/patch.c. */
+static void arm_places(struct switcher *sw, struct group *g)
+{
+	struct agent_error err;
+
+	for_each_place(sw, g, h, pl) site__arm(pl->site, &err);
+}
+
+/* Closed places have the file's bytes, for fork children. */
+static void disarm_places(struct switcher *sw)
+{
+	struct agent_error err;
+
+	for (struct host *h = sw->hosts->list; h; h = h->next)
+		for (struct place *pl = h->place; pl < h->place + AGENT_MAX_SITES; pl++)
+			if (pl->used && pl->site && !pl->open)
+				site__disarm(pl->site, &err);
+}
 
 static struct agent_site *descriptor(const struct host *h, const struct place *pl)
 {
@@ -459,6 +478,7 @@ int switch_takeover(struct switcher *sw, struct group *g)
 	if (err)
 		return err;
 	g->arena->kgate = 0;
+	arm_places(sw, g);
 	/* From here threads wait; every path below lets them go. */
 	hold(sw, g);
 	if (has_open_place(sw, g))
@@ -477,6 +497,7 @@ int switch_takeover(struct switcher *sw, struct group *g)
 		g->state = GROUP_SHARED;
 	settle_places(sw, g);
 	let_go(sw, g);
+	disarm_places(sw);
 	if (err)
 		return err;
 	clock_gettime(CLOCK_REALTIME, &g->since);
@@ -507,8 +528,10 @@ int switch_handback(struct switcher *sw, struct group *g, bool force)
 	if (err && !force) {
 		settle_places(sw, g);
 		let_go(sw, g);
+		disarm_places(sw);
 		return fail(g, -EAGAIN, "a thread is inside a function whose return is probed");
 	}
+	arm_places(sw, g);
 	hold(sw, g);
 	for_each_place(sw, g, h, pl) open_place(h, pl);
 	err = quiesce(sw, g);
@@ -518,6 +541,7 @@ int switch_handback(struct switcher *sw, struct group *g, bool force)
 		g->state = GROUP_KERNEL;
 	settle_places(sw, g);
 	let_go(sw, g);
+	disarm_places(sw);
 	return g->state == GROUP_KERNEL ? 0 : err;
 }
 
@@ -571,4 +595,5 @@ void switch_settle(struct switcher *sw)
 				close_place(h, pl);
 		}
 	}
+	disarm_places(sw);
 }

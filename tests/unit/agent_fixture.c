@@ -20,6 +20,7 @@
 #include <cmocka.h>
 
 #include "agent_fixture.h"
+#include "daemon/kernel_features.h"
 
 #define MAX_CPUS SHM_MAX_CPUS
 
@@ -136,7 +137,10 @@ void rig_start(struct rig *r)
 		{.code = BPF_JMP | BPF_EXIT},
 	};
 	struct agent_error err = {""};
+	struct kernel_features kernel;
 
+	kernel_features__probe(&kernel);
+	agent_kernel_preempts_itself(kernel.preempt != PREEMPT_MODE_NONE && kernel.preempt != PREEMPT_MODE_VOLUNTARY);
 	if (agent_image__new(&r->image, &err) || agent_service__new(&r->service, r->image, &err))
 		fail_msg("%s", err.text);
 	r->noop_fd = bpf_prog_load(BPF_PROG_TYPE_KPROBE, "hold", "Dual MIT/GPL", nothing, 2, NULL);
