@@ -20,6 +20,7 @@
 #define RETRY_FIRST_NS 200000000ull
 #define RETRY_MAX 6u
 #define CHILD_REPAIR_TRIES 3
+#define COOL_NS 1000000000ull
 
 uint64_t now_ns(void)
 {
@@ -500,9 +501,43 @@ static void run_tool(struct engine *e, struct tool *t, uint64_t now)
 	}
 }
 
+static bool is_shared_at(struct engine *e, const struct host *h, const struct place *pl)
+{
+	for (const struct probe *p = e->probes; p; p = p->next)
+		if (p->group && p->group->state == GROUP_SHARED && p->o.ino == pl->ino && p->o.offset == pl->offset &&
+		    probe_reaches(p, h))
+			return true;
+	return false;
+}
+
+/*
+ * The uprobes that hold a closed place cost the kernel's probe several times its price: a place that nobody takes over again
+ * soon is given up. Returns when to look again, or 0.
+ */
+static uint64_t cool_places(struct engine *e, uint64_t now)
+{
+	uint64_t next = 0;
+
+	for (struct host *h = e->hosts.list; h; h = h->next) {
+		for (struct place *pl = h->place; pl < h->place + AGENT_MAX_SITES; pl++) {
+			if (!pl->used || !pl->site || pl->open || is_shared_at(e, h, pl)) {
+				pl->closed_at = 0;
+				continue;
+			}
+			if (!pl->closed_at)
+				pl->closed_at = now;
+			if (now - pl->closed_at >= COOL_NS)
+				host__drop_place(h, pl);
+			else if (!next || pl->closed_at + COOL_NS < next)
+				next = pl->closed_at + COOL_NS;
+		}
+	}
+	return next;
+}
+
 uint64_t converge__run(struct engine *e)
 {
-	uint64_t now = now_ns(), next = 0;
+	uint64_t now = now_ns(), next = 0, cool;
 
 	if (e->stopping)
 		return 0;
@@ -519,7 +554,8 @@ uint64_t converge__run(struct engine *e)
 		if (g->state == GROUP_KERNEL && !g->tool->refusal[0] && g->retry_at && g->retry_at != UINT64_MAX &&
 		    (!next || g->retry_at < next))
 			next = g->retry_at;
-	return next;
+	cool = cool_places(e, now);
+	return cool && (!next || cool < next) ? cool : next;
 }
 
 int converge__handback_tool(struct engine *e, struct tool *t, bool force, char *err, size_t err_size)
