@@ -274,6 +274,23 @@ static struct probe *find_probe(struct engine *e, const struct obs_probe *o)
 	return NULL;
 }
 
+/* The kernel remembers the path as the tool gave it, which may be relative to where the tool was. */
+static void make_absolute(struct obs_probe *o)
+{
+	char cwd[sizeof(o->path)], link[32], whole[2 * sizeof(o->path) + 1];
+	ssize_t n;
+
+	if (o->path[0] == '/')
+		return;
+	snprintf(link, sizeof(link), "/proc/%d/cwd", o->tool);
+	n = readlink(link, cwd, sizeof(cwd) - 1);
+	if (n < 0)
+		return;
+	cwd[n] = 0;
+	if ((size_t)snprintf(whole, sizeof(whole), "%s/%s", cwd, o->path) < sizeof(o->path))
+		memcpy(o->path, whole, sizeof(o->path));
+}
+
 static void add_probe(struct engine *e, struct tool *t, const struct obs_probe *o)
 {
 	struct probe *p = calloc(1, sizeof(*p));
@@ -283,6 +300,7 @@ static void add_probe(struct engine *e, struct tool *t, const struct obs_probe *
 		return;
 	p->tool = t;
 	p->o = *o;
+	make_absolute(&p->o);
 	p->khalf_fd = p->khalf_link_fd = -1;
 	p->seen = true;
 	snprintf(path, sizeof(path), "/proc/%d/root%s", t->pid, o->path);
