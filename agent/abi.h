@@ -80,7 +80,7 @@ enum agent_action_flags {
 struct agent_action {
 	__u64 fn; /* __u64 fn(struct pt_regs *, struct agent_env *) */
 	__u32 flags;
-	__u32 pad;
+	__u32 group; /* the daemon's number of the group that it belongs to */
 	struct agent_env env;
 };
 

@@ -10,6 +10,12 @@
 /* Commands of bpf(2) that read or change a map, and what may be asked of the descriptor; uapi/linux/bpf.h. */
 enum carry_need { CARRY_READ = 1, CARRY_WRITE = 2 };
 
+/* A carrier that exists, turned on or not: what the map `known` holds for the address of a tool's map. */
+struct carry_known {
+	unsigned int place;
+	unsigned int arena_id;
+};
+
 /* Argument of the program carry_learn: which kernel object is behind a descriptor of the caller. */
 struct carry_learn {
 	unsigned int fd;

@@ -18,7 +18,7 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 #define FMODE_CAN_READ 0x20000
 #define FMODE_CAN_WRITE 0x40000
 
-const volatile __u32 own_tgid; /* the daemon's own calls see the tool's map as it is */
+__u32 own_tgid; /* the daemon's own calls see the tool's map as it is */
 __u64 map_f_op;
 
 struct {
@@ -34,6 +34,14 @@ struct {
 	__uint(key_size, 4);
 	__uint(value_size, 4);
 } carriers SEC(".maps");
+
+/* For who comes after the daemon. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, CARRY_MAX);
+	__type(key, __u64); /* as of carried */
+	__type(value, struct carry_known);
+} known SEC(".maps");
 
 /* What a command needs of its descriptor; 0: it is none of ours. */
 static __always_inline int needs(__u64 cmd)

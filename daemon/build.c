@@ -17,6 +17,7 @@
 
 #include "daemon/khalf.h"
 #include "daemon/library.h"
+#include "daemon/pins.h"
 #include "daemon/uprobe.h"
 #include "shm-runtime/shm_map.h"
 
@@ -71,6 +72,11 @@ static int make_arena(struct group *g)
 	if (g->arena_fd < 0) {
 		explain(g, "shared memory", "", -errno, NULL);
 		return -errno;
+	}
+	err = pins__add(g->arena_fd, PIN_GROUP, g->id);
+	if (err) {
+		explain(g, "pinning shared memory", "", err, NULL);
+		return err;
 	}
 	g->arena_size = size;
 	g->arena = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, g->arena_fd, 0);
@@ -187,6 +193,8 @@ int group__attach_khalf(struct group *g)
 			if (g->prog[k].id == p->o.prog_id)
 				opts.prog_fd = g->prog[k].khalf_fd;
 		err = uprobe__attach(&opts, &p->khalf_fd, &p->khalf_link_fd);
+		if (!err)
+			err = pins__add(p->khalf_link_fd, PIN_KHALF, g->id, i);
 		if (err) {
 			explain(g, "the kernel half cannot be attached to ", p->symbol, err, NULL);
 			return err;
@@ -197,8 +205,10 @@ int group__attach_khalf(struct group *g)
 
 void group__detach_khalf(struct group *g)
 {
-	for (unsigned int i = 0; i < g->n_probes; i++)
+	for (unsigned int i = 0; i < g->n_probes; i++) {
+		pins__drop(PIN_KHALF, g->id, i);
 		uprobe__detach(&g->probe[i]->khalf_fd, &g->probe[i]->khalf_link_fd);
+	}
 }
 
 static void close_fd(int *fd)
@@ -226,6 +236,7 @@ void group__unbuild(struct group *g)
 	if (g->arena)
 		munmap(g->arena, g->arena_size);
 	g->arena = NULL;
+	pins__drop(PIN_GROUP, g->id);
 	close_fd(&g->arena_fd);
 	g->built = false;
 }

@@ -6,6 +6,7 @@
 #include "daemon/khalf.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -32,6 +33,7 @@ struct carriers {
 	struct bpf_link *link; /* while there is a carrier: an unused hook costs nobody anything */
 	int outer_fd, inner_fd; /* an array of maps: changing it waits for programs that run */
 	size_t n;
+	char *dir; /* where everything is pinned, or NULL */
 	struct carrier carrier[CARRY_MAX];
 };
 
@@ -45,10 +47,110 @@ __attribute__((format(printf, 4, 5))) static int fail(char *err, size_t size, in
 	return code;
 }
 
+/* ---- pins ---- */
+
+/* What must outlive the daemon. An array of programs loses its entries with its last descriptor or pin. */
+static const struct {
+	const char *map, *pin;
+} pinned[] = {
+	{ "carriers", "carry-programs" },
+	{ "carried", "carry-on" },
+	{ "known", "carry-known" },
+	{ "carry_ho.bss", "carry-state" },
+};
+
+#define N(a) (sizeof(a) / sizeof((a)[0]))
+#define PIN_LINK "carry-link"
+
+static char *pin_path(char *path, size_t size, const char *dir, const char *name)
+{
+	snprintf(path, size, "%s/%s", dir, name);
+	return path;
+}
+
+static int pin(int fd, const char *dir, const char *name)
+{
+	char path[PATH_MAX];
+
+	unlink(pin_path(path, sizeof(path), dir, name));
+	return bpf_obj_pin(fd, path) ? -errno : 0;
+}
+
+static int pin_get(const char *dir, const char *name)
+{
+	char path[PATH_MAX];
+	int fd = bpf_obj_get(pin_path(path, sizeof(path), dir, name));
+
+	return fd < 0 ? -errno : fd;
+}
+
+static void unpin(struct carriers *c, const char *name)
+{
+	char path[PATH_MAX];
+
+	if (c->dir)
+		unlink(pin_path(path, sizeof(path), c->dir, name));
+}
+
+int carriers__pin(struct carriers *c, const char *dir, char *err, size_t err_size)
+{
+	c->dir = strdup(dir);
+	for (size_t i = 0; c->dir && i < N(pinned); i++) {
+		struct bpf_map *map = bpf_object__find_map_by_name(c->hook->obj, pinned[i].map);
+		int ret = map ? pin(bpf_map__fd(map), dir, pinned[i].pin) : -ENOENT;
+
+		if (ret)
+			return fail(err, err_size, ret, "%s/%s cannot be pinned: %s", dir, pinned[i].pin, strerror(-ret));
+	}
+	return c->dir ? 0 : fail(err, err_size, -ENOMEM, "no memory for the carriers");
+}
+
+int carriers__rescue(const char *dir, uint32_t arena_id)
+{
+	int known = pin_get(dir, "carry-known"), on = pin_get(dir, "carry-on");
+	uint64_t map, *at = NULL;
+	struct carry_known k;
+	int ret = known < 0 ? known : on < 0 ? on : 0;
+
+	while (!ret && !bpf_map_get_next_key(known, at, &map)) {
+		at = &map;
+		if (!bpf_map_lookup_elem(known, &map, &k) && k.arena_id == arena_id &&
+		    bpf_map_update_elem(on, &map, &k.place, BPF_ANY))
+			ret = -errno;
+	}
+	if (known >= 0)
+		close(known);
+	if (on >= 0)
+		close(on);
+	return ret;
+}
+
+/* ---- the hook ---- */
+
 /* Where bpf() is hooked. The one place to choose: carriers and hook must be of the same program type. */
 static struct bpf_link *hook_attach(struct carriers *c)
 {
 	return bpf_program__attach_tracepoint(c->hook->progs.carry_enter, "syscalls", "sys_enter_bpf");
+}
+
+static void hook_detach(struct carriers *c)
+{
+	unpin(c, PIN_LINK);
+	bpf_link__destroy(c->link);
+	c->link = NULL;
+}
+
+/* Other processes find the carrier by this, see carriers__rescue(). */
+static int tell(struct carriers *c, const struct carrier *k, uint32_t place, int arena_fd)
+{
+	struct bpf_map_info info = { 0 };
+	uint32_t len = sizeof(info);
+	struct carry_known known = { .place = place };
+
+	if (bpf_obj_get_info_by_fd(arena_fd, &info, &len))
+		return -errno;
+	known.arena_id = info.id;
+	return bpf_map_update_elem(bpf_map__fd(c->hook->maps.known), &k->map, &known, BPF_ANY) ? -errno : 0;
 }
 
 const char *carriers__hook(const struct carriers *c)
@@ -97,12 +199,12 @@ int carriers__new(struct carriers **out, char *err, size_t err_size)
 		ret = fail(err, err_size, -errno, "cannot open the hook on bpf(): %s", strerror(errno));
 		goto err_free;
 	}
-	c->hook->rodata->own_tgid = (uint32_t)getpid();
 	ret = carry_hook_bpf__load(c->hook);
 	if (ret) {
 		fail(err, err_size, ret, "cannot load the hook on bpf(): %s", strerror(-ret));
 		goto err_free;
 	}
+	c->hook->bss->own_tgid = (uint32_t)getpid();
 	*out = c;
 	return 0;
 
@@ -115,7 +217,10 @@ void carriers__free(struct carriers *c)
 {
 	if (!c)
 		return;
-	bpf_link__destroy(c->link);
+	hook_detach(c);
+	for (size_t i = 0; i < N(pinned); i++)
+		unpin(c, pinned[i].pin);
+	free(c->dir);
 	if (c->outer_fd >= 0)
 		wait_for_programs(c);
 	for (size_t i = 0; i < CARRY_MAX; i++)
@@ -196,11 +301,21 @@ int carriers__add(struct carriers *c, int tool_map_fd, uint32_t tool_map_id, int
 			ret = fail(err, err_size, -errno, "cannot attach the hook on bpf(): %s", strerror(errno));
 			goto err_skel;
 		}
+		ret = c->dir ? pin(bpf_link__fd(c->link), c->dir, PIN_LINK) : 0;
+		if (ret) {
+			fail(err, err_size, ret, "%s/" PIN_LINK " cannot be pinned: %s", c->dir, strerror(-ret));
+			goto err_place;
+		}
 	}
 	prog_fd = bpf_program__fd(k.skel->progs.carry);
 	if (bpf_map_update_elem(places, &place, &prog_fd, BPF_ANY)) {
 		ret = fail(err, err_size, -errno, "map %u: cannot put its carrier in place: %s", tool_map_id,
 			   strerror(errno));
+		goto err_place;
+	}
+	ret = tell(c, &k, place, arena_fd);
+	if (ret) {
+		fail(err, err_size, ret, "map %u: its carrier cannot be noted: %s", tool_map_id, strerror(-ret));
 		goto err_place;
 	}
 	c->carrier[place] = k;
@@ -209,10 +324,8 @@ int carriers__add(struct carriers *c, int tool_map_fd, uint32_t tool_map_id, int
 
 err_place:
 	bpf_map_delete_elem(places, &place);
-	if (c->n == 0) {
-		bpf_link__destroy(c->link);
-		c->link = NULL;
-	}
+	if (c->n == 0)
+		hook_detach(c);
 err_skel:
 	carry_bpf__destroy(k.skel);
 	return ret;
@@ -247,12 +360,11 @@ int carriers__remove(struct carriers *c, int handle)
 	if (handle < 0 || handle >= CARRY_MAX || !c->carrier[handle].skel)
 		return -ENOENT;
 	k = &c->carrier[handle];
+	bpf_map_delete_elem(bpf_map__fd(c->hook->maps.known), &k->map);
 	bpf_map_delete_elem(bpf_map__fd(c->hook->maps.carried), &k->map);
 	bpf_map_delete_elem(bpf_map__fd(c->hook->maps.carriers), &place);
-	if (--c->n == 0) {
-		bpf_link__destroy(c->link);
-		c->link = NULL;
-	}
+	if (--c->n == 0)
+		hook_detach(c);
 	ret = wait_for_programs(c);
 	carry_bpf__destroy(k->skel);
 	*k = (struct carrier){ 0 };

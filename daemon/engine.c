@@ -11,8 +11,10 @@
 #include <unistd.h>
 
 #include "daemon/engine_impl.h"
+#include "daemon/guard.h"
 #include "daemon/log.h"
 #include "daemon/observe.h"
+#include "daemon/pins.h"
 
 static void arm_timer(struct engine *e, uint64_t at_ns)
 {
@@ -89,10 +91,20 @@ static int start(struct engine *e, const struct engine_opts *opts, char *err, si
 		snprintf(err, err_size, "out of memory");
 		return -ENOMEM;
 	}
+	ret = pins__open(opts->runtime_dir, err, err_size);
+	if (ret)
+		return ret;
+	pins__clear();
+	ret = guard__start(opts->runtime_dir, err, err_size);
+	if (ret)
+		return ret;
 	ret = observer__new(&e->observer, on_observed, e, err, err_size);
 	if (ret)
 		return ret;
 	ret = carriers__new(&e->carriers, err, err_size);
+	if (ret)
+		return ret;
+	ret = carriers__pin(e->carriers, pins__dir(), err, err_size);
 	if (ret)
 		return ret;
 	ret = hosts__init(&e->hosts, e->policy, err, err_size);
@@ -150,6 +162,8 @@ void engine__free(struct engine *e)
 	carriers__free(e->carriers);
 	observer__free(e->observer);
 	vm_worker__free(e->worker);
+	guard__stop();
+	pins__close();
 	sd_event_unref(e->event);
 	free(e);
 }
@@ -191,6 +205,7 @@ int engine__set_policy(struct engine *e, const struct policy *policy)
 int engine__handback(struct engine *e, pid_t pid, char *err, size_t err_size)
 {
 	struct tool *t = engine__tool(e, pid);
+	int ret;
 
 	if (!t) {
 		snprintf(err, err_size, "no tool with pid %d is known", pid);
@@ -198,7 +213,9 @@ int engine__handback(struct engine *e, pid_t pid, char *err, size_t err_size)
 	}
 	t->held = true;
 	snprintf(t->refusal, sizeof(t->refusal), "handed back on request (bpftime handback %d)", pid);
-	return converge__handback_tool(e, t, false, err, err_size);
+	ret = converge__handback_tool(e, t, false, err, err_size);
+	run(e);
+	return ret;
 }
 
 int engine__takeover(struct engine *e, pid_t pid, char *err, size_t err_size)

@@ -13,6 +13,7 @@
 
 #include "agent/service.h"
 #include "daemon/kernel_features.h"
+#include "daemon/pins.h"
 #include "daemon/procfs.h"
 
 #define PAGE_ROUND(n) (((n) + 4095ull) & ~4095ull)
@@ -41,6 +42,8 @@ int hosts__init(struct hosts *hs, const struct policy *policy, char *err, size_t
 	ret = agent_image__new(&hs->image, &why);
 	if (!ret)
 		ret = agent_service__new(&hs->service, hs->image, &why);
+	if (!ret && pins__dir())
+		ret = agent_service__pin(hs->service, pins__dir(), &why);
 	if (ret) {
 		snprintf(err, err_size, "%s", why.text);
 		return ret;
@@ -71,6 +74,7 @@ static void host__free(struct hosts *hs, struct host *h)
 		target__free(h->target);
 	if (h->arena)
 		munmap(h->arena, PAGE_ROUND(sizeof(*h->arena)));
+	pins__drop(PIN_HOST, h->pid, (unsigned long long)h->start_time);
 	if (h->arena_fd >= 0)
 		close(h->arena_fd);
 	free(h);
@@ -224,8 +228,11 @@ static int inject(struct hosts *hs, struct host *h, struct agent_error *err)
 	h->arena->tgid = (uint32_t)h->pid;
 	ret = agent_service__add(hs->service, h->pid, h->arena_fd, err);
 	if (!ret)
+		ret = pins__add(h->arena_fd, PIN_HOST, h->pid, (unsigned long long)h->start_time);
+	if (!ret)
 		ret = target__inject(h->target, hs->image, h->arena_fd, err);
 	if (ret) {
+		pins__drop(PIN_HOST, h->pid, (unsigned long long)h->start_time);
 		agent_service__remove(hs->service, h->pid);
 		munmap(h->arena, PAGE_ROUND(sizeof(*h->arena)));
 		close(h->arena_fd);
@@ -368,6 +375,7 @@ struct place *host__place(struct hosts *hs, struct host *h, const struct probe *
 	opts.symbol = p->symbol[0] ? p->symbol : NULL;
 	opts.has_return = has_return;
 	opts.noop_prog_fd = hs->noop_prog_fd;
+	opts.pin_dir = pins__dir();
 	opts.index = (int)(pl - h->place);
 	if (site__plan(h->target, &opts, &pl->site, &err) != SITE_DONE) {
 		pl->site = NULL;

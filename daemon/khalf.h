@@ -29,6 +29,10 @@ struct carriers; /* the hook on bpf() and all carriers of the host */
 
 int carriers__new(struct carriers **out, char *err, size_t err_size);
 void carriers__free(struct carriers *c);
+/* From now on, and until carriers__free(), everything is pinned in this folder: it goes on working when the daemon is killed. */
+int carriers__pin(struct carriers *c, const char *dir, char *err, size_t err_size);
+/* In another process, when the daemon is dead: turns the carriers of this arena on, as the daemon had them or was about to. */
+int carriers__rescue(const char *dir, uint32_t arena_id);
 const char *carriers__hook(const struct carriers *c);
 /*
  * Prepares a carrier, still disabled (this loads programs and takes milliseconds). While it is enabled every bpf() call on

@@ -167,6 +167,7 @@ static void open_place(struct host *h, struct place *pl)
 	if (!site__is_open(pl->site) && site__open(pl->site, &err))
 		return;
 	pl->open = true;
+	pl->closed_at = 0;
 }
 
 /* First the byte, then the flag: a thread that is sent back must find the kernel's int3. */
@@ -188,6 +189,7 @@ static void fill_action(struct agent_action *a, const struct host *h, const stru
 	*a = (struct agent_action){
 		.flags = (p->o.kind == PROBE_URETPROBE ? AGENT_ACT_RETURN : 0) |
 			 (p->o.target >= 0 ? AGENT_ACT_PID_LIMITED : 0),
+		.group = g->id,
 		.env = {
 			.arena = l->arena,
 			.target = target__arena_addr(h->target),

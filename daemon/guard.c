@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/guard.h"
+
+#include <bpf/bpf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "agent/abi.h"
+#include "bpf/carry.h"
+#include "daemon/khalf.h"
+#include "daemon/pins.h"
+#include "daemon/procfs.h"
+#include "shm-runtime/shm.h"
+
+#define PAGE_ROUND(n) (((n) + 4095ull) & ~4095ull)
+#define JMP_REL32 0xe9
+#define INT3 0xcc
+
+static pid_t guard = -1;
+static int life = -1; /* its other end is the guard's: closed when this process ends, however it ends */
+
+/* Groups that userspace does not serve when the daemon died. */
+struct stranded {
+	uint32_t *group;
+	size_t n;
+};
+
+static void *map_pin(const char *name, size_t size, uint32_t *map_id)
+{
+	struct bpf_map_info info = {0};
+	uint32_t len = sizeof(info);
+	int fd = pins__get("%s", name);
+	void *p;
+
+	if (fd < 0)
+		return NULL;
+	if (bpf_obj_get_info_by_fd(fd, &info, &len) || info.value_size < size)
+		p = MAP_FAILED;
+	else
+		p = mmap(NULL, PAGE_ROUND(size), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	close(fd);
+	if (map_id)
+		*map_id = info.id;
+	return p == MAP_FAILED ? NULL : p;
+}
+
+static bool kgate_is_open(const struct shm_group_hdr *h)
+{
+	return __atomic_load_n(&h->kgate, __ATOMIC_SEQ_CST) & SHM_KGATE_OPEN;
+}
+
+/* First the groups whose truth is in the arena: nobody has to wait for the others' places. */
+static void open_gate(const char *name, void *arg)
+{
+	struct stranded *s = arg;
+	struct shm_group_hdr *h;
+	uint32_t map_id, *more;
+	unsigned int id;
+
+	if (sscanf(name, PIN_GROUP, &id) != 1 || !strstr(name, "-arena"))
+		return;
+	h = map_pin(name, sizeof(*h), &map_id);
+	if (!h)
+		return;
+	if (kgate_is_open(h)) {
+		carriers__rescue(pins__dir(), map_id);
+		if (__atomic_load_n(&h->ugate, __ATOMIC_SEQ_CST) == SHM_UGATE_WAIT)
+			__atomic_store_n(&h->ugate, SHM_UGATE_OPEN, __ATOMIC_SEQ_CST);
+	} else {
+		more = realloc(s->group, (s->n + 1) * sizeof(*more));
+		if (more) {
+			s->group = more;
+			s->group[s->n++] = id;
+		}
+	}
+	munmap(h, PAGE_ROUND(sizeof(*h)));
+}
+
+static bool has_stranded_action(const struct agent_site *site, const struct stranded *s)
+{
+	uint32_t n = site->n_actions < AGENT_MAX_ACTIONS ? site->n_actions : AGENT_MAX_ACTIONS;
+
+	for (uint32_t i = 0; i < n; i++)
+		for (size_t k = 0; k < s->n; k++)
+			if (site->action[i].fn && site->action[i].group == s->group[k])
+				return true;
+	return false;
+}
+
+/* As site__close(): the byte, then the flag. The bytes behind it are never executed while the first is the kernel's int3. */
+static void close_places(const char *name, void *arg)
+{
+	const struct stranded *s = arg;
+	const uint8_t closed = INT3;
+	unsigned long long start;
+	struct agent_target *t;
+	char path[64];
+	int pid, mem;
+
+	if (!s->n || sscanf(name, PIN_HOST, &pid, &start) != 2 || procfs_start_time(pid) != start)
+		return;
+	t = map_pin(name, sizeof(*t), NULL);
+	snprintf(path, sizeof(path), "/proc/%d/mem", pid);
+	mem = open(path, O_RDWR | O_CLOEXEC);
+	for (uint32_t i = 0; t && mem >= 0 && i < AGENT_MAX_SITES; i++) {
+		struct agent_site *site = &t->site[i];
+		uint8_t now;
+
+		if (!site->site || !has_stranded_action(site, s))
+			continue;
+		if (pread(mem, &now, 1, (off_t)site->site) == 1 && now == JMP_REL32 &&
+		    pwrite(mem, &closed, 1, (off_t)site->site) != 1)
+			continue;
+		__atomic_store_n(&site->bounce, 1, __ATOMIC_SEQ_CST);
+	}
+	if (mem >= 0)
+		close(mem);
+	if (t)
+		munmap(t, PAGE_ROUND(sizeof(*t)));
+}
+
+static void send_back(const char *name, void *arg)
+{
+	uint32_t waits = SHM_UGATE_WAIT;
+	struct shm_group_hdr *h;
+	unsigned int id;
+
+	if (sscanf(name, PIN_GROUP, &id) != 1 || !strstr(name, "-arena"))
+		return;
+	h = map_pin(name, sizeof(*h), NULL);
+	if (!h)
+		return;
+	__atomic_compare_exchange_n(&h->ugate, &waits, SHM_UGATE_KERNEL, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+	munmap(h, PAGE_ROUND(sizeof(*h)));
+}
+
+static void rescue(void)
+{
+	struct stranded s = {0};
+
+	pins__each(open_gate, &s);
+	pins__each(close_places, &s);
+	pins__each(send_back, NULL);
+	free(s.group);
+}
+
+/* Threads spin at the gates: run before them. */
+static void run(int pipe_end, int lock)
+{
+	const struct sched_param param = {.sched_priority = 1};
+	char c;
+
+	setsid();
+	signal(SIGINT, SIG_IGN);
+	signal(SIGTERM, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);
+	prctl(PR_SET_NAME, "bpftimed-guard");
+	sched_setscheduler(0, SCHED_FIFO, &param);
+	while (read(pipe_end, &c, 1) < 0 && errno == EINTR)
+		;
+	rescue();
+	close(lock);
+	_exit(0);
+}
+
+/* Nothing else of the daemon may live on in the guard: a lock, a link, the tool's output. */
+static void close_all_but(int a, int b)
+{
+	int low = a < b ? a : b, high = a < b ? b : a;
+
+	if (low > 0)
+		close_range(0, (unsigned int)low - 1, 0);
+	if (high > low + 1)
+		close_range((unsigned int)low + 1, (unsigned int)high - 1, 0);
+	close_range((unsigned int)high + 1, ~0u, 0);
+}
+
+int guard__start(const char *runtime_dir, char *err, size_t err_size)
+{
+	int pipe_ends[2] = {-1, -1}, lock = open(runtime_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), ret;
+
+	if (lock < 0 || flock(lock, LOCK_EX | LOCK_NB) || pipe2(pipe_ends, O_CLOEXEC))
+		goto fail;
+	guard = fork();
+	if (guard < 0)
+		goto fail;
+	if (!guard) {
+		close_all_but(pipe_ends[0], lock);
+		run(pipe_ends[0], lock);
+	}
+	close(lock);
+	close(pipe_ends[0]);
+	life = pipe_ends[1];
+	return 0;
+fail:
+	ret = -errno;
+	snprintf(err, err_size, "the process that guards targets cannot be started: %s", strerror(-ret));
+	for (int i = 0; i < 2; i++)
+		if (pipe_ends[i] >= 0)
+			close(pipe_ends[i]);
+	if (lock >= 0)
+		close(lock);
+	return ret;
+}
+
+void guard__stop(void)
+{
+	if (guard < 0)
+		return;
+	close(life);
+	while (waitpid(guard, NULL, 0) < 0 && errno == EINTR)
+		;
+	guard = -1;
+	life = -1;
+}

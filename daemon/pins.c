@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/pins.h"
+
+#include <bpf/bpf.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/magic.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+static char dir[PATH_MAX];
+
+static bool is_bpffs(const char *path)
+{
+	struct statfs fs;
+
+	return !statfs(path, &fs) && fs.f_type == BPF_FS_MAGIC;
+}
+
+/* The guard of a daemon that was killed holds this lock until it has done its work. */
+static void wait_for_guard(const char *runtime_dir)
+{
+	int fd = open(runtime_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	while (flock(fd, LOCK_EX) && errno == EINTR)
+		;
+	close(fd);
+}
+
+int pins__open(const char *runtime_dir, char *err, size_t err_size)
+{
+	int ret;
+
+	wait_for_guard(runtime_dir);
+	snprintf(dir, sizeof(dir), "%s/bpf", runtime_dir);
+	if (mkdir(dir, 0700) && errno != EEXIST)
+		goto err_dir;
+	if (!is_bpffs(dir) && mount("bpftimed", dir, "bpf", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700")) {
+		ret = -errno;
+		rmdir(dir);
+		errno = -ret;
+		goto err_dir;
+	}
+	return 0;
+err_dir:
+	ret = -errno;
+	snprintf(err, err_size, "no BPF file system can be mounted at %s: %s", dir, strerror(-ret));
+	dir[0] = 0;
+	return ret;
+}
+
+void pins__close(void)
+{
+	if (!dir[0])
+		return;
+	pins__clear();
+	umount2(dir, MNT_DETACH);
+	rmdir(dir);
+	dir[0] = 0;
+}
+
+const char *pins__dir(void)
+{
+	return dir[0] ? dir : NULL;
+}
+
+static void path_of(char *path, const char *name, va_list ap)
+{
+	int n = snprintf(path, PATH_MAX, "%s/", dir);
+
+	vsnprintf(path + n, PATH_MAX - (size_t)n, name, ap);
+}
+
+int pins__add(int fd, const char *name, ...)
+{
+	char path[PATH_MAX];
+	va_list ap;
+
+	if (!dir[0])
+		return 0;
+	va_start(ap, name);
+	path_of(path, name, ap);
+	va_end(ap);
+	unlink(path);
+	return bpf_obj_pin(fd, path) ? -errno : 0;
+}
+
+void pins__drop(const char *name, ...)
+{
+	char path[PATH_MAX];
+	va_list ap;
+
+	if (!dir[0])
+		return;
+	va_start(ap, name);
+	path_of(path, name, ap);
+	va_end(ap);
+	unlink(path);
+}
+
+int pins__get(const char *name, ...)
+{
+	char path[PATH_MAX];
+	va_list ap;
+	int fd;
+
+	if (!dir[0])
+		return -ENOENT;
+	va_start(ap, name);
+	path_of(path, name, ap);
+	va_end(ap);
+	fd = bpf_obj_get(path);
+	return fd < 0 ? -errno : fd;
+}
+
+void pins__each(void (*cb)(const char *name, void *arg), void *arg)
+{
+	DIR *d = dir[0] ? opendir(dir) : NULL;
+	struct dirent *e;
+
+	if (!d)
+		return;
+	while ((e = readdir(d)))
+		if (e->d_name[0] != '.')
+			cb(e->d_name, arg);
+	closedir(d);
+}
+
+static void drop_one(const char *name, void *arg)
+{
+	pins__drop("%s", name);
+}
+
+void pins__clear(void)
+{
+	pins__each(drop_one, NULL);
+}

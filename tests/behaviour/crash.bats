@@ -1,0 +1,49 @@
+#!/usr/bin/env bats
+# What a bpftimed that is killed leaves behind: targets that live, tools that print the truth, and all of it is cleaned up by the next one.
+
+load helpers
+
+setup() {
+	SESSION=$BATS_TEST_TMPDIR
+	export BPFTIME_RUNTIME_DIR=$SESSION/run BPFTIME_POLICY_DIR=$SESSION/policy.d BUILD=$B
+	need_root
+	need bpftrace
+	. "$BATS_TEST_DIRNAME/exact.bash"
+	# A bpftrace of our own: other tools on the host are none of this test's business.
+	cp "$(command -v bpftrace)" "$SESSION/bpftrace"
+	policy only.json "{\"version\": 1, \"tools\": [{\"exe\": \"$SESSION/bpftrace\", \"action\": \"offload\"}],
+		\"targets\": [{\"comm\": \"workload\", \"action\": \"offload\"}],
+		\"default\": \"kernel\"}"
+	PATH=$SESSION:$PATH
+	daemon_start
+}
+
+teardown() {
+	exact_kill
+	session_end
+	# A daemon that starts and ends cleans up; when even that fails, the kernel forgets what nobody has pinned any more.
+	if [ -e "$SESSION/run/bpf" ]; then
+		daemon_start && daemon_stop
+	fi
+	umount -l "$SESSION/run/bpf" 2>/dev/null || true
+}
+
+# Without a chance to do anything.
+daemon_kill() {
+	kill -9 "$DAEMON"
+	ended "$DAEMON"
+	wait "$DAEMON" || true
+}
+
+offloaded() {
+	"$B/bpftime" wait --tool "$TOOL_PID" --state offloaded --timeout 15
+}
+
+@test "killed under load: the target lives, the tool prints the truth while no daemon runs" {
+	exact_start "$SESSION/x" count_tid 4 300000 --rate 100000
+	offloaded
+	exact_go "$SESSION/x"
+	sleep 1
+	daemon_kill
+	exact_finish "$SESSION/x" count_tid
+}
