@@ -105,17 +105,21 @@ int carriers__pin(struct carriers *c, const char *dir, char *err, size_t err_siz
 	return c->dir ? 0 : fail(err, err_size, -ENOMEM, "no memory for the carriers");
 }
 
-int carriers__rescue(const char *dir, uint32_t arena_id)
+/* Turns on or off what is known of this arena. */
+static int turn(const char *dir, uint32_t arena_id, bool to_on)
 {
 	int known = pin_get(dir, "carry-known"), on = pin_get(dir, "carry-on");
+	int ret = known < 0 ? known : on < 0 ? on : 0;
 	uint64_t map, *at = NULL;
 	struct carry_known k;
-	int ret = known < 0 ? known : on < 0 ? on : 0;
 
 	while (!ret && !bpf_map_get_next_key(known, at, &map)) {
 		at = &map;
-		if (!bpf_map_lookup_elem(known, &map, &k) && k.arena_id == arena_id &&
-		    bpf_map_update_elem(on, &map, &k.place, BPF_ANY))
+		if (bpf_map_lookup_elem(known, &map, &k) || k.arena_id != arena_id)
+			continue;
+		if (!to_on)
+			bpf_map_delete_elem(on, &map);
+		else if (bpf_map_update_elem(on, &map, &k.place, BPF_ANY))
 			ret = -errno;
 	}
 	if (known >= 0)
@@ -123,6 +127,32 @@ int carriers__rescue(const char *dir, uint32_t arena_id)
 	if (on >= 0)
 		close(on);
 	return ret;
+}
+
+int carriers__rescue(const char *dir, uint32_t arena_id)
+{
+	return turn(dir, arena_id, true);
+}
+
+int carriers__unrescue(const char *dir, uint32_t arena_id)
+{
+	return turn(dir, arena_id, false);
+}
+
+int carriers__inherit(const char *dir)
+{
+	int fd = pin_get(dir, "carry-state"), ret;
+	struct carry_hook_bpf__bss state;
+	uint32_t zero = 0;
+
+	if (fd < 0)
+		return fd;
+	ret = bpf_map_lookup_elem(fd, &zero, &state);
+	state.own_tgid = (uint32_t)getpid();
+	if (!ret)
+		ret = bpf_map_update_elem(fd, &zero, &state, BPF_ANY);
+	close(fd);
+	return ret ? -errno : 0;
 }
 
 /* ---- the hook ---- */

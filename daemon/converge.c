@@ -14,6 +14,7 @@
 #include "daemon/log.h"
 #include "daemon/plan.h"
 #include "daemon/procfs.h"
+#include "daemon/state.h"
 #include "daemon/symbol.h"
 #include "daemon/uprobe.h"
 
@@ -145,6 +146,7 @@ static void destroy_group(struct engine *e, struct group *g)
 	group__unbuild(g);
 	free(g);
 	drop_empty_places(e);
+	state__save(e->groups, &e->hosts);
 }
 
 static bool shares_map(const struct obs_prog *a, const struct obs_prog *b)

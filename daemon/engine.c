@@ -15,6 +15,7 @@
 #include "daemon/log.h"
 #include "daemon/observe.h"
 #include "daemon/pins.h"
+#include "daemon/state.h"
 
 static void arm_timer(struct engine *e, uint64_t at_ns)
 {
@@ -94,10 +95,11 @@ static int start(struct engine *e, const struct engine_opts *opts, char *err, si
 	ret = pins__open(opts->runtime_dir, err, err_size);
 	if (ret)
 		return ret;
-	pins__clear();
 	ret = guard__start(opts->runtime_dir, err, err_size);
 	if (ret)
 		return ret;
+	state__open(opts->runtime_dir);
+	recover_state();
 	ret = observer__new(&e->observer, on_observed, e, err, err_size);
 	if (ret)
 		return ret;
@@ -164,6 +166,7 @@ void engine__free(struct engine *e)
 	vm_worker__free(e->worker);
 	guard__stop();
 	pins__close();
+	state__remove();
 	sd_event_unref(e->event);
 	free(e);
 }

@@ -33,6 +33,9 @@ void carriers__free(struct carriers *c);
 int carriers__pin(struct carriers *c, const char *dir, char *err, size_t err_size);
 /* In another process, when the daemon is dead: turns the carriers of this arena on, as the daemon had them or was about to. */
 int carriers__rescue(const char *dir, uint32_t arena_id);
+/* The reverse; and: from now on this process, not the daemon that is dead, sees the tools' maps as they are. */
+int carriers__unrescue(const char *dir, uint32_t arena_id);
+int carriers__inherit(const char *dir);
 const char *carriers__hook(const struct carriers *c);
 /*
  * Prepares a carrier, still disabled (this loads programs and takes milliseconds). While it is enabled every bpf() call on

@@ -13,6 +13,7 @@
 
 #include "agent/cpus.h"
 #include "daemon/log.h"
+#include "daemon/state.h"
 
 #define QUIESCE_TIMEOUT_MS 2000
 #define RETURNS_TIMEOUT_MS 1000
@@ -480,6 +481,7 @@ int switch_takeover(struct switcher *sw, struct group *g)
 	if (err)
 		return err;
 	g->arena->kgate = 0;
+	state__save(*sw->groups, sw->hosts);
 	arm_places(sw, g);
 	/* From here threads wait; every path below lets them go. */
 	hold(sw, g);

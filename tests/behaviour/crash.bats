@@ -47,3 +47,37 @@ offloaded() {
 	daemon_kill
 	exact_finish "$SESSION/x" count_tid
 }
+
+@test "killed under load, started again: everything is handed back and taken over anew, the tool prints the truth" {
+	exact_start "$SESSION/x" count_tid 4 500000 --rate 100000
+	offloaded
+	exact_go "$SESSION/x"
+	sleep 1
+	daemon_kill
+	sleep 0.3
+	daemon_start
+	grep -q 'handed back to the kernel' "$SESSION/daemon.log"
+	offloaded
+	exact_finish "$SESSION/x" count_tid
+	daemon_stop
+	[ ! -e "$SESSION/run/bpf" ]
+	[ ! -e "$SESSION/run/state.json" ]
+}
+
+@test "killed at random moments of switches, and started again: the target lives, the tool prints the truth" {
+	local i
+	export EXACT_TIMEOUT=120
+	exact_start "$SESSION/x" count_tid 4 2000000 --rate 100000
+	offloaded
+	exact_go "$SESSION/x"
+	for ((i = 0; i < 10; i++)); do
+		while "$B/bpftime" handback "$TOOL_PID" && "$B/bpftime" takeover "$TOOL_PID"; do :; done >/dev/null 2>&1 3>&- &
+		sleep "0.$((RANDOM % 5))$((RANDOM % 10))"
+		daemon_kill
+		wait $! || true
+		kill -0 "$WORKLOAD_PID"
+		daemon_start
+		offloaded
+	done
+	exact_finish "$SESSION/x" count_tid
+}

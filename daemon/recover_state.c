@@ -1,0 +1,385 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * recover_state.c: after a bpftimed was killed, the next one hands back what it had taken, as switch.c would have: gates at
+ * WAIT, targets quiet, arenas copied to the tools' maps, places closed and freed, pins removed. Then it begins anew.
+ */
+#include <bpf/bpf.h>
+#include <json-c/json.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "agent/adopt.h"
+#include "agent/cpus.h"
+#include "daemon/khalf.h"
+#include "daemon/log.h"
+#include "daemon/pins.h"
+#include "daemon/procfs.h"
+#include "daemon/state.h"
+#include "shm-runtime/shm.h"
+
+#define PAGE_ROUND(n) (((n) + 4095ull) & ~4095ull)
+#define QUIESCE_TIMEOUT_MS 2000
+#define RETURNS_TIMEOUT_MS 1000
+#define EVICT_TIMEOUT_MS 200
+#define SWITCH_TRIES 50
+#define MAX_RANGES 256
+#define MAX_LODGED 512
+
+struct old_map {
+	int fd; /* the tool's map */
+	struct shm_geo geo;
+};
+
+struct old_group {
+	unsigned int id;
+	uint32_t arena_id;
+	struct shm_group_hdr *arena; /* NULL: its pin is gone */
+	size_t size;
+	bool tool_lives, has_khalf, shared;
+	struct old_map map[SHM_MAX_MAPS];
+	unsigned int n_maps;
+};
+
+struct old_host {
+	struct target *target;
+	struct agent_target *arena;
+	struct site *site[AGENT_MAX_SITES];
+	int index[AGENT_MAX_SITES];
+	bool was_open[AGENT_MAX_SITES];
+	unsigned int n_sites;
+	struct target_mapping lodged[MAX_LODGED];
+	size_t n_lodged;
+	struct code_range code[MAX_RANGES];
+	size_t n_code;
+};
+
+struct old {
+	struct old_group *group;
+	size_t n_groups;
+	struct old_host *host;
+	size_t n_hosts;
+};
+
+/* ---- reading ---- */
+
+static uint64_t number(json_object *o, const char *key)
+{
+	return json_object_get_uint64(json_object_object_get(o, key));
+}
+
+static bool bytes(json_object *text, void *out, size_t size)
+{
+	const char *s = json_object_get_string(text);
+	unsigned int byte;
+
+	if (!s || strlen(s) != 2 * size)
+		return false;
+	for (size_t i = 0; i < size; i++) {
+		if (sscanf(s + 2 * i, "%2x", &byte) != 1)
+			return false;
+		((uint8_t *)out)[i] = (uint8_t)byte;
+	}
+	return true;
+}
+
+static size_t length(json_object *array)
+{
+	return array ? json_object_array_length(array) : 0;
+}
+
+static void *map_array(int fd, size_t *size, uint32_t *id)
+{
+	struct bpf_map_info info = {0};
+	uint32_t len = sizeof(info);
+	void *p = NULL;
+
+	if (fd < 0)
+		return NULL;
+	if (!bpf_obj_get_info_by_fd(fd, &info, &len))
+		p = mmap(NULL, PAGE_ROUND(info.value_size), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	close(fd);
+	*size = info.value_size;
+	*id = info.id;
+	return p == MAP_FAILED ? NULL : p;
+}
+
+static void read_group(struct old_group *g, json_object *o)
+{
+	json_object *maps = json_object_object_get(o, "maps");
+
+	g->id = (unsigned int)number(o, "id");
+	g->tool_lives = procfs_start_time((pid_t)number(o, "tool")) == number(o, "tool_start");
+	g->has_khalf = json_object_get_boolean(json_object_object_get(o, "kernel_half"));
+	g->arena = map_array(pins__get(PIN_GROUP, g->id), &g->size, &g->arena_id);
+	if (g->arena && g->arena->magic != SHM_MAGIC) {
+		munmap(g->arena, PAGE_ROUND(g->size));
+		g->arena = NULL;
+	}
+	g->shared = g->arena && (g->arena->kgate & SHM_KGATE_OPEN);
+	for (size_t i = 0; i < length(maps) && g->n_maps < SHM_MAX_MAPS; i++) {
+		json_object *m = json_object_array_get_idx(maps, i);
+		struct old_map *to = &g->map[g->n_maps];
+
+		if (!bytes(json_object_object_get(m, "geometry"), &to->geo, sizeof(to->geo)) || to->geo.end_off > g->size)
+			continue;
+		to->fd = bpf_map_get_fd_by_id((uint32_t)number(m, "id"));
+		g->n_maps += to->fd >= 0;
+	}
+}
+
+static void read_lodgings(struct old_host *h, json_object *lodgings)
+{
+	for (size_t i = 0; i < length(lodgings); i++) {
+		json_object *maps = json_object_object_get(json_object_array_get_idx(lodgings, i), "mappings");
+
+		for (size_t k = 0; k < length(maps) && h->n_lodged < MAX_LODGED; k++) {
+			json_object *m = json_object_array_get_idx(maps, k);
+			uint64_t addr = number(m, "address"), size = number(m, "size");
+
+			h->lodged[h->n_lodged++] = (struct target_mapping){.fd = -1, .addr = addr, .size = size};
+			if (json_object_get_boolean(json_object_object_get(m, "code")) && h->n_code < MAX_RANGES)
+				h->code[h->n_code++] = (struct code_range){addr, addr + size};
+		}
+	}
+}
+
+/* false: it has ended, or executed another program; the kernel has cleaned up. */
+static bool read_host(struct old_host *h, json_object *o)
+{
+	json_object *places = json_object_object_get(o, "places");
+	pid_t pid = (pid_t)number(o, "pid");
+	uint64_t start = number(o, "start");
+	struct agent_error err = {""};
+	struct target_record t;
+	struct site_record s;
+	uint32_t id;
+	size_t size;
+
+	if (procfs_start_time(pid) != start || !bytes(json_object_object_get(o, "target"), &t, sizeof(t)))
+		return false;
+	if (target__adopt(pid, &t, &h->target, &err)) {
+		log_warning("process %d: %s", pid, err.text);
+		return false;
+	}
+	h->arena = map_array(pins__get(PIN_HOST, pid, (unsigned long long)start), &size, &id);
+	for (size_t i = 0; h->arena && i < length(places) && h->n_sites < AGENT_MAX_SITES; i++) {
+		if (!bytes(json_object_array_get_idx(places, i), &s, sizeof(s)) || s.index >= AGENT_MAX_SITES ||
+		    site__adopt(h->target, &s, pins__dir(), &h->site[h->n_sites], &err))
+			continue;
+		h->index[h->n_sites] = (int)s.index;
+		h->was_open[h->n_sites] = site__is_open(h->site[h->n_sites]);
+		h->n_sites++;
+	}
+	read_lodgings(h, json_object_object_get(o, "lodgings"));
+	return true;
+}
+
+static bool read_all(struct old *old, json_object *o)
+{
+	json_object *groups = json_object_object_get(o, "groups"), *hosts = json_object_object_get(o, "hosts");
+
+	if (number(o, "version") != STATE_VERSION || number(o, "records") != AGENT_RECORD_VERSION)
+		return false;
+	old->group = calloc(length(groups) + 1, sizeof(*old->group));
+	old->host = calloc(length(hosts) + 1, sizeof(*old->host));
+	if (!old->group || !old->host)
+		return false;
+	for (size_t i = 0; i < length(groups); i++)
+		read_group(&old->group[old->n_groups++], json_object_array_get_idx(groups, i));
+	for (size_t i = 0; i < length(hosts); i++)
+		old->n_hosts += read_host(&old->host[old->n_hosts], json_object_array_get_idx(hosts, i));
+	return true;
+}
+
+/* ---- handing back ---- */
+
+static void set_gates(struct old *old, enum shm_ugate gate)
+{
+	for (size_t i = 0; i < old->n_groups; i++)
+		if (old->group[i].arena)
+			__atomic_store_n(&old->group[i].arena->ugate, (uint32_t)gate, __ATOMIC_SEQ_CST);
+}
+
+static void open_places(struct old *old)
+{
+	struct agent_error err;
+
+	for (size_t i = 0; i < old->n_hosts; i++) {
+		struct old_host *h = &old->host[i];
+
+		for (unsigned int k = 0; k < h->n_sites; k++) {
+			if (!h->was_open[k])
+				continue;
+			__atomic_store_n(&h->arena->site[h->index[k]].bounce, 0, __ATOMIC_SEQ_CST);
+			if (!site__is_open(h->site[k]))
+				site__open(h->site[k], &err);
+		}
+	}
+}
+
+static void close_places(struct old *old)
+{
+	struct agent_error err;
+
+	for (size_t i = 0; i < old->n_hosts; i++) {
+		struct old_host *h = &old->host[i];
+
+		for (unsigned int k = 0; k < h->n_sites; k++) {
+			if (site__is_open(h->site[k]) && site__close(h->site[k], &err))
+				log_warning("%s", err.text);
+			__atomic_store_n(&h->arena->site[h->index[k]].bounce, 1, __ATOMIC_SEQ_CST);
+		}
+	}
+}
+
+static void arm_places(struct old *old)
+{
+	struct agent_error err;
+
+	for (size_t i = 0; i < old->n_hosts; i++)
+		for (unsigned int k = 0; k < old->host[i].n_sites; k++)
+			if (old->host[i].was_open[k])
+				site__arm(old->host[i].site[k], &err);
+}
+
+static int pending_returns(struct old *old)
+{
+	int n = 0;
+
+	for (size_t i = 0; i < old->n_hosts; i++)
+		if (old->host[i].arena && target__alive(old->host[i].target))
+			n += target__pending_returns(old->host[i].target, old->host[i].arena);
+	return n;
+}
+
+static void wait_for_returns(struct old *old)
+{
+	const struct timespec step = {.tv_nsec = 500000};
+
+	for (int i = 0; i < 2 * RETURNS_TIMEOUT_MS && pending_returns(old) > 0; i++)
+		nanosleep(&step, NULL);
+}
+
+static void quiesce(struct old *old)
+{
+	struct agent_error err = {""};
+
+	for (size_t i = 0; i < old->n_hosts; i++) {
+		struct old_host *h = &old->host[i];
+
+		if (target__quiesce(h->target, h->code, h->n_code, QUIESCE_TIMEOUT_MS, false, &err) &&
+		    target__alive(h->target))
+			log_warning("%s: its last hits may be lost", err.text);
+	}
+}
+
+static void copy_out(struct old_group *g)
+{
+	char err[160] = "";
+
+	for (unsigned int i = 0; i < g->n_maps; i++)
+		if (map_copy_out(g->arena, &g->map[i].geo, g->map[i].fd, err, sizeof(err)))
+			log_warning("a map of a tool cannot be handed back: %s", err);
+}
+
+/* As in switch.c: what the tool reads is right at any time, and nothing is counted twice or not at all. */
+static void move_out(struct old_group *g)
+{
+	for (int try = 0; g->tool_lives && try < SWITCH_TRIES; try++) {
+		uint64_t seen = __atomic_load_n(&g->arena->kgate, __ATOMIC_SEQ_CST);
+
+		cpus_visit();
+		copy_out(g);
+		carriers__unrescue(pins__dir(), g->arena_id);
+		cpus_visit();
+		copy_out(g);
+		if (__atomic_compare_exchange_n(&g->arena->kgate, &seen, seen & ~SHM_KGATE_OPEN, false, __ATOMIC_SEQ_CST,
+						__ATOMIC_SEQ_CST))
+			return;
+		carriers__rescue(pins__dir(), g->arena_id);
+	}
+	if (g->tool_lives)
+		log_warning("processes hit the probes too often for an exact hand-back after the last bpftimed was killed");
+	__atomic_and_fetch(&g->arena->kgate, ~SHM_KGATE_OPEN, __ATOMIC_SEQ_CST);
+	carriers__unrescue(pins__dir(), g->arena_id);
+}
+
+static void let_go_of_hosts(struct old *old)
+{
+	for (size_t i = 0; i < old->n_hosts; i++) {
+		struct old_host *h = &old->host[i];
+		bool returns = h->arena && target__pending_returns(h->target, h->arena) > 0;
+		struct agent_error err = {""};
+
+		for (unsigned int k = 0; k < h->n_sites; k++)
+			site__free(h->site[k]);
+		/* A return that is still to come needs all of it. */
+		if (!returns && target__quiesce(h->target, h->code, h->n_code, QUIESCE_TIMEOUT_MS, false, &err) == 0) {
+			target__unmap_ours(h->target, h->lodged, h->n_lodged, &err);
+			target__evict(h->target, EVICT_TIMEOUT_MS, &err);
+		}
+		if (h->arena)
+			munmap(h->arena, PAGE_ROUND(sizeof(*h->arena)));
+		target__free(h->target);
+	}
+}
+
+static void hand_back(struct old *old)
+{
+	bool all_khalf = true;
+
+	for (size_t i = 0; i < old->n_groups; i++)
+		all_khalf &= old->group[i].has_khalf || !old->group[i].shared;
+	carriers__inherit(pins__dir());
+	/* New calls go to the kernel halves while we wait for returns; where there is none, nobody waits for them. */
+	if (all_khalf && pending_returns(old) > 0) {
+		close_places(old);
+		wait_for_returns(old);
+	}
+	arm_places(old);
+	set_gates(old, SHM_UGATE_WAIT);
+	open_places(old);
+	quiesce(old);
+	for (size_t i = 0; i < old->n_groups; i++)
+		if (old->group[i].shared)
+			move_out(&old->group[i]);
+	close_places(old);
+	set_gates(old, SHM_UGATE_KERNEL);
+	let_go_of_hosts(old);
+}
+
+static void clear(struct old *old)
+{
+	for (size_t i = 0; i < old->n_groups; i++) {
+		struct old_group *g = &old->group[i];
+
+		for (unsigned int k = 0; k < g->n_maps; k++)
+			close(g->map[k].fd);
+		if (g->arena)
+			munmap(g->arena, PAGE_ROUND(g->size));
+	}
+	free(old->group);
+	free(old->host);
+}
+
+void recover_state(void)
+{
+	json_object *o = state__path() ? json_object_from_file(state__path()) : NULL;
+	struct old old = {0};
+
+	if (o && !read_all(&old, o)) {
+		log_error("the bpftimed that was killed was of another version: what it had taken over is not handed back exactly");
+	} else if (o && (old.n_groups || old.n_hosts)) {
+		hand_back(&old);
+		log_info("after the last bpftimed was killed: %zu process(es) handed back to the kernel", old.n_hosts);
+	}
+	clear(&old);
+	if (o)
+		json_object_put(o);
+	pins__clear();
+	state__remove();
+}

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/state.h"
+
+#include <errno.h>
+#include <json-c/json.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "agent/adopt.h"
+#include "daemon/hosts.h"
+#include "daemon/log.h"
+
+static char path[PATH_MAX];
+
+void state__open(const char *runtime_dir)
+{
+	snprintf(path, sizeof(path), "%s/state.json", runtime_dir);
+}
+
+const char *state__path(void)
+{
+	return path[0] ? path : NULL;
+}
+
+static json_object *number(uint64_t n)
+{
+	return json_object_new_uint64(n);
+}
+
+static json_object *bytes(const void *data, size_t size)
+{
+	char text[2 * 512 + 1];
+
+	for (size_t i = 0; i < size && 2 * i + 2 < sizeof(text); i++)
+		snprintf(text + 2 * i, 3, "%02x", ((const uint8_t *)data)[i]);
+	return json_object_new_string(text);
+}
+
+static json_object *group_state(const struct group *g)
+{
+	json_object *o = json_object_new_object(), *maps = json_object_new_array();
+
+	json_object_object_add(o, "id", number(g->id));
+	json_object_object_add(o, "tool", number((uint64_t)g->tool->pid));
+	json_object_object_add(o, "tool_start", number(g->tool->start_time));
+	json_object_object_add(o, "kernel_half", json_object_new_boolean(g->has_khalf));
+	for (unsigned int i = 0; i < g->n_maps; i++) {
+		json_object *m;
+
+		if (g->map[i].geo.kind == SHM_DIRECT)
+			continue;
+		m = json_object_new_object();
+		json_object_object_add(m, "id", number(g->map[i].m.id));
+		json_object_object_add(m, "geometry", bytes(&g->map[i].geo, sizeof(g->map[i].geo)));
+		json_object_array_add(maps, m);
+	}
+	json_object_object_add(o, "maps", maps);
+	return o;
+}
+
+static json_object *lodging_state(const struct lodging *l)
+{
+	json_object *o = json_object_new_object(), *maps = json_object_new_array();
+
+	for (size_t i = 0; i < l->n_maps; i++) {
+		json_object *m = json_object_new_object();
+
+		json_object_object_add(m, "address", number(l->maps[i].addr));
+		json_object_object_add(m, "size", number(l->maps[i].size));
+		json_object_object_add(m, "code", json_object_new_boolean(l->maps[i].prot & PROT_EXEC));
+		json_object_array_add(maps, m);
+	}
+	json_object_object_add(o, "group", number(l->group->id));
+	json_object_object_add(o, "mappings", maps);
+	return o;
+}
+
+static json_object *host_state(const struct host *h)
+{
+	json_object *o = json_object_new_object(), *places = json_object_new_array(), *lodgings = json_object_new_array();
+	struct target_record t;
+
+	target__record(h->target, &t);
+	json_object_object_add(o, "pid", number((uint64_t)h->pid));
+	json_object_object_add(o, "start", number(h->start_time));
+	json_object_object_add(o, "target", bytes(&t, sizeof(t)));
+	for (unsigned int i = 0; i < AGENT_MAX_SITES; i++) {
+		struct site_record s;
+
+		if (!h->place[i].used || !h->place[i].site)
+			continue;
+		site__record(h->place[i].site, &s);
+		json_object_array_add(places, bytes(&s, sizeof(s)));
+	}
+	for (const struct lodging *l = h->lodgings; l; l = l->next)
+		json_object_array_add(lodgings, lodging_state(l));
+	json_object_object_add(o, "places", places);
+	json_object_object_add(o, "lodgings", lodgings);
+	return o;
+}
+
+void state__save(const struct group *groups, const struct hosts *hosts)
+{
+	json_object *o, *gs, *hs;
+	char temporary[PATH_MAX + 8];
+
+	if (!path[0])
+		return;
+	o = json_object_new_object();
+	gs = json_object_new_array();
+	hs = json_object_new_array();
+	for (const struct group *g = groups; g; g = g->next)
+		if (g->arena)
+			json_object_array_add(gs, group_state(g));
+	for (const struct host *h = hosts->list; h; h = h->next)
+		if (h->injected)
+			json_object_array_add(hs, host_state(h));
+	json_object_object_add(o, "version", number(STATE_VERSION));
+	json_object_object_add(o, "records", number(AGENT_RECORD_VERSION));
+	json_object_object_add(o, "groups", gs);
+	json_object_object_add(o, "hosts", hs);
+	snprintf(temporary, sizeof(temporary), "%s.new", path);
+	if (json_object_to_file_ext(temporary, o, JSON_C_TO_STRING_PLAIN) || chmod(temporary, 0600) || rename(temporary, path))
+		log_warning("%s cannot be written: %s", path, strerror(errno));
+	json_object_put(o);
+}
+
+void state__remove(void)
+{
+	if (path[0])
+		unlink(path);
+}
