@@ -128,9 +128,9 @@ exact_ended() {
 	exact_pids=("${kept[@]}")
 }
 
-# exact_tool_end PID: lets the tool print.
+# exact_tool_end PID: lets the tool print. It may have ended by itself, with its target.
 exact_tool_end() {
-	kill -INT "$1"
+	kill -INT "$1" 2>/dev/null || true
 	wait "$1" || true
 	exact_ended "$1"
 }

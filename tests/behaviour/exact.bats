@@ -1,135 +1,235 @@
 #!/usr/bin/env bats
-# Every tool of docs/bpftime.1's examples, offloaded, against a workload that knows how often it called.
+# SPDX-License-Identifier: MIT
+# Tools against a workload that knows how often it called: one at a time, and several tools and targets at once.
 
+bats_require_minimum_version 1.5.0
 load helpers
-
-setup_file() {
-	needs_root
-	export BUILD=$B
-	daemon_start
-}
-
-teardown_file() {
-	daemon_stop
-}
-
-setup() {
-	. "$BATS_TEST_DIRNAME/exact.bash"
-}
-
-teardown() {
-	exact_kill
-}
+load real
 
 # offloaded_is_exact TOOL THREADS CALLS
 offloaded_is_exact() {
-	local dir=$BATS_TEST_TMPDIR/x
+	local dir=$SESSION/x
 	exact_start "$dir" "$1" "$2" "$3"
-	"$B/bpftime" wait --tool "$TOOL_PID" --state offloaded --timeout 15
-	exact_go
+	offloaded "$TOOL_PID"
+	exact_go "$dir"
 	exact_finish "$dir" "$1"
 }
 
-@test "offloaded, count, 1 thread(s): the answer is the truth" {
+@test "count, 1 thread: the answer is the truth" {
 	offloaded_is_exact count 1 400000
 }
 
-@test "offloaded, count, 8 thread(s): the answer is the truth" {
+@test "count, 8 threads: the answer is the truth" {
 	offloaded_is_exact count 8 50000
 }
 
-@test "offloaded, count_tid, 1 thread(s): the answer is the truth" {
+@test "count_tid, 1 thread: the answer is the truth" {
 	offloaded_is_exact count_tid 1 400000
 }
 
-@test "offloaded, count_tid, 8 thread(s): the answer is the truth" {
+@test "count_tid, 8 threads: the answer is the truth" {
 	offloaded_is_exact count_tid 8 50000
 }
 
-@test "offloaded, count_tid_endbr, 1 thread(s): the answer is the truth" {
+@test "count_tid_endbr, 1 thread: the answer is the truth" {
 	offloaded_is_exact count_tid_endbr 1 400000
 }
 
-@test "offloaded, count_tid_endbr, 8 thread(s): the answer is the truth" {
+@test "count_tid_endbr, 8 threads: the answer is the truth" {
 	offloaded_is_exact count_tid_endbr 8 50000
 }
 
-@test "offloaded, count_tid_sub, 1 thread(s): the answer is the truth" {
+@test "count_tid_sub, 1 thread: the answer is the truth" {
 	offloaded_is_exact count_tid_sub 1 400000
 }
 
-@test "offloaded, count_tid_sub, 8 thread(s): the answer is the truth" {
+@test "count_tid_sub, 8 threads: the answer is the truth" {
 	offloaded_is_exact count_tid_sub 8 50000
 }
 
-@test "offloaded, hist, 1 thread(s): the answer is the truth" {
+@test "hist, 1 thread: the answer is the truth" {
 	offloaded_is_exact hist 1 400000
 }
 
-@test "offloaded, hist, 8 thread(s): the answer is the truth" {
+@test "hist, 8 threads: the answer is the truth" {
 	offloaded_is_exact hist 8 50000
 }
 
-@test "offloaded, sum, 1 thread(s): the answer is the truth" {
+@test "sum, 1 thread: the answer is the truth" {
 	offloaded_is_exact sum 1 400000
 }
 
-@test "offloaded, sum, 8 thread(s): the answer is the truth" {
+@test "sum, 8 threads: the answer is the truth" {
 	offloaded_is_exact sum 8 50000
 }
 
-@test "offloaded, filter, 1 thread(s): the answer is the truth" {
+@test "filter, 1 thread: the answer is the truth" {
 	offloaded_is_exact filter 1 400000
 }
 
-@test "offloaded, filter, 8 thread(s): the answer is the truth" {
+@test "filter, 8 threads: the answer is the truth" {
 	offloaded_is_exact filter 8 50000
 }
 
-@test "offloaded, str_key, 1 thread(s): the answer is the truth" {
+@test "str_key, 1 thread: the answer is the truth" {
 	offloaded_is_exact str_key 1 400000
 }
 
-@test "offloaded, str_key, 8 thread(s): the answer is the truth" {
+@test "str_key, 8 threads: the answer is the truth" {
 	offloaded_is_exact str_key 8 50000
 }
 
-@test "offloaded, latency, 1 thread(s): the answer is the truth" {
+@test "latency, 1 thread: the answer is the truth" {
 	offloaded_is_exact latency 1 400000
 }
 
-@test "offloaded, latency, 8 thread(s): the answer is the truth" {
+@test "latency, 8 threads: the answer is the truth" {
 	offloaded_is_exact latency 8 50000
 }
 
-@test "offloaded, return, 1 thread(s): the answer is the truth" {
+@test "return, 1 thread: the answer is the truth" {
 	offloaded_is_exact return 1 400000
 }
 
-@test "offloaded, return, 8 thread(s): the answer is the truth" {
+@test "return, 8 threads: the answer is the truth" {
 	offloaded_is_exact return 8 50000
 }
 
-@test "offloaded, funclatency, 1 thread(s): the answer is the truth" {
+@test "funclatency, 1 thread: the answer is the truth" {
 	offloaded_is_exact funclatency 1 400000
 }
 
-@test "offloaded, funclatency, 8 thread(s): the answer is the truth" {
+@test "funclatency, 8 threads: the answer is the truth" {
 	offloaded_is_exact funclatency 8 50000
 }
 
-@test "offloaded, bsscount, 1 thread(s): the answer is the truth" {
+@test "bsscount, 1 thread: the answer is the truth" {
 	offloaded_is_exact bsscount 1 400000
 }
 
-@test "offloaded, bsscount, 8 thread(s): the answer is the truth" {
+@test "bsscount, 8 threads: the answer is the truth" {
 	offloaded_is_exact bsscount 8 50000
 }
 
-@test "offloaded, hashcount, 1 thread(s): the answer is the truth" {
+@test "hashcount, 1 thread: the answer is the truth" {
 	offloaded_is_exact hashcount 1 400000
 }
 
-@test "offloaded, hashcount, 8 thread(s): the answer is the truth" {
+@test "hashcount, 8 threads: the answer is the truth" {
 	offloaded_is_exact hashcount 8 50000
+}
+
+@test "three tools on one function of one target" {
+	local dir=$SESSION/x name tools=()
+	exact_workload "$dir" work 8 50000
+	for name in count_tid latency bsscount; do
+		exact_tool "$dir/$name" "$name" "$WORKLOAD_PID"
+		tools+=("$TOOL_PID")
+	done
+	offloaded "${tools[@]}"
+	exact_go "$dir"
+	exact_called "$dir"
+	for t in "${tools[@]}"; do
+		exact_tool_end "$t"
+	done
+	exact_workload_end "$dir" "$WORKLOAD_PID"
+	for name in count_tid latency bsscount; do
+		exact_compare "$dir" "$dir/$name" "$name"
+	done
+}
+
+@test "tools that come and go beside another on the same function" {
+	local dir=$SESSION/x first i
+	exact_workload "$dir" work 4 100000 --rate 50000
+	exact_tool "$dir/first" count_tid "$WORKLOAD_PID"
+	first=$TOOL_PID
+	offloaded "$first"
+	exact_go "$dir"
+	for i in 1 2 3; do
+		exact_tool "$dir/other$i" hist "$WORKLOAD_PID"
+		sleep 0.1
+		exact_tool_end "$TOOL_PID"
+	done
+	exact_called "$dir"
+	exact_tool_end "$first"
+	exact_workload_end "$dir" "$WORKLOAD_PID"
+	exact_compare "$dir" "$dir/first" count_tid
+}
+
+@test "three tools on three functions of one target" {
+	local f tools=()
+	victim calls all 2 20000
+	for f in endbr sub_rsp rip_relative; do
+		tool_run "$SESSION/$f" bpftrace -p "$VICTIM" -e "uprobe:$B/tests/victims/calls:$f { @ = count(); }"
+		tools+=("$TOOL_PID")
+	done
+	offloaded "${tools[@]}"
+	victim_go
+	victim_end
+	for f in "${tools[@]}"; do
+		exact_tool_end "$f"
+	done
+	for f in endbr sub_rsp rip_relative; do
+		same "$f" "$(counted "$SESSION/$f")" 40000
+	done
+	same truth "$(victim_calls)" 40000
+}
+
+@test "one tool with probes on four functions" {
+	local p=$B/tests/victims/calls
+	victim calls all 4 10000
+	tool_run "$SESSION/tool" bpftrace -p "$VICTIM" -e \
+		"uprobe:$p:endbr { @e = count(); } uprobe:$p:sub_rsp { @s = count(); } uretprobe:$p:branches { @b = count(); }
+		uprobe:$p:red_zone_probe { @r = count(); }"
+	offloaded "$TOOL_PID"
+	victim_go
+	victim_end
+	exact_tool_end "$TOOL_PID"
+	for f in e s b r; do
+		grep -qx "@$f: 40000" "$SESSION/tool" || {
+			cat "$SESSION/tool"
+			return 1
+		}
+	done
+}
+
+@test "two targets, each with a tool of its own" {
+	local a b ta tb
+	exact_start "$SESSION/a" count_tid 4 50000
+	a=$WORKLOAD_PID ta=$TOOL_PID
+	exact_start "$SESSION/b" latency 4 60000
+	b=$WORKLOAD_PID tb=$TOOL_PID
+	offloaded "$ta" "$tb"
+	exact_go "$SESSION/a"
+	exact_go "$SESSION/b"
+	exact_called "$SESSION/a"
+	exact_called "$SESSION/b"
+	# Debian's bpftrace 0.17 counts the calls of the whole host, -p or not.
+	exact_tool_end "$ta"
+	exact_tool_end "$tb"
+	exact_workload_end "$SESSION/a" "$a"
+	exact_workload_end "$SESSION/b" "$b"
+	truth_of count_tid "$SESSION/a/workload" | while read -r line; do
+		answer_of count_tid "$SESSION/a/tool" | grep -qx "$line"
+	done
+	same "calls of both" "$(awk '/^@n:/ { print $2 }' "$SESSION/b/tool")" 440000
+}
+
+@test "one tool that counts two targets" {
+	local a b
+	exact_workload "$SESSION/a" work 4 50000
+	a=$WORKLOAD_PID
+	exact_workload "$SESSION/b" work 4 60000
+	b=$WORKLOAD_PID
+	tool_run "$SESSION/tool" bpftrace -e "uprobe:$B/examples/workload:work { @[pid] = count(); }"
+	"$B/bpftime" wait --tool "$TOOL_PID" --state offloaded --timeout 5 || "$B/bpftime" explain "$TOOL_PID"
+	exact_go "$SESSION/a"
+	exact_go "$SESSION/b"
+	exact_called "$SESSION/a"
+	exact_called "$SESSION/b"
+	exact_tool_end "$TOOL_PID"
+	exact_workload_end "$SESSION/a" "$a"
+	exact_workload_end "$SESSION/b" "$b"
+	grep -qx "@\[$a\]: 200000" "$SESSION/tool"
+	grep -qx "@\[$b\]: 240000" "$SESSION/tool"
 }

@@ -1,0 +1,108 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
+# The tool's own maps, seen and changed by other processes while the programs run in userspace.
+
+bats_require_minimum_version 1.5.0
+load helpers
+load real
+
+# sum_of MAP: of all values of all keys and CPUs, the first 8 bytes of each.
+sum_of() {
+	bpftool -j map dump id "$1" | python3 -c '
+import json, sys
+def number(b): return int.from_bytes(bytes(int(x, 16) for x in b[:8]), "little")
+print(sum(number(v["value"]) for e in json.load(sys.stdin) for v in (e.get("values") or [e])))'
+}
+
+# bytes NUMBER SIZE: little endian, for bpftool.
+bytes() {
+	python3 -c 'import sys; print(*int(sys.argv[1]).to_bytes(int(sys.argv[2]), "little"))' "$1" "$2"
+}
+
+# first_tid DIR
+first_tid() { ls "/proc/$1/task" | sed -n 2p; }
+
+grows() {
+	local dir=$SESSION/x map before=0 now i
+	exact_start "$dir" "$1" 8 "$3" --rate "$3"
+	offloaded "$TOOL_PID"
+	map=$(map_of "$TOOL_PID" "$2")
+	exact_go "$dir"
+	for ((i = 0; i < 12; i++)); do
+		now=$(sum_of "$map")
+		[ "$now" -ge "$before" ] || {
+			echo "$now after $before"
+			return 1
+		}
+		before=$now
+	done
+	[ "$before" -gt 0 ]
+	exact_called "$dir"
+	same "at the end" "$(sum_of "$map")" "$(awk '/^calls/ { print $2 }' "$dir/workload")"
+	exact_finish "$dir" "$1"
+}
+
+@test "bpftool map dump in the middle of the load: per-CPU hash" {
+	grows count_tid AT_ 30000
+}
+
+@test "bpftool map dump in the middle of the load: per-CPU array" {
+	grows count AT_ 30000
+}
+
+@test "an update and a delete by another process are seen by programs in userspace" {
+	local dir=$SESSION/x map tid
+	exact_start "$dir" hashcount 1 1000
+	offloaded "$TOOL_PID"
+	map=$(map_of "$TOOL_PID" totals)
+	tid=$(first_tid "$WORKLOAD_PID")
+	bpftool map update id "$map" key $(bytes "$tid" 4) value $(bytes 5000000 8) $(bytes 7 8)
+	bpftool map update id "$map" key $(bytes 77 4) value $(bytes 1 8) $(bytes 1 8)
+	bpftool map update id "$map" key $(bytes 78 4) value $(bytes 4 8) $(bytes 1 8)
+	bpftool map delete id "$map" key $(bytes 77 4)
+	exact_go "$dir"
+	exact_called "$dir"
+	run -0 bpftool -j map lookup id "$map" key $(bytes "$tid" 4)
+	same "looked up" "$(json 'int.from_bytes(bytes(int(x, 16) for x in j["value"][:8]), "little")')" 5001000
+	run bpftool map lookup id "$map" key $(bytes 77 4)
+	[[ $output == *"Not found"* ]] || [ "$status" != 0 ]
+	exact_tool_end "$TOOL_PID"
+	exact_workload_end "$dir" "$WORKLOAD_PID"
+	same "the tool's answer" "$(answer_of hashcount "$dir/tool")" "n 5001004"
+}
+
+@test "what another process changed outlives the way back to the kernel" {
+	local dir=$SESSION/x map tid
+	exact_start "$dir" hashcount 1 1000
+	offloaded "$TOOL_PID"
+	map=$(map_of "$TOOL_PID" totals)
+	tid=$(first_tid "$WORKLOAD_PID")
+	bpftool map update id "$map" key $(bytes "$tid" 4) value $(bytes 100 8) $(bytes 7 8)
+	"$B/bpftime" handback "$TOOL_PID"
+	run -0 bpftool -j map lookup id "$map" key $(bytes "$tid" 4)
+	same "in the kernel" "$(json 'int.from_bytes(bytes(int(x, 16) for x in j["value"][:8]), "little")')" 100
+	"$B/bpftime" takeover "$TOOL_PID"
+	offloaded "$TOOL_PID"
+	exact_go "$dir"
+	exact_called "$dir"
+	exact_tool_end "$TOOL_PID"
+	exact_workload_end "$dir" "$WORKLOAD_PID"
+	same "the tool's answer" "$(answer_of hashcount "$dir/tool")" "n 1100"
+}
+
+@test "the keys of a map in the middle of the load are threads of the target" {
+	local dir=$SESSION/x map key
+	exact_start "$dir" count_tid 8 20000 --rate 30000
+	offloaded "$TOOL_PID"
+	map=$(map_of "$TOOL_PID" AT_)
+	exact_go "$dir"
+	sleep 0.2
+	bpftool -j map dump id "$map" | python3 -c '
+import json, sys
+for e in json.load(sys.stdin): print(int.from_bytes(bytes(int(x, 16) for x in e["key"]), "little"))' >"$SESSION/keys"
+	same keys "$(wc -l <"$SESSION/keys")" 8
+	while read -r key; do
+		[ -e "/proc/$WORKLOAD_PID/task/$key" ]
+	done <"$SESSION/keys"
+	exact_finish "$dir" count_tid
+}

@@ -1,0 +1,257 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
+# Targets that do what makes a takeover hard. The victim's own truth must be what the tool counted, with the probe in the kernel (the
+# oracle) as well as in userspace, and the victim must end as it does without a tool.
+
+bats_require_minimum_version 1.5.0
+load helpers
+load real
+
+# watched STATE TOOL PROBE: sets TOOL_PID; the tool is in the state.
+watched() {
+	case $2 in
+	bsscount) tool_run "$SESSION/tool" "$B/examples/bsscount" -p "$VICTIM" "$3" ;;
+	bpftrace) tool_run "$SESSION/tool" bpftrace -p "$VICTIM" -e "uprobe:$3 { @ = count(); }" ;;
+	uretprobe) tool_run "$SESSION/tool" bpftrace -p "$VICTIM" -e "uretprobe:$3 { @ = count(); }" ;;
+	esac
+	offloaded "$TOOL_PID"
+	if [ "$1" = kernel ]; then
+		"$B/bpftime" handback "$TOOL_PID" >/dev/null
+		in_kernel "$TOOL_PID"
+	fi
+}
+
+# counts TOOL VICTIM [ARGUMENT...]: first in the kernel, then in userspace; what the tool counted of work() is what the victim called.
+counts() {
+	local state tool=$1
+	shift
+	for state in kernel userspace; do
+		victim "$@"
+		watched "$state" "$tool" "$B/tests/victims/$1:work"
+		victim_go
+		victim_end
+		exact_tool_end "$TOOL_PID"
+		same "$state" "$(counted "$SESSION/tool")" "$(victim_calls)"
+	done
+}
+
+@test "fork: a child is not counted by a tool limited to its parent" {
+	counts bsscount fork 60
+}
+
+@test "fork: children that go on calling for long" {
+	counts bsscount fork 4 150
+}
+
+@test "fork: a tool that counts the whole host counts children too" {
+	local state
+	for state in kernel userspace; do
+		victim fork 20
+		watched "$state" bpftrace "$B/tests/victims/fork:work"
+		victim_go
+		victim_end
+		exact_tool_end "$TOOL_PID"
+		same "$state" "$(counted "$SESSION/tool")" $((20 * 52))
+	done
+}
+
+@test "vfork: children in their parent's memory" {
+	counts bsscount vfork 30
+	counts bpftrace vfork 30
+}
+
+@test "exec: the process becomes another" {
+	counts bsscount exec 3
+	counts bpftrace exec 3
+}
+
+@test "a signal handler calls the probed function" {
+	counts bsscount signal 300
+	counts uretprobe signal 300
+}
+
+@test "a signal handler on a small stack of its own" {
+	counts bsscount signal 300 altstack
+	counts uretprobe signal 300 altstack
+}
+
+@test "seccomp: a process that may read, write and exit only" {
+	counts bsscount seccomp 20000
+	counts bpftrace seccomp 20000
+}
+
+@test "pidns: the first process of a PID namespace" {
+	local state
+	for state in kernel userspace; do
+		victim pidns 20000
+		VICTIM_OUTSIDE=$(awk '/^pid/ { print $2 }' "$SESSION/victim")
+		tool_run "$SESSION/tool" bpftrace -p "$VICTIM_OUTSIDE" -e "uprobe:$B/tests/victims/pidns:work { @[pid] = count(); }"
+		offloaded "$TOOL_PID"
+		if [ "$state" = kernel ]; then
+			"$B/bpftime" handback "$TOOL_PID" >/dev/null
+			in_kernel "$TOOL_PID"
+		fi
+		victim_go
+		victim_end
+		exact_tool_end "$TOOL_PID"
+		grep -qx "@\[$VICTIM_OUTSIDE\]: 20000" "$SESSION/tool" || {
+			cat "$SESSION/tool"
+			return 1
+		}
+	done
+}
+
+# calls_of FUNCTION HITS [kernel]: the function is called 80000 times, which hits its first instruction so often; in userspace, or kept in
+# the kernel with a reason.
+calls_of() {
+	victim calls "$1" 4 20000
+	tool_run "$SESSION/tool" bpftrace -p "$VICTIM" -e "uprobe:$B/tests/victims/calls:$1 { @ = count(); }"
+	if [ "${3:-offloaded}" = offloaded ]; then
+		offloaded "$TOOL_PID"
+	else
+		in_kernel "$TOOL_PID"
+		"$B/bpftime" explain "$TOOL_PID" | grep -q 'runs in the kernel.*: .'
+	fi
+	victim_go
+	victim_end
+	exact_tool_end "$TOOL_PID"
+	same "$1" "$(counted "$SESSION/tool")" "$2"
+	same truth "$(victim_calls)" 80000
+}
+
+@test "recursion" {
+	# Arguments 0 to 7 alike: 1 to 8 calls deep.
+	calls_of recursion 360000
+}
+
+@test "a loop back to the function's first instruction" {
+	calls_of loops 320000
+}
+
+@test "a loop to an instruction that the jump would cover stays in the kernel" {
+	calls_of loops_inside 80000 kernel
+}
+
+@test "a function shorter than a jump stays in the kernel, or is carried" {
+	victim calls too_short 4 20000
+	tool_run "$SESSION/tool" bpftrace -p "$VICTIM" -e "uprobe:$B/tests/victims/calls:too_short { @ = count(); }"
+	attached() { "$B/bpftime" ps | grep -q "^ *$TOOL_PID "; }
+	wait_until 10 attached
+	sleep 0.5
+	victim_go
+	victim_end
+	exact_tool_end "$TOOL_PID"
+	same too_short "$(counted "$SESSION/tool")" 80000
+}
+
+@test "flags, red zone, relative addresses, branches at the probed place" {
+	local f
+	for f in endbr sub_rsp rip_relative branches five_bytes; do
+		calls_of "$f" 80000
+	done
+}
+
+# Functions that one comes to by a jump from another.
+@test "red zone and flags at the probed place survive" {
+	local f
+	for f in red_zone flags; do
+		victim calls "$f" 4 20000
+		tool_run "$SESSION/tool" bpftrace -p "$VICTIM" -e "uprobe:$B/tests/victims/calls:${f}_probe { @ = count(); }"
+		offloaded "$TOOL_PID"
+		victim_go
+		victim_end
+		exact_tool_end "$TOOL_PID"
+		same "$f" "$(counted "$SESSION/tool")" 80000
+	done
+}
+
+@test "blocked threads are not disturbed: no EINTR, no short write, no early end" {
+	local i
+	victim blocked
+	tool_run "$SESSION/tool" bpftrace -p "$VICTIM" -e "uprobe:$B/tests/victims/blocked:main { @ = count(); }"
+	offloaded "$TOOL_PID"
+	for i in 1 2 3 4 5 6 7 8 9 10; do
+		"$B/bpftime" handback "$TOOL_PID" >/dev/null
+		"$B/bpftime" takeover "$TOOL_PID" >/dev/null
+	done
+	exact_tool_end "$TOOL_PID"
+	victim_go
+	victim_end
+	grep -qx 'disturbed 0' "$SESSION/victim" || {
+		cat "$SESSION/victim"
+		return 1
+	}
+}
+
+@test "a target that spends all its time in the probed function, 50 times there and back" {
+	local i
+	victim hot 2
+	tool_run "$SESSION/tool" bpftrace -p "$VICTIM" -e "uprobe:$B/tests/victims/hot:tiny { @ = count(); }"
+	offloaded "$TOOL_PID"
+	for ((i = 0; i < 50; i++)); do
+		"$B/bpftime" handback "$TOOL_PID" >/dev/null
+		"$B/bpftime" takeover "$TOOL_PID" >/dev/null
+	done
+	exact_tool_end "$TOOL_PID"
+	victim_go
+	victim_end
+}
+
+@test "a target that is killed in the middle: tool and daemon go on" {
+	local ms
+	for ms in 50 150 400; do
+		victim dies "$ms"
+		tool_run "$SESSION/tool" bpftrace -p "$VICTIM" -e "uprobe:$B/tests/victims/dies:work { @ = count(); }"
+		[ "$ms" = 50 ] || offloaded "$TOOL_PID"
+		victim_go
+		run victim_end
+		[ "$status" = 137 ]
+		real_daemon_lives
+		exact_ended "$VICTIM"
+		[ ! -e "/proc/$TOOL_PID/exe" ] || exact_tool_end "$TOOL_PID"
+	done
+}
+
+@test "a library that is loaded and unloaded again and again" {
+	local lib
+	lib=$(ldconfig -p | awk '/libz\.so\.1 .*x86-64/ { print $NF; exit }')
+	[ -n "$lib" ] || skip "needs libz.so.1"
+	victim dlopen 50
+	tool_run "$SESSION/tool" "$B/examples/bsscount" -p "$VICTIM" "$lib:zlibCompileFlags"
+	victim_go
+	victim_end
+	exact_tool_end "$TOOL_PID"
+	same dlopen "$(counted "$SESSION/tool")" "$(victim_calls)"
+}
+
+@test "a tool that is killed while offloaded: the target goes on, its code is the file's, a new tool works" {
+	local dir=$SESSION/x at
+	exact_start "$dir" count_tid 4 100000 --rate 100000
+	at=$(awk '/^function/ { print $3 }' "$dir/workload")
+	offloaded "$TOOL_PID"
+	run ! code_is_the_files "$WORKLOAD_PID" "$at"
+	exact_go "$dir"
+	sleep 0.2
+	kill -KILL "$TOOL_PID"
+	wait "$TOOL_PID" || true
+	exact_ended "$TOOL_PID"
+	wait_until 10 code_is_the_files "$WORKLOAD_PID" "$at"
+	exact_called "$dir"
+	exact_workload_end "$dir" "$WORKLOAD_PID"
+	real_daemon_lives
+	exact_start "$SESSION/y" count_tid 4 20000
+	offloaded "$TOOL_PID"
+	exact_go "$SESSION/y"
+	exact_finish "$SESSION/y" count_tid
+}
+
+@test "a tool that ends leaves the target's code as the file has it" {
+	local dir=$SESSION/x
+	exact_start "$dir" latency 2 1000
+	offloaded "$TOOL_PID"
+	exact_tool_end "$TOOL_PID"
+	wait_until 10 code_is_the_files "$WORKLOAD_PID" "$(awk '/^function/ { print $3 }' "$dir/workload")"
+	exact_go "$dir"
+	exact_called "$dir"
+	exact_workload_end "$dir" "$WORKLOAD_PID"
+}

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: MIT
+# real.bash: for tests of whole behaviour with a real bpftimed and real tools; `load helpers`, then `load real`. One daemon serves all
+# tests of a file, unless the file says otherwise by setup_file and teardown_file of its own.
+
+# Two daemons would take the same tools over.
+other_bpftimed() {
+	local p
+	for p in $(pgrep -x bpftimed); do
+		[ "$p" = "${DAEMON:-}" ] || echo "$p"
+	done
+}
+
+no_other_bpftimed() { [ -z "$(other_bpftimed)" ]; }
+
+need_alone() {
+	wait_until "${1:-60}" no_other_bpftimed || skip "another bpftimed runs: process $(other_bpftimed | head -n 1)"
+}
+
+real_setup_file() {
+	need_root
+	need bpftrace bpftool python3
+	need_alone
+	SESSION=$BATS_FILE_TMPDIR
+	daemon_start "$@"
+	export DAEMON
+}
+
+setup_file() { real_setup_file; }
+
+teardown_file() {
+	[ -n "${DAEMON:-}" ] || return 0
+	SESSION=$BATS_FILE_TMPDIR
+	daemon_stop
+}
+
+setup() {
+	SESSION=$BATS_TEST_TMPDIR
+	export BUILD=$B
+	. "$BATS_TEST_DIRNAME/exact.bash"
+	need_root
+	need_alone
+	real_daemon_lives
+}
+
+teardown() {
+	no_other_bpftimed || echo "another bpftimed ran: process $(other_bpftimed)"
+	exact_kill
+	session_end
+}
+
+real_daemon_lives() {
+	[ -z "${DAEMON:-}" ] || "$B/bpftime" status >/dev/null
+}
+
+# offloaded PID...: waits until these tools are.
+offloaded() {
+	local t
+	for t in "$@"; do
+		"$B/bpftime" wait --tool "$t" --state offloaded --timeout 15 || {
+			"$B/bpftime" explain "$t"
+			return 1
+		}
+	done
+}
+
+in_kernel() {
+	"$B/bpftime" wait --tool "$1" --state kernel --timeout 15 || {
+		"$B/bpftime" explain "$1"
+		return 1
+	}
+}
+
+# tool_run FILE COMMAND...: any other tool, which says when it attaches. Sets TOOL_PID.
+tool_run() {
+	local file=$1
+	shift
+	env --default-signal=INT "$@" >"$file" 2>&1 3>&- &
+	TOOL_PID=$!
+	exact_pids+=("$TOOL_PID")
+	wait_for "$file" "$tool_ready" 20
+}
+
+# attached_in_kernel PID PROBES: without a daemon.
+attached_in_kernel() {
+	[ "$(bpftool perf show 2>/dev/null | grep -c "^pid $1 .*: prog_id")" -ge "$2" ]
+}
+
+# victim NAME [ARGUMENT...]: one of tests/victims that is ready and waits. Sets VICTIM; its words are in $SESSION/victim.
+victim() {
+	rm -f "$SESSION/victim_go"
+	mkfifo "$SESSION/victim_go"
+	local name=$1
+	shift
+	"$B/tests/victims/$name" "$@" <>"$SESSION/victim_go" >"$SESSION/victim" 2>&1 3>&- &
+	VICTIM=$!
+	exact_pids+=("$VICTIM")
+	wait_for "$SESSION/victim" '^ready' 10
+}
+
+victim_go() { echo >"$SESSION/victim_go"; }
+
+# Its exit code, when it has ended by itself.
+victim_end() {
+	local status=0
+	wait "$VICTIM" || status=$?
+	exact_ended "$VICTIM"
+	return "$status"
+}
+
+# All that it called.
+victim_calls() { awk '/^calls/ { n += $2 } END { print n + 0 }' "$SESSION/victim"; }
+
+# counted FILE: by bpftrace's @, by bsscount.
+counted() { sed -nE 's/^@: ([0-9]+)$/\1/p; s/^count ([0-9]+)$/\1/p' "$1"; }
+
+# same NAME A B
+same() {
+	[ "$2" = "$3" ] || {
+		echo "$1: $2 is not $3"
+		return 1
+	}
+}
+
+# map_of PID NAME: id of a map that the process holds.
+map_of() {
+	local id
+	for id in $(sed -n 's/^map_id:\t//p' /proc/"$1"/fdinfo/* 2>/dev/null | sort -un); do
+		bpftool map show id "$id" | grep -q "name $2 " && echo "$id" && return
+	done
+	return 1
+}
+
+# code_is_the_files PID FUNCTION_ADDRESS: the bytes in memory are those of the file.
+code_is_the_files() {
+	python3 - "$1" "$2" <<-'END'
+		import sys
+		pid, at = sys.argv[1], int(sys.argv[2], 16)
+		for line in open(f"/proc/{pid}/maps"):
+		    span, perms, offset, *rest = line.split()
+		    low, high = (int(x, 16) for x in span.split("-"))
+		    if low <= at < high:
+		        with open(f"/proc/{pid}/mem", "rb") as m, open(rest[-1], "rb") as f:
+		            m.seek(at)
+		            f.seek(at - low + int(offset, 16))
+		            a, b = m.read(16), f.read(16)
+		        if a != b:
+		            sys.exit(f"in memory {a.hex()}, in the file {b.hex()}")
+		        sys.exit(0)
+		sys.exit("not mapped")
+	END
+}
