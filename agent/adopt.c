@@ -121,11 +121,16 @@ int target__unmap_ours(struct target *t, const struct target_mapping *m, size_t 
 	return ret;
 }
 
+struct code_range target__image_range(const struct target *t)
+{
+	return (struct code_range){t->image, t->image + agent_image__size()};
+}
+
 int target__evict(struct target *t, int timeout_ms, struct agent_error *err)
 {
 	struct target_mapping parts[2] = {{.addr = t->image, .size = agent_image__size()},
 					  {.addr = t->arena, .size = (sizeof(struct agent_target) + 4095) & ~4095ul}};
-	struct code_range image = {t->image, t->image + agent_image__size()};
+	struct code_range image = target__image_range(t);
 	int rc = target_left(t, &image, timeout_ms, err);
 
 	if (!rc)

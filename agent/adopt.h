@@ -35,7 +35,9 @@ int target__adopt(pid_t pid, const struct target_record *r, struct target **out,
  */
 int site__adopt(struct target *t, const struct site_record *r, const char *pin_dir, struct site **out,
 		struct agent_error *err);
-/* Removes the agent itself, when no thread is in it. arena_size as it was mapped. */
+/* Where the agent's code is. */
+struct code_range target__image_range(const struct target *t);
+/* Removes the agent itself, when no thread is in it. */
 int target__evict(struct target *t, int timeout_ms, struct agent_error *err);
 /* Unmaps what of these mappings is still ours: made of BPF maps or of our code. */
 int target__unmap_ours(struct target *t, const struct target_mapping *m, size_t n, struct agent_error *err);

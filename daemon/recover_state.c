@@ -53,8 +53,9 @@ struct old_host {
 	unsigned int n_sites;
 	struct target_mapping lodged[MAX_LODGED];
 	size_t n_lodged;
-	struct code_range code[MAX_RANGES];
-	size_t n_code;
+	bool has_return;
+	struct code_range code[MAX_RANGES]; /* programs, then the agent */
+	size_t n_code, n_programs;
 };
 
 struct old {
@@ -141,7 +142,7 @@ static void read_lodgings(struct old_host *h, json_object *lodgings)
 			uint64_t addr = number(m, "address"), size = number(m, "size");
 
 			h->lodged[h->n_lodged++] = (struct target_mapping){.fd = -1, .addr = addr, .size = size};
-			if (json_object_get_boolean(json_object_object_get(m, "code")) && h->n_code < MAX_RANGES)
+			if (json_object_get_boolean(json_object_object_get(m, "code")) && h->n_code < MAX_RANGES - 1)
 				h->code[h->n_code++] = (struct code_range){addr, addr + size};
 		}
 	}
@@ -172,9 +173,12 @@ static bool read_host(struct old_host *h, json_object *o)
 			continue;
 		h->index[h->n_sites] = (int)s.index;
 		h->was_open[h->n_sites] = site__is_open(h->site[h->n_sites]);
+		h->has_return |= s.has_return;
 		h->n_sites++;
 	}
 	read_lodgings(h, json_object_object_get(o, "lodgings"));
+	h->n_programs = h->n_code;
+	h->code[h->n_code++] = target__image_range(h->target);
 	return true;
 }
 
@@ -264,14 +268,15 @@ static void wait_for_returns(struct old *old)
 		nanosleep(&step, NULL);
 }
 
-static void quiesce(struct old *old)
+/* agent_too: threads that wait at a gate apart, nobody is left in the agent's own code either. */
+static void quiesce(struct old *old, bool agent_too)
 {
 	struct agent_error err = {""};
 
 	for (size_t i = 0; i < old->n_hosts; i++) {
 		struct old_host *h = &old->host[i];
 
-		if (target__quiesce(h->target, h->code, h->n_code, QUIESCE_TIMEOUT_MS, false, &err) &&
+		if (target__quiesce(h->target, h->code, agent_too ? h->n_code : h->n_programs, QUIESCE_TIMEOUT_MS, false, &err) &&
 		    target__alive(h->target))
 			log_warning("%s: its last hits may be lost", err.text);
 	}
@@ -328,22 +333,34 @@ static void let_go_of_hosts(struct old *old)
 	}
 }
 
+/*
+ * New calls go to the kernel halves while we wait for returns. That a thread is not inside is certain only once the places are closed
+ * and it has been seen outside the agent: before it might be about to note its return, or have taken it off and be about to count it.
+ */
+static void drain_returns(struct old *old)
+{
+	close_places(old);
+	quiesce(old, true);
+	wait_for_returns(old);
+	quiesce(old, true);
+}
+
 static void hand_back(struct old *old)
 {
-	bool all_khalf = true;
+	bool all_khalf = true, has_return = false;
 
 	for (size_t i = 0; i < old->n_groups; i++)
 		all_khalf &= old->group[i].has_khalf || !old->group[i].shared;
+	for (size_t i = 0; i < old->n_hosts; i++)
+		has_return |= old->host[i].has_return;
 	carriers__inherit(pins__dir());
-	/* New calls go to the kernel halves while we wait for returns; where there is none, nobody waits for them. */
-	if (all_khalf && pending_returns(old) > 0) {
-		close_places(old);
-		wait_for_returns(old);
-	}
+	/* Without a kernel half, calls would be lost meanwhile. */
+	if (all_khalf && has_return)
+		drain_returns(old);
 	arm_places(old);
 	set_gates(old, SHM_UGATE_WAIT);
 	open_places(old);
-	quiesce(old);
+	quiesce(old, false);
 	for (size_t i = 0; i < old->n_groups; i++)
 		if (old->group[i].shared)
 			move_out(&old->group[i]);
