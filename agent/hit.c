@@ -260,15 +260,14 @@ static __attribute__((noinline)) void run_returns(struct pt_regs *regs, struct a
 	for (a = site->action; a < end; a++) {
 		if (!a->fn || !(a->flags & AGENT_ACT_RETURN))
 			continue;
-		while (__atomic_load_n(gate_of(a), __ATOMIC_ACQUIRE) == SHM_UGATE_WAIT)
-			agent_wait(gate_of(a));
 		run(a, regs);
 	}
 }
 
 /*
  * Called when the function has returned; regs as they are then, rip filled here: where to go on. What began in userspace
- * ends in userspace, also when the gate was closed meanwhile: the daemon waits for target__pending_returns() to be 0.
+ * ends in userspace, whatever the gate says meanwhile: before the daemon moves the truth it waits for
+ * target__pending_returns() to be 0 and for threads in here to leave.
  */
 void agent_returned(struct pt_regs *regs, struct agent_site *site)
 {

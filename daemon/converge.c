@@ -22,6 +22,7 @@
 #define RETRY_MAX 6u
 #define CHILD_REPAIR_TRIES 3
 #define COOL_NS 1000000000ull
+#define SETTLE_TRIES 50u
 
 uint64_t now_ns(void)
 {
@@ -521,6 +522,35 @@ static void run_tool(struct engine *e, struct tool *t, uint64_t now)
 	}
 }
 
+static bool is_unsettled(struct engine *e)
+{
+	for (struct host *h = e->hosts.list; h; h = h->next)
+		for (struct place *pl = h->place; pl < h->place + AGENT_MAX_SITES; pl++)
+			if (pl->used && pl->site && !pl->open && place_is_carried(&e->sw, h, pl))
+				return true;
+	return false;
+}
+
+/* A place that should be open and is not (the kernel was at work there at that moment): again, for a while. */
+static uint64_t settle_again(struct engine *e, uint64_t now)
+{
+	if (!is_unsettled(e)) {
+		e->settle_tries = 0;
+		return 0;
+	}
+	switch_settle(&e->sw);
+	if (!is_unsettled(e)) {
+		changed(e);
+		return 0;
+	}
+	return ++e->settle_tries < SETTLE_TRIES ? now + SETTLE_NS : 0;
+}
+
+static uint64_t earlier(uint64_t a, uint64_t b)
+{
+	return a && (!b || a < b) ? a : b;
+}
+
 static bool is_shared_at(struct engine *e, const struct host *h, const struct place *pl)
 {
 	for (const struct probe *p = e->probes; p; p = p->next)
@@ -537,6 +567,7 @@ static bool is_shared_at(struct engine *e, const struct host *h, const struct pl
 static uint64_t cool_places(struct engine *e, uint64_t now)
 {
 	uint64_t next = 0;
+	bool dropped = false;
 
 	for (struct host *h = e->hosts.list; h; h = h->next) {
 		for (struct place *pl = h->place; pl < h->place + AGENT_MAX_SITES; pl++) {
@@ -546,18 +577,21 @@ static uint64_t cool_places(struct engine *e, uint64_t now)
 			}
 			if (!pl->closed_at)
 				pl->closed_at = now;
-			if (now - pl->closed_at >= COOL_NS)
+			if (now - pl->closed_at >= COOL_NS) {
 				host__drop_place(h, pl);
-			else if (!next || pl->closed_at + COOL_NS < next)
+				dropped = true;
+			} else if (!next || pl->closed_at + COOL_NS < next)
 				next = pl->closed_at + COOL_NS;
 		}
 	}
+	if (dropped)
+		state__save(e->groups, &e->hosts);
 	return next;
 }
 
 uint64_t converge__run(struct engine *e)
 {
-	uint64_t now = now_ns(), next = 0, cool;
+	uint64_t now = now_ns(), next = 0;
 
 	if (e->stopping)
 		return 0;
@@ -574,8 +608,8 @@ uint64_t converge__run(struct engine *e)
 		if (g->state == GROUP_KERNEL && !g->tool->refusal[0] && g->retry_at && g->retry_at != UINT64_MAX &&
 		    (!next || g->retry_at < next))
 			next = g->retry_at;
-	cool = cool_places(e, now);
-	return cool && (!next || cool < next) ? cool : next;
+	next = earlier(cool_places(e, now), next);
+	return earlier(settle_again(e, now), next);
 }
 
 int converge__handback_tool(struct engine *e, struct tool *t, bool force, char *err, size_t err_size)

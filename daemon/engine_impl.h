@@ -30,6 +30,7 @@ struct engine {
 	struct group *groups;
 	unsigned int next_group_id;
 	bool stopping;
+	unsigned int settle_tries;
 };
 
 /* A tool must have been quiet for this long before what it attached is taken over: it is often not done yet. */

@@ -509,20 +509,31 @@ int switch_takeover(struct switcher *sw, struct group *g)
 	return 0;
 }
 
+static bool has_returns(const struct group *g)
+{
+	for (unsigned int i = 0; i < g->n_probes; i++)
+		if (g->probe[i]->o.kind == PROBE_URETPROBE)
+			return true;
+	return false;
+}
+
 /*
  * Returns that began in userspace end in userspace. With a kernel half, new calls go there while we wait; without one they are
- * held, so the wait must be short.
+ * held, so the wait must be short. Calls that had begun have pushed their return when the targets have come to rest.
  */
 static int drain_returns(struct switcher *sw, struct group *g)
 {
-	if (!pending_returns(sw, g))
+	int err;
+
+	if (!has_returns(g))
 		return 0;
 	if (g->has_khalf) {
 		for_each_place(sw, g, h, pl) close_place(h, pl);
-		return wait_for_returns(sw, g, RETURNS_TIMEOUT_MS);
+	} else {
+		hold(sw, g);
 	}
-	hold(sw, g);
-	return wait_for_returns(sw, g, HELD_RETURNS_TIMEOUT_MS);
+	err = quiesce(sw, g);
+	return err ? err : wait_for_returns(sw, g, g->has_khalf ? RETURNS_TIMEOUT_MS : HELD_RETURNS_TIMEOUT_MS);
 }
 
 int switch_handback(struct switcher *sw, struct group *g, bool force)
