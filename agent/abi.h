@@ -19,15 +19,15 @@
 #include "../shm-runtime/shm.h"
 #endif
 
-#define AGENT_ABI_VERSION 1
-#define AGENT_MAX_ACTIONS 8u /* programs at one site; more: the site stays in the kernel */
-#define AGENT_MAX_DIRECT 6u
-#define AGENT_MAX_SITES 128u
-#define AGENT_MAX_THREADS 1024u /* slots; a power of two */
-#define AGENT_REPLY_SIZE 256u	/* bytes that one service call can bring back */
-#define AGENT_MAX_SPARES 32u	/* slots for callers without a thread slot of their own */
-#define AGENT_PROBE_WINDOW 32u	/* a thread's slot is within so many of where its fs base hashes to */
-#define AGENT_SHADOW_DEPTH 64u	/* as the kernel's MAX_URETPROBE_DEPTH */
+#define AGENT_ABI_VERSION  1
+#define AGENT_MAX_ACTIONS  8u /* programs at one site; more: the site stays in the kernel */
+#define AGENT_MAX_DIRECT   6u
+#define AGENT_MAX_SITES	   128u
+#define AGENT_MAX_THREADS  1024u /* slots; a power of two */
+#define AGENT_REPLY_SIZE   256u	 /* bytes that one service call can bring back */
+#define AGENT_MAX_SPARES   32u	 /* slots for callers without a thread slot of their own */
+#define AGENT_PROBE_WINDOW 32u	 /* a thread's slot is within so many of where its fs base hashes to */
+#define AGENT_SHADOW_DEPTH 64u	 /* as the kernel's MAX_URETPROBE_DEPTH */
 
 /*
  * A stub, as offsets from its entry E (where the site's jump lands). entry.S and site.c must agree.
@@ -42,17 +42,17 @@
  *   E+24  lea -8(%rsp),%rsp; call *agent_return; ret
  *   E+40  resume
  */
-#define STUB_BEFORE	  64
-#define STUB_BOUNCE	  (-40)
-#define STUB_PLAIN	  (-24)
-#define STUB_CALLED	  11
-#define STUB_RESUME	  19
-#define STUB_RETURNED	  24
-#define STUB_RET_CALLED	  35
-#define STUB_RET_RESUME	  40
-#define STUB_SITE_SLOT	  (-64)
-#define STUB_ENTRY_SLOT	  (-56)
-#define STUB_RETURN_SLOT  (-48)
+#define STUB_BEFORE	 64
+#define STUB_BOUNCE	 (-40)
+#define STUB_PLAIN	 (-24)
+#define STUB_CALLED	 11
+#define STUB_RESUME	 19
+#define STUB_RETURNED	 24
+#define STUB_RET_CALLED	 35
+#define STUB_RET_RESUME	 40
+#define STUB_SITE_SLOT	 (-64)
+#define STUB_ENTRY_SLOT	 (-56)
+#define STUB_RETURN_SLOT (-48)
 
 #define AGENT_IMAGE_MAGIC 0x544e4742
 
@@ -86,14 +86,14 @@ struct agent_action {
 
 /* One probed instruction. Written by the daemon while the site is closed. */
 struct agent_site {
-	__u64 site;   /* address of the probed instruction */
-	__u64 resume; /* relocated instructions, then the jump back: in the stub */
+	__u64 site;	   /* address of the probed instruction */
+	__u64 resume;	   /* relocated instructions, then the jump back: in the stub */
 	__u64 call_resume; /* for return probes: where the probed function returns to in the stub */
 	__u32 n_actions;
 	__u32 has_return;
 	/*
-	 * 1: serve nothing here; a thread that still comes goes back to the site, whose byte is the kernel's int3 by then.
-	 * Set after the byte was closed, cleared before it is opened.
+	 * 1: serve nothing here; a thread that still comes goes back to the site, whose byte is the kernel's int3 by
+	 * then. Set after the byte was closed, cleared before it is opened.
 	 */
 	__u32 bounce;
 	__u32 pad;
@@ -113,10 +113,10 @@ struct agent_thread {
 	__u64 fs_base; /* 0: free */
 	__u32 state;
 	__u32 pad;
-	__u64 pid_tgid;	 /* as bpf_get_current_pid_tgid(), initial namespace */
+	__u64 pid_tgid; /* as bpf_get_current_pid_tgid(), initial namespace */
 	char comm[16];
-	__u64 busy;	 /* reply buffer in use by the owning thread (nesting by signals): see ask.h */
-	__s64 result;	 /* of the last service call */
+	__u64 busy;   /* reply buffer in use by the owning thread (nesting by signals): see ask.h */
+	__s64 result; /* of the last service call */
 	__u8 reply[AGENT_REPLY_SIZE];
 };
 
@@ -131,7 +131,7 @@ struct agent_return {
 };
 
 struct agent_shadow {
-	__u64 fs_base;	/* whose this is; the slot may have changed hands since */
+	__u64 fs_base; /* whose this is; the slot may have changed hands since */
 	__u64 pid_tgid;
 	__u64 depth;
 	struct agent_return at[AGENT_SHADOW_DEPTH];
@@ -139,15 +139,15 @@ struct agent_shadow {
 
 /* Operations of the service call: one trap into a kernel-side program, no system call. */
 enum agent_op {
-	AGENT_OP_REGISTER = 1,	 /* fill the caller's thread slot (found by fs base) */
-	AGENT_OP_PID_TGID = 2,	 /* result */
-	AGENT_OP_UID_GID = 3,	 /* result */
-	AGENT_OP_COMM = 4,	 /* reply[0..15] */
-	AGENT_OP_KTIME = 5,	 /* result */
-	AGENT_OP_KTIME_BOOT = 6, /* result */
-	AGENT_OP_READ_USER = 7,	 /* a = address, b = bytes (<= AGENT_REPLY_SIZE): reply, result = 0 or -EFAULT */
+	AGENT_OP_REGISTER = 1,	    /* fill the caller's thread slot (found by fs base) */
+	AGENT_OP_PID_TGID = 2,	    /* result */
+	AGENT_OP_UID_GID = 3,	    /* result */
+	AGENT_OP_COMM = 4,	    /* reply[0..15] */
+	AGENT_OP_KTIME = 5,	    /* result */
+	AGENT_OP_KTIME_BOOT = 6,    /* result */
+	AGENT_OP_READ_USER = 7,	    /* a = address, b = bytes (<= AGENT_REPLY_SIZE): reply, result = 0 or -EFAULT */
 	AGENT_OP_READ_USER_STR = 8, /* the same for a string: result = length with the NUL, or -EFAULT */
-	AGENT_OP_CPU = 9,	 /* result */
+	AGENT_OP_CPU = 9,	    /* result */
 };
 
 enum agent_target_flags {
@@ -172,9 +172,9 @@ struct agent_target {
 /* First bytes of the agent image. Offsets from its start. */
 struct agent_image_hdr {
 	__u32 magic, version;
-	__u32 entry, entry_ret, ret;  /* agent_entry, agent_entry_ret, agent_return */
-	__u32 service, service_nop;   /* agent_service() and the nop in it */
-	__u32 wait_start, wait_end;   /* agent_wait() */
+	__u32 entry, entry_ret, ret; /* agent_entry, agent_entry_ret, agent_return */
+	__u32 service, service_nop;  /* agent_service() and the nop in it */
+	__u32 wait_start, wait_end;  /* agent_wait() */
 };
 
 #endif /* __ASSEMBLER__ */

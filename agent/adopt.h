@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * adopt.h: what one daemon writes down about targets and sites so that the next one, after a crash, can hand back exactly. Records
- * are plain data of one build: whoever reads them checks AGENT_RECORD_VERSION and their sizes.
+ * adopt.h: what one daemon writes down about targets and sites so that the next one, after a crash, can hand back
+ * exactly. Records are plain data of one build: whoever reads them checks AGENT_RECORD_VERSION and their sizes.
  */
 #ifndef BPFTIME_AGENT_ADOPT_H
 #define BPFTIME_AGENT_ADOPT_H
@@ -9,7 +9,7 @@
 #include "agent.h"
 
 #define AGENT_RECORD_VERSION 1u
-#define AGENT_RECORD_CODE 32u
+#define AGENT_RECORD_CODE    32u
 
 struct target_record {
 	uint64_t image, arena, fork_page, shadow;
@@ -31,7 +31,8 @@ void site__record(const struct site *s, struct site_record *out);
 /* The process, which has the agent of a daemon that is gone, as target__inject() would have left it. */
 int target__adopt(pid_t pid, const struct target_record *r, struct target **out, struct agent_error *err);
 /*
- * A site of that daemon, for closing and freeing. Its uprobes are those pinned in pin_dir. -ENOENT: it is not there any more.
+ * A site of that daemon, for closing and freeing. Its uprobes are those pinned in pin_dir. -ENOENT: it is not there any
+ * more.
  */
 int site__adopt(struct target *t, const struct site_record *r, const char *pin_dir, struct site **out,
 		struct agent_error *err);

@@ -37,8 +37,8 @@ int agent_code_memfd(const char *name, const void *code, size_t size);
 struct target; /* a process (mm) that has, or is to get, the agent */
 
 /*
- * Opens a running process and checks that it may be touched: exists, not a kernel thread, 64-bit, not traced, not Go, thread
- * that can be stopped, ... Does not stop it. -EPERM/-EOPNOTSUPP with a sentence otherwise.
+ * Opens a running process and checks that it may be touched: exists, not a kernel thread, 64-bit, not traced, not Go,
+ * thread that can be stopped, ... Does not stop it. -EPERM/-EOPNOTSUPP with a sentence otherwise.
  */
 int target__open(pid_t pid, struct target **out, struct agent_error *err);
 pid_t target__pid(const struct target *t);
@@ -47,8 +47,8 @@ bool target__alive(const struct target *t); /* same process, same image since op
 void target__free(struct target *t);
 
 /*
- * Gives the process the agent: image, target arena (arena_fd, a BPF array map of one struct agent_target), fork page. One
- * thread is stopped once, invisibly. No descriptor is left behind.
+ * Gives the process the agent: image, target arena (arena_fd, a BPF array map of one struct agent_target), fork page.
+ * One thread is stopped once, invisibly. No descriptor is left behind.
  */
 int target__inject(struct target *t, const struct agent_image *img, int arena_fd, struct agent_error *err);
 
@@ -80,31 +80,34 @@ enum site_result {
 
 struct site_opts {
 	size_t sz;
-	const char *path;  /* file in which the probe is, as the daemon can open it */
-	uint64_t offset;   /* file offset */
+	const char *path;   /* file in which the probe is, as the daemon can open it */
+	uint64_t offset;    /* file offset */
 	const char *symbol; /* may be NULL */
-	bool has_return;   /* some action runs at return */
-	int noop_prog_fd;  /* BPF program of kprobe type that does nothing, for the uprobes that hold the boundaries */
+	bool has_return;    /* some action runs at return */
+	int noop_prog_fd;   /* BPF program of kprobe type that does nothing, for the uprobes that hold the boundaries */
 	const char *pin_dir; /* bpffs folder in which links are pinned, or NULL */
-	int index;	   /* which struct agent_site of the target arena */
+	int index;	     /* which struct agent_site of the target arena */
 };
 
 /*
- * Finds the file's executable mapping in the target, decodes the instructions at the site, chooses the place of the stub,
- * builds and maps it, arms kernel uprobes (no-op, limited to this process) on the site and on the instruction boundaries
- * that the jump covers. The site's first byte stays the kernel's int3: nothing is served yet.
- * The daemon then fills agent_site.action, and calls site__arm() and site__open().
+ * Finds the file's executable mapping in the target, decodes the instructions at the site, chooses the place of the
+ * stub, builds and maps it, arms kernel uprobes (no-op, limited to this process) on the site and on the instruction
+ * boundaries that the jump covers. The site's first byte stays the kernel's int3: nothing is served yet. The daemon
+ * then fills agent_site.action, and calls site__arm() and site__open().
  */
 enum site_result site__plan(struct target *t, const struct site_opts *opts, struct site **out, struct agent_error *err);
 uint64_t site__address(const struct site *s);
-struct agent_site *site__fill_addresses(const struct site *s, struct agent_target *arena); /* fills site, resume, call_resume */
+struct agent_site *site__fill_addresses(const struct site *s,
+					struct agent_target *arena); /* fills site, resume, call_resume */
 /*
- * Writes what of the jump is behind the site's first byte, or puts the file's bytes back there. Waits for every processor; to be
- * called while no thread is held. A closed site must not stay armed, because of fork children: see patch.c.
+ * Writes what of the jump is behind the site's first byte, or puts the file's bytes back there. Waits for every
+ * processor; to be called while no thread is held. A closed site must not stay armed, because of fork children: see
+ * patch.c.
  */
 int site__arm(struct site *s, struct agent_error *err);
 int site__disarm(struct site *s, struct agent_error *err);
-/* One byte: CC -> E9, E9 -> CC. Nobody is stopped. open() arms when it was not done. After close() comes disarm(). -EBUSY when the byte is not what it should be (-> look again). */
+/* One byte: CC -> E9, E9 -> CC. Nobody is stopped. open() arms when it was not done. After close() comes disarm().
+ * -EBUSY when the byte is not what it should be (-> look again). */
 int site__open(struct site *s, struct agent_error *err);
 int site__close(struct site *s, struct agent_error *err);
 bool site__is_open(const struct site *s); /* reads the byte: another tool's attach turns it back to CC */
@@ -114,8 +117,8 @@ void site__free(struct site *s);
 /* ---- quiescence ---- */
 
 /*
- * Does the kernel take the CPU away from a thread within the kernel (full or lazy preemption)? Unless told that it does not, we
- * assume that it does, and quiescence takes longer: threads that want a CPU are stopped.
+ * Does the kernel take the CPU away from a thread within the kernel (full or lazy preemption)? Unless told that it does
+ * not, we assume that it does, and quiescence takes longer: threads that want a CPU are stopped.
  */
 void agent_kernel_preempts_itself(bool preempts);
 
@@ -124,20 +127,20 @@ struct code_range {
 };
 
 /*
- * Returns 0 when every thread of the target has been seen, since the call began, either asleep in a system call or stopped
- * in user mode outside the ranges (waiting at a closed gate counts as outside: agent_wait range is known here).
- * Threads that are not on a CPU are not stopped, and others only when they cannot be seen otherwise: our own thread visits the CPU
- * on which they are, and so takes it away from them. Each stop is invisible and short. After this nobody is between the
- * kernel's int3 and its handler, and nobody is in the middle of a program in the ranges. -ETIMEDOUT after timeout_ms.
- * When hold is true, the threads that were stopped stay stopped until target__resume().
+ * Returns 0 when every thread of the target has been seen, since the call began, either asleep in a system call or
+ * stopped in user mode outside the ranges (waiting at a closed gate counts as outside: agent_wait range is known here).
+ * Threads that are not on a CPU are not stopped, and others only when they cannot be seen otherwise: our own thread
+ * visits the CPU on which they are, and so takes it away from them. Each stop is invisible and short. After this nobody
+ * is between the kernel's int3 and its handler, and nobody is in the middle of a program in the ranges. -ETIMEDOUT
+ * after timeout_ms. When hold is true, the threads that were stopped stay stopped until target__resume().
  */
 int target__quiesce(struct target *t, const struct code_range *ranges, size_t n_ranges, int timeout_ms, bool hold,
 		    struct agent_error *err);
 void target__resume(struct target *t);
 
 /*
- * How many returns of the probed functions are pending in the target's shadow stacks (user half). Of those pending in the
- * kernel see daemon/observe.h.
+ * How many returns of the probed functions are pending in the target's shadow stacks (user half). Of those pending in
+ * the kernel see daemon/observe.h.
  */
 int target__pending_returns(const struct target *t, const struct agent_target *arena);
 

@@ -2,8 +2,8 @@
 /*
  * choose.c: which thread of a process can be stopped without the program noticing.
  *
- * A stop wakes a blocking system call. What happens then differs by call (measured on Linux 6.18): most restart, some return
- * EINTR (put right by thread_stop(), but a relative timeout starts anew), and transfers of data come back short.
+ * A stop wakes a blocking system call. What happens then differs by call (measured on Linux 6.18): most restart, some
+ * return EINTR (put right by thread_stop(), but a relative timeout starts anew), and transfers of data come back short.
  */
 #include <errno.h>
 #include <sched.h>

@@ -28,9 +28,10 @@ const char *decode_reason(enum decode_result r)
 
 /* Instructions that must stay where they are, or have no business in front of a stub. */
 static const ZydisMnemonic stay[] = {
-	ZYDIS_MNEMONIC_INT3,	ZYDIS_MNEMONIC_INT,	 ZYDIS_MNEMONIC_INT1,	ZYDIS_MNEMONIC_UD0,    ZYDIS_MNEMONIC_UD1,
-	ZYDIS_MNEMONIC_UD2,	ZYDIS_MNEMONIC_SYSCALL,	 ZYDIS_MNEMONIC_SYSENTER, ZYDIS_MNEMONIC_HLT,  ZYDIS_MNEMONIC_IRETQ,
-	ZYDIS_MNEMONIC_SYSRET,	ZYDIS_MNEMONIC_XBEGIN,	 ZYDIS_MNEMONIC_IRET,	ZYDIS_MNEMONIC_IRETD,
+	ZYDIS_MNEMONIC_INT3, ZYDIS_MNEMONIC_INT,   ZYDIS_MNEMONIC_INT1,	   ZYDIS_MNEMONIC_UD0,
+	ZYDIS_MNEMONIC_UD1,  ZYDIS_MNEMONIC_UD2,   ZYDIS_MNEMONIC_SYSCALL, ZYDIS_MNEMONIC_SYSENTER,
+	ZYDIS_MNEMONIC_HLT,  ZYDIS_MNEMONIC_IRETQ, ZYDIS_MNEMONIC_SYSRET,  ZYDIS_MNEMONIC_XBEGIN,
+	ZYDIS_MNEMONIC_IRET, ZYDIS_MNEMONIC_IRETD,
 };
 
 static const uint8_t nop5[] = {0x0f, 0x1f, 0x44, 0x00, 0x00};
@@ -162,8 +163,8 @@ static bool relocate_one(const uint8_t *in, const ZydisDecodedInstruction *insn,
 	return put_rel32(out + insn->raw.disp.offset, to + insn->length, next + (uint64_t)insn->raw.disp.value);
 }
 
-enum decode_result decode_relocate(const uint8_t *code, const struct decoded *d, uint64_t from, uint64_t to, uint8_t *out,
-				   size_t *out_size)
+enum decode_result decode_relocate(const uint8_t *code, const struct decoded *d, uint64_t from, uint64_t to,
+				   uint8_t *out, size_t *out_size)
 {
 	size_t n = 0;
 

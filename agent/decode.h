@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PATCH_SIZE 5
+#define PATCH_SIZE	5
 #define DECODE_MAX_CODE 128 /* bytes that relocated instructions may take */
 
 /* Why an instruction or a place stays in the kernel. Sentences in decode.c. */
@@ -34,9 +34,9 @@ struct decoded {
 enum decode_result decode_site(const uint8_t *code, size_t size, struct decoded *out);
 
 /*
- * Does a direct branch in the function lead to an instruction inside the patch, behind its first byte? Such a branch would
- * work, by the kernel's breakpoints there, but make the target slower. func: the function's bytes, of which the site is at
- * site_off.
+ * Does a direct branch in the function lead to an instruction inside the patch, behind its first byte? Such a branch
+ * would work, by the kernel's breakpoints there, but make the target slower. func: the function's bytes, of which the
+ * site is at site_off.
  */
 enum decode_result decode_branches(const uint8_t *func, size_t size, size_t site_off, const struct decoded *d);
 
@@ -44,7 +44,7 @@ enum decode_result decode_branches(const uint8_t *func, size_t size, size_t site
  * The covered instructions, which were at address from, as they must be at address to; then a jump to from + covered.
  * *out_size: bytes written to out (DECODE_MAX_CODE long). Their size does not depend on the addresses.
  */
-enum decode_result decode_relocate(const uint8_t *code, const struct decoded *d, uint64_t from, uint64_t to, uint8_t *out,
-				   size_t *out_size);
+enum decode_result decode_relocate(const uint8_t *code, const struct decoded *d, uint64_t from, uint64_t to,
+				   uint8_t *out, size_t *out_size);
 
 #endif

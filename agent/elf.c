@@ -13,8 +13,8 @@
 
 /* They return twice, or elsewhere: a return probe on them cannot keep its own frame. */
 static const char *const context_savers[] = {
-	"setjmp", "_setjmp", "sigsetjmp", "__sigsetjmp", "vfork", "__vfork", "__libc_vfork", "getcontext", "swapcontext",
-	"__getcontext", "__swapcontext", "savectx",
+	"setjmp",	"_setjmp",    "sigsetjmp",   "__sigsetjmp",  "vfork",	      "__vfork",
+	"__libc_vfork", "getcontext", "swapcontext", "__getcontext", "__swapcontext", "savectx",
 };
 
 struct view {

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 /*
  * helpers.c: the kernel's helper functions as compiled programs call them in a target. LLVM bitcode, linked into each
- * program and inlined; bpftime_maps[] is a constant of that program, so that a map operation folds to what its map needs.
+ * program and inlined; bpftime_maps[] is a constant of that program, so that a map operation folds to what its map
+ * needs.
  *
- * Names and numbers are those of enum bpf_func_id. What is not here is not carried, and a program that calls it stays in the
- * kernel: so what cannot be exact must not be here. Memory of the target is read by the kernel (service calls), for only the
- * kernel can try a pointer without a fault.
+ * Names and numbers are those of enum bpf_func_id. What is not here is not carried, and a program that calls it stays
+ * in the kernel: so what cannot be exact must not be here. Memory of the target is read by the kernel (service calls),
+ * for only the kernel can try a pointer without a fault.
  */
 #include <linux/types.h>
 
@@ -13,16 +14,16 @@
 #include "shm-runtime/shm_map.h"
 
 /* Errors and flags as the kernel's (asm-generic/errno-base.h, linux/bpf.h). */
-#define E_2BIG	   (-7)
-#define E_FAULT	   (-14)
-#define E_EXIST	   (-17)
-#define E_INVAL	   (-22)
+#define E_2BIG	       (-7)
+#define E_FAULT	       (-14)
+#define E_EXIST	       (-17)
+#define E_INVAL	       (-22)
 #define UPDATE_NOEXIST 1
 #define UPDATE_EXIST   2
 
-#define TASK_SIZE   0x7ffffffff000ull /* arch/x86/include/asm/page_64_types.h, four-level page tables */
-#define TASK_COMM   16
-#define STR_CHUNK   (AGENT_REPLY_SIZE - 8) /* characters: keeps the kernel's word-wise copy in step */
+#define TASK_SIZE      0x7ffffffff000ull /* arch/x86/include/asm/page_64_types.h, four-level page tables */
+#define TASK_COMM      16
+#define STR_CHUNK      (AGENT_REPLY_SIZE - 8) /* characters: keeps the kernel's word-wise copy in step */
 #define VDSO_MONOTONIC 1
 #define VDSO_BOOTTIME  7
 #define NSEC_PER_SEC   1000000000ull
@@ -160,8 +161,8 @@ static __attribute__((noinline)) __u64 read_user(struct agent_env *env, char *to
 }
 
 /*
- * strncpy_from_user() (lib/strncpy_from_user.c) copies words and so also zeroes what is behind the NUL in its word, as far as
- * the buffer goes in whole words.
+ * strncpy_from_user() (lib/strncpy_from_user.c) copies words and so also zeroes what is behind the NUL in its word, as
+ * far as the buffer goes in whole words.
  */
 static __always_inline void pad_word(char *to, __u64 size, __u64 nul)
 {
@@ -218,7 +219,8 @@ HELPER(4) /* probe_read(dst, size, src) */
 
 HELPER(45) /* probe_read_str(dst, size, src) */
 {
-	return is_kernel_address(env, (char *)r1, (__u32)r2, r3) ? E_FAULT : read_user_str(env, (char *)r1, (__u32)r2, r3);
+	return is_kernel_address(env, (char *)r1, (__u32)r2, r3) ? E_FAULT
+								 : read_user_str(env, (char *)r1, (__u32)r2, r3);
 }
 
 HELPER(112) /* probe_read_user(dst, size, src) */

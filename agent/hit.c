@@ -24,8 +24,8 @@ long agent_push(struct agent_site *site, __u64 sp);
 void agent_returned(struct pt_regs *regs, struct agent_site *site);
 
 /* Where agent_entry returns to, relative to where it was called from. */
-#define GO_ON	      0
-#define GO_BOUNCE     (STUB_BOUNCE - STUB_CALLED)
+#define GO_ON	       0
+#define GO_BOUNCE      (STUB_BOUNCE - STUB_CALLED)
 #define GO_WITHOUT_RET (STUB_PLAIN - STUB_CALLED)
 
 static inline const __u32 *gate_of(const struct agent_action *a)
@@ -89,15 +89,17 @@ static inline struct agent_shadow *shadow_for_push(struct agent_target *t, __u64
 	__u32 i = agent_slot_first(fs_base);
 	struct agent_shadow *s = (struct agent_shadow *)t->shadow + i;
 
-	if (__builtin_expect(s->fs_base == fs_base && __atomic_load_n(&t->thread[i].fs_base, __ATOMIC_ACQUIRE) == fs_base &&
-			     s->pid_tgid == t->thread[i].pid_tgid, 1))
+	if (__builtin_expect(s->fs_base == fs_base &&
+				     __atomic_load_n(&t->thread[i].fs_base, __ATOMIC_ACQUIRE) == fs_base &&
+				     s->pid_tgid == t->thread[i].pid_tgid,
+			     1))
 		return s;
 	return shadow_slowly(t, fork_page);
 }
 
 /*
- * Drops what the kernel would take for dead: frames that were left by longjmp lie below the stack pointer. Done only when
- * the stack is full: threads also change stacks (signals, coroutines), where a lower address says nothing.
+ * Drops what the kernel would take for dead: frames that were left by longjmp lie below the stack pointer. Done only
+ * when the stack is full: threads also change stacks (signals, coroutines), where a lower address says nothing.
  */
 static __attribute__((noinline)) void drop_dead(struct agent_shadow *s, __u64 sp)
 {
@@ -152,7 +154,8 @@ static __attribute__((noinline)) __u64 pop_slowly(struct agent_site *site, __u64
 
 			if (found.sp != sp || found.site != (__u64)site)
 				continue;
-			/* Entries above are dead when nothing else was on the stack; other stacks' entries move down. */
+			/* Entries above are dead when nothing else was on the stack; other stacks' entries move down.
+			 */
 			for (; i + 1 < s->depth; i++)
 				s->at[i] = s->at[i + 1];
 			__atomic_signal_fence(__ATOMIC_SEQ_CST);
@@ -184,8 +187,8 @@ static inline __u64 pop_return(struct agent_site *site, __u64 sp)
 }
 
 /*
- * What to do at a probed instruction, and where in the stub to go on: GO_*. A fork child is never sent back: its site is still a
- * jump until agent_repair_child(), and it would come here for ever.
+ * What to do at a probed instruction, and where in the stub to go on: GO_*. A fork child is never sent back: its site
+ * is still a jump until agent_repair_child(), and it would come here for ever.
  */
 static __attribute__((noinline)) long hit_slowly(struct pt_regs *regs, struct agent_site *site)
 {
@@ -229,8 +232,9 @@ again:
 static inline int is_plain(const struct agent_site *site, const struct agent_action *a)
 {
 	return __builtin_expect(site->n_actions == 1 && !__atomic_load_n(&site->bounce, __ATOMIC_ACQUIRE) && a->fn &&
-				__atomic_load_n(gate_of(a), __ATOMIC_ACQUIRE) == SHM_UGATE_OPEN &&
-				!agent_in_fork_child(site->fork_page), 1);
+					__atomic_load_n(gate_of(a), __ATOMIC_ACQUIRE) == SHM_UGATE_OPEN &&
+					!agent_in_fork_child(site->fork_page),
+				1);
 }
 
 long agent_hit(struct pt_regs *regs, struct agent_site *site)
@@ -265,8 +269,8 @@ static __attribute__((noinline)) void run_returns(struct pt_regs *regs, struct a
 }
 
 /*
- * Called when the function has returned; regs as they are then, rip filled here: where to go on. What began in userspace
- * ends in userspace, whatever the gate says meanwhile: before the daemon moves the truth it waits for
+ * Called when the function has returned; regs as they are then, rip filled here: where to go on. What began in
+ * userspace ends in userspace, whatever the gate says meanwhile: before the daemon moves the truth it waits for
  * target__pending_returns() to be 0 and for threads in here to leave.
  */
 void agent_returned(struct pt_regs *regs, struct agent_site *site)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * hold.c: kernel uprobes that do nothing. They keep the kernel's int3 at the site and at the instruction boundaries behind
- * it, so that whoever gets there goes on correctly. Pinned, they outlive the daemon.
+ * hold.c: kernel uprobes that do nothing. They keep the kernel's int3 at the site and at the instruction boundaries
+ * behind it, so that whoever gets there goes on correctly. Pinned, they outlive the daemon.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -31,7 +31,8 @@ static int uprobe_pmu(void)
 
 static int link_create(int prog, int event)
 {
-	union bpf_attr attr = {.link_create = {.prog_fd = (uint32_t)prog, .target_fd = (uint32_t)event,
+	union bpf_attr attr = {.link_create = {.prog_fd = (uint32_t)prog,
+					       .target_fd = (uint32_t)event,
 					       .attach_type = BPF_PERF_EVENT}};
 	int fd = (int)syscall(SYS_bpf, BPF_LINK_CREATE, &attr, sizeof(attr));
 
@@ -59,8 +60,8 @@ int hold_arm(struct hold *h, const struct site_opts *o, pid_t pid, unsigned int 
 	if (h->event < 0) {
 		rc = -errno;
 		h->event = -1;
-		return agent_fail(err, rc, "the kernel takes no uprobe at offset 0x%lx of %s: %s", o->offset + at, o->path,
-				  strerror(-rc));
+		return agent_fail(err, rc, "the kernel takes no uprobe at offset 0x%lx of %s: %s", o->offset + at,
+				  o->path, strerror(-rc));
 	}
 	if (o->noop_prog_fd < 0)
 		return 0;

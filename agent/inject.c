@@ -3,8 +3,8 @@
  * inject.c: memory that comes into a process from outside.
  *
  * One thread is stopped and made to call socketpair() and recvmsg(): descriptors travel as SCM_RIGHTS, which works for
- * targets without rights and in other namespaces. They are mapped and closed in the same stop. The scratch page in which the
- * call's arguments lie is the target's for that moment only.
+ * targets without rights and in other namespaces. They are mapped and closed in the same stop. The scratch page in
+ * which the call's arguments lie is the target's for that moment only.
  */
 #include <cpuid.h>
 #include <errno.h>
@@ -20,9 +20,9 @@
 
 #include "target.h"
 
-#define MAX_FDS 64
-#define PAGE 4096ul
-#define STOP_MS 50
+#define MAX_FDS	  64
+#define PAGE	  4096ul
+#define STOP_MS	  50
 #define CHOOSE_MS 2000
 
 #ifndef MAP_FIXED_NOREPLACE
@@ -34,7 +34,7 @@ struct want {
 	int fd;
 	size_t size;
 	int prot;
-	int flags; /* MAP_SHARED or MAP_PRIVATE */
+	int flags;     /* MAP_SHARED or MAP_PRIVATE */
 	int advice;    /* for madvise(), or 0 */
 	uint64_t addr; /* wanted address or 0 */
 	uint64_t at;   /* where it is, 0: not made */
@@ -68,7 +68,8 @@ struct remote {
 	size_t n_fds;
 };
 
-static int call(struct remote *r, long *result, const char *what, long nr, long a, long b, long c, long d, long e, long f)
+static int call(struct remote *r, long *result, const char *what, long nr, long a, long b, long c, long d, long e,
+		long f)
 {
 	int rc = thread_syscall(r->t, &r->s, result, nr, a, b, c, d, e, f);
 
@@ -167,8 +168,8 @@ static int map_one(struct remote *r, struct want *w, int fd)
 }
 
 /*
- * A thread may have been forbidden to read the time stamp counter (prctl, or strict seccomp), and so the vdso's clock: it would
- * get a SIGSEGV there.
+ * A thread may have been forbidden to read the time stamp counter (prctl, or strict seccomp), and so the vdso's clock:
+ * it would get a SIGSEGV there.
  */
 static int check_tsc(struct remote *r)
 {
@@ -292,7 +293,8 @@ int target__inject(struct target *t, const struct agent_image *img, int arena_fd
 {
 	enum { IMAGE, ARENA, FORK, SHADOW, N };
 	struct want want[N] = {
-		/* private: the kernel puts a breakpoint on the nop of agent_service(), which it does not in shared memory */
+		/* private: the kernel puts a breakpoint on the nop of agent_service(), which it does not in shared
+		   memory */
 		[IMAGE] = {agent_image__fd(img), agent_image__size(), PROT_READ | PROT_EXEC, MAP_PRIVATE, 0, 0, 0},
 		[ARENA] = {arena_fd, (sizeof(struct agent_target) + PAGE - 1) & ~(PAGE - 1), PROT_READ | PROT_WRITE,
 			   MAP_SHARED, 0, 0, 0},

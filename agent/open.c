@@ -18,7 +18,7 @@
 #define STAT_START_BRK 47
 /* AT_HWCAP2 bit: the kernel lets user code use rdfsbase (arch/x86/include/uapi/asm/hwcap2.h). */
 #define HWCAP2_HAS_FSGSBASE (1u << 1)
-#define MAX_VDSO (64u << 10)
+#define MAX_VDSO	    (64u << 10)
 
 int target_read(const struct target *t, uint64_t addr, void *buf, size_t size)
 {
@@ -52,7 +52,8 @@ static bool clock_is_readable(pid_t pid)
 	if (strcmp(source, "tsc\n"))
 		return false;
 	snprintf(path, sizeof(path), "/proc/%d/ns/time", pid);
-	if (readlink(path, theirs, sizeof(theirs) - 1) < 0 || readlink("/proc/self/ns/time", ours, sizeof(ours) - 1) < 0)
+	if (readlink(path, theirs, sizeof(theirs) - 1) < 0 ||
+	    readlink("/proc/self/ns/time", ours, sizeof(ours) - 1) < 0)
 		return errno == ENOENT; /* a kernel without time namespaces */
 	return !strcmp(ours, theirs);
 }

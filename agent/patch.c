@@ -2,16 +2,16 @@
 /*
  * patch.c: the one byte that moves a probe between kernel and userspace, CC <-> E9, nobody stopped.
  *
- * Closed, the site is as the kernel made it: int3 at its first byte and at the boundaries, the file's bytes between them. Nobody
- * executes those between, because the kernel executes copies of the instructions. So arm() writes the jump's bytes there and
- * waits until no processor can still see what was there before; then open() turns the first byte into a jump and close() turns it
- * back, and these two are all that happens while threads wait. disarm() puts the file's bytes back, when no processor can still be
- * executing the jump.
+ * Closed, the site is as the kernel made it: int3 at its first byte and at the boundaries, the file's bytes between
+ * them. Nobody executes those between, because the kernel executes copies of the instructions. So arm() writes the
+ * jump's bytes there and waits until no processor can still see what was there before; then open() turns the first byte
+ * into a jump and close() turns it back, and these two are all that happens while threads wait. disarm() puts the
+ * file's bytes back, when no processor can still be executing the jump.
  *
  * Why the file's bytes are put back at all: a fork child does not have our uprobes. The kernel takes their int3s away,
- * one by one, when the child meets them, and would leave the jump's remaining bytes among the file's. A child that is born while
- * the site is open jumps like its parent and is harmless until a uprobe at the site goes away or comes: it is repaired
- * before that, by agent_repair_child(). So a site is armed and closed for a moment only.
+ * one by one, when the child meets them, and would leave the jump's remaining bytes among the file's. A child that is
+ * born while the site is open jumps like its parent and is harmless until a uprobe at the site goes away or comes: it
+ * is repaired before that, by agent_repair_child(). So a site is armed and closed for a moment only.
  */
 #include <ctype.h>
 #include <dirent.h>
@@ -54,8 +54,8 @@ static int look(const struct site *s, uint8_t *now, struct agent_error *err)
 		return agent_fail(err, -ESRCH, "process %d ended or runs another program", s->t->pid);
 	for (int i = 1; i < PATCH_SIZE; i++)
 		if ((s->d.boundary_mask & (1u << i)) && now[i] != INT3)
-			return agent_fail(err, -EBUSY, "the kernel's breakpoint at 0x%lx of process %d is gone", s->addr + i,
-					  s->t->pid);
+			return agent_fail(err, -EBUSY, "the kernel's breakpoint at 0x%lx of process %d is gone",
+					  s->addr + i, s->t->pid);
 	return 0;
 }
 
@@ -84,8 +84,8 @@ static int look_at_closed(const struct site *s, struct agent_error *err)
 	if (rc)
 		return rc;
 	if (now[0] != INT3)
-		return agent_fail(err, -EBUSY, "the site at 0x%lx of process %d has byte %02x, not int3", s->addr, s->t->pid,
-				  now[0]);
+		return agent_fail(err, -EBUSY, "the site at 0x%lx of process %d has byte %02x, not int3", s->addr,
+				  s->t->pid, now[0]);
 	if (patch_is_overlapped(s))
 		return agent_fail(err, -EBUSY, "somebody's patch overlaps the site at 0x%lx of process %d", s->addr,
 				  s->t->pid);

@@ -2,22 +2,22 @@
 /*
  * place.c: where a stub can be, so that the jump to it has int3 at given bytes.
  *
- * The jump is e9 d0 d1 d2 d3 at the site, its distance counted from the site's byte 5. Where an instruction begins at byte k,
- * d(k-1) must be 0xcc. The remaining bits are free: all distances that fit are walked through in ascending order, a gap of the
- * address space at a time.
+ * The jump is e9 d0 d1 d2 d3 at the site, its distance counted from the site's byte 5. Where an instruction begins at
+ * byte k, d(k-1) must be 0xcc. The remaining bits are free: all distances that fit are walked through in ascending
+ * order, a gap of the address space at a time.
  */
 #include <errno.h>
 #include <string.h>
 
 #include "site.h"
 
-#define PAGE 4096ull
-#define LOWEST 0x10000ull	   /* vm.mmap_min_addr as Debian sets it */
-#define HIGHEST 0x7ffffffff000ull  /* TASK_SIZE_MAX of four-level page tables */
-#define HEAP_ROOM (1ull << 30)	   /* the heap grows upwards by brk() */
-#define STACK_ROOM (256ull << 20)  /* the stack grows downwards */
-#define REACH (1ll << 30)	   /* of the jump's 2 GiB, so that rip-relative operands stay in reach of the stub */
-#define SPARE (64ull << 10)	   /* distance kept from neighbours where there is room */
+#define PAGE	   4096ull
+#define LOWEST	   0x10000ull	     /* vm.mmap_min_addr as Debian sets it */
+#define HIGHEST	   0x7ffffffff000ull /* TASK_SIZE_MAX of four-level page tables */
+#define HEAP_ROOM  (1ull << 30)	     /* the heap grows upwards by brk() */
+#define STACK_ROOM (256ull << 20)    /* the stack grows downwards */
+#define REACH	   (1ll << 30)	     /* of the jump's 2 GiB, so that rip-relative operands stay in reach of the stub */
+#define SPARE	   (64ull << 10)     /* distance kept from neighbours where there is room */
 
 struct fixed {
 	uint32_t mask, value;
@@ -88,8 +88,8 @@ static int search(uint64_t lo, uint64_t hi, uint64_t base, struct fixed f, size_
 static uint64_t gap_start(const struct vmas *m, size_t i, uint64_t start_brk)
 {
 	uint64_t lo = i ? m->v[i - 1].end : LOWEST;
-	bool heap_below = i && (!strcmp(m->v[i - 1].path, "[heap]") || (start_brk && lo <= start_brk &&
-			  (i == m->n || m->v[i].start > start_brk)));
+	bool heap_below = i && (!strcmp(m->v[i - 1].path, "[heap]") ||
+				(start_brk && lo <= start_brk && (i == m->n || m->v[i].start > start_brk)));
 
 	if (heap_below)
 		lo = (lo > start_brk ? lo : start_brk) + HEAP_ROOM;
@@ -111,7 +111,7 @@ int place_stub(const struct vmas *maps, uint64_t start_brk, uint64_t site, uint8
 	struct fixed f = fixed_bytes(boundary_mask);
 	uint64_t base = site + PATCH_SIZE;
 
-	for (uint64_t spare = SPARE; ; spare = 0) {
+	for (uint64_t spare = SPARE;; spare = 0) {
 		for (size_t i = 0; i <= maps->n; i++) {
 			uint64_t lo = (gap_start(maps, i, start_brk) + spare + PAGE - 1) & ~(PAGE - 1);
 			uint64_t hi = (gap_end(maps, i) - spare) & ~(PAGE - 1);

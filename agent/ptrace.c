@@ -2,9 +2,9 @@
 /*
  * ptrace.c: stopping a thread so that the program cannot tell, and system calls in its name.
  *
- * All ptrace calls on a target are made by one thread of ours, the tracer. A thread that was asked to stop and does not (a
- * vfork parent, a disk wait) cannot be let go of by PTRACE_DETACH, which wants it stopped; but when the tracer ends, the
- * kernel detaches everything that it held (exit_ptrace() in kernel/ptrace.c).
+ * All ptrace calls on a target are made by one thread of ours, the tracer. A thread that was asked to stop and does not
+ * (a vfork parent, a disk wait) cannot be let go of by PTRACE_DETACH, which wants it stopped; but when the tracer ends,
+ * the kernel detaches everything that it held (exit_ptrace() in kernel/ptrace.c).
  */
 #include <errno.h>
 #include <poll.h>
@@ -21,9 +21,9 @@
 #include "target.h"
 
 /* The kernel's own code for "restart unless a handler runs", from include/linux/errno.h. */
-#define ERESTARTNOHAND 514
+#define ERESTARTNOHAND	  514
 #define SYSCALL_INSN_SIZE 2
-#define MAX_ODD_STOPS 64
+#define MAX_ODD_STOPS	  64
 
 struct tracer {
 	pthread_t thread;
@@ -157,8 +157,8 @@ static bool is_interrupt_stop(int status)
 }
 
 /*
- * A thread in a restartable sequence must not run anything else in between: the kernel would forget the sequence and the
- * thread go on in its middle, not restarted (CRIU met this).
+ * A thread in a restartable sequence must not run anything else in between: the kernel would forget the sequence and
+ * the thread go on in its middle, not restarted (CRIU met this).
  */
 static bool in_rseq(struct target *t, struct stopped *s)
 {
@@ -214,7 +214,8 @@ int thread_stop(struct target *t, pid_t tid, int timeout_ms, struct stopped *s, 
 		ptrace(PTRACE_DETACH, tid, NULL, NULL);
 		return agent_fail(err, rc, "registers of thread %d cannot be read: %s", tid, strerror(-rc));
 	}
-	/* Some calls end with a plain EINTR when a stop wakes them. Let the kernel decide as it would have without us. */
+	/* Some calls end with a plain EINTR when a stop wakes them. Let the kernel decide as it would have without us.
+	 */
 	if ((long)s->regs.orig_rax >= 0 && (long)s->regs.rax == -EINTR) {
 		s->regs.rax = -ERESTARTNOHAND;
 		ptrace(PTRACE_SETREGS, tid, NULL, &s->regs);

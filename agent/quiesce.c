@@ -3,9 +3,9 @@
  * quiesce.c: proving that no thread is in the middle of something.
  *
  * A thread that sleeps in a system call is not stopped: it is outside, unless it got there from a signal handler that
- * interrupted what we ask about; then the interrupted place is on its stack. Nor is one that wants a CPU: bpf/threads.bpf.c tells where
- * it was interrupted. A thread on a CPU loses it for a moment because we go there. Who is not seen at rest in this way is
- * stopped and looked at.
+ * interrupted what we ask about; then the interrupted place is on its stack. Nor is one that wants a CPU:
+ * bpf/threads.bpf.c tells where it was interrupted. A thread on a CPU loses it for a moment because we go there. Who is
+ * not seen at rest in this way is stopped and looked at.
  */
 #include <errno.h>
 #include <sched.h>
@@ -18,10 +18,10 @@
 #include "site.h"
 #include "target.h"
 
-#define SCAN_STACK (32u << 10) /* bytes above the stack pointer that are searched */
-#define STOP_MS 50
-#define NAP_US 200
-#define GLANCES 64	/* times that we look before anybody is stopped */
+#define SCAN_STACK    (32u << 10) /* bytes above the stack pointer that are searched */
+#define STOP_MS	      50
+#define NAP_US	      200
+#define GLANCES	      64 /* times that we look before anybody is stopped */
 #define GLANCE_NAP_US 50
 
 struct held {
@@ -144,8 +144,8 @@ static int look_at_thread(struct target *t, struct quiesce *q, pid_t tid)
 }
 
 /*
- * May the thread have met the kernel's int3 and not be through with it? The kernel sets the instruction pointer back to the int3 before
- * it runs the handlers (handle_swbp() in kernel/events/uprobes.c).
+ * May the thread have met the kernel's int3 and not be through with it? The kernel sets the instruction pointer back to
+ * the int3 before it runs the handlers (handle_swbp() in kernel/events/uprobes.c).
  */
 static bool at_breakpoint(const struct target *t, uint64_t rip)
 {
@@ -305,7 +305,8 @@ int target__quiesce(struct target *t, const struct code_range *ranges, size_t n_
 		if (rc && rc != -EAGAIN)
 			break;
 		if (rc && now_us() > deadline) {
-			rc = agent_fail(err, -ETIMEDOUT, "process %d did not come to rest within %d ms", t->pid, timeout_ms);
+			rc = agent_fail(err, -ETIMEDOUT, "process %d did not come to rest within %d ms", t->pid,
+					timeout_ms);
 			break;
 		}
 		if (rc)
@@ -326,7 +327,8 @@ int target_left(struct target *t, const struct code_range *range, int timeout_ms
 static bool is_pending(const struct target *t, const struct agent_target *arena, uint32_t slot,
 		       const struct agent_return *r)
 {
-	uint64_t first = t->arena + offsetof(struct agent_target, site), index = (r->site - first) / sizeof(struct agent_site);
+	uint64_t first = t->arena + offsetof(struct agent_target, site),
+		 index = (r->site - first) / sizeof(struct agent_site);
 	struct task_at at;
 	uint64_t word;
 

@@ -23,7 +23,7 @@ struct agent_service {
 static struct bpf_program *tracepoint(const struct service_bpf *skel, int i)
 {
 	struct bpf_program *const progs[N_LINKS - 1] = {skel->progs.newtask, skel->progs.process_exec,
-							 skel->progs.process_exit, skel->progs.rename};
+							skel->progs.process_exit, skel->progs.rename};
 
 	return progs[i];
 }
@@ -108,7 +108,8 @@ int agent_service__add(struct agent_service *s, pid_t tgid, int arena_fd, struct
 	__u32 key = (__u32)tgid, value = (__u32)arena_fd;
 
 	if (bpf_map_update_elem(bpf_map__fd(s->skel->maps.arenas), &key, &value, BPF_ANY))
-		return agent_fail(err, -errno, "the arena of process %d cannot be registered: %s", tgid, strerror(errno));
+		return agent_fail(err, -errno, "the arena of process %d cannot be registered: %s", tgid,
+				  strerror(errno));
 	return 0;
 }
 

@@ -16,10 +16,10 @@
 
 #include "site.h"
 
-#define PAGE 4096ul
-#define STUB_ROOM (STUB_BEFORE + STUB_RET_RESUME + DECODE_MAX_CODE)
-#define PLACE_TRIES 4		  /* another thread may map something there first */
-#define BRANCH_SCAN (64ul << 10)  /* bytes of a function that are searched for branches into the patch */
+#define PAGE	     4096ul
+#define STUB_ROOM    (STUB_BEFORE + STUB_RET_RESUME + DECODE_MAX_CODE)
+#define PLACE_TRIES  4			     /* another thread may map something there first */
+#define BRANCH_SCAN  (64ul << 10)	     /* bytes of a function that are searched for branches into the patch */
 #define SAFE_THREADS (AGENT_MAX_THREADS / 2) /* more: a thread may find no slot for its returns */
 
 #define SKIP(err, ...) (agent_fail(err, 0, __VA_ARGS__), SITE_SKIPPED)
@@ -53,8 +53,8 @@ static enum site_result find_mapping(struct site *s, const struct vmas *maps, co
 		    !same_file(s->t->pid, v, &st))
 			continue;
 		if (v->write || v->shared)
-			return SKIP(err, "process %d maps %s writable or shared: the kernel puts no probe there", s->t->pid,
-				    o->path);
+			return SKIP(err, "process %d maps %s writable or shared: the kernel puts no probe there",
+				    s->t->pid, o->path);
 		s->addr = v->start + (o->offset - v->offset);
 		if (v->end - s->addr < SITE_MAX_CODE)
 			return SKIP(err, "the probe is at the very end of the code of %s", o->path);
@@ -108,7 +108,8 @@ static enum site_result decode(struct site *s, const struct site_opts *o, struct
 	}
 	memcpy(s->file, code, s->file_size);
 	free(code);
-	window = (struct function){.offset = o->offset - (o->offset < sizeof(s->before) ? o->offset : sizeof(s->before))};
+	window = (struct function){.offset =
+					   o->offset - (o->offset < sizeof(s->before) ? o->offset : sizeof(s->before))};
 	window.size = o->offset - window.offset;
 	code = read_function(o->path, &window, &s->n_before);
 	if (!code)
@@ -144,7 +145,8 @@ static enum site_result compare_memory(struct site *s, bool armed, struct agent_
 		if (armed && boundary && now[i] != INT3)
 			return SKIP(err, "the kernel put no breakpoint at byte %zu of the site", i);
 		if (now[i] != s->file[i] && now[i] != INT3)
-			return SKIP(err, "the code at 0x%lx of process %d is not what the file has: somebody patched it",
+			return SKIP(err,
+				    "the code at 0x%lx of process %d is not what the file has: somebody patched it",
 				    s->addr, s->t->pid);
 	}
 	if (patch_is_overlapped(s))
@@ -170,7 +172,8 @@ static enum site_result map_stub(struct site *s, struct agent_error *err)
 				STUB_ROOM - STUB_BEFORE, &s->stub);
 		vmas_clear(&maps);
 		if (rc)
-			return SKIP(err, "the jump cannot be placed: no free address has int3 at the bytes where instructions begin");
+			return SKIP(err, "the jump cannot be placed: no free address has int3 at the bytes where "
+					 "instructions begin");
 		memset(page, INT3, sizeof(page));
 		skip = (s->stub - STUB_BEFORE) & (PAGE - 1);
 		size = stub_build(s, page + skip, sizeof(page) - skip, &why);

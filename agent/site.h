@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* site.h: what plan (site.c), stub (stub.c), patch (patch.c) and uprobes (hold.c) share about one probed instruction. */
+/* site.h: what plan (site.c), stub (stub.c), patch (patch.c) and uprobes (hold.c) share about one probed instruction.
+ */
 #ifndef BPFTIME_AGENT_SITE_H
 #define BPFTIME_AGENT_SITE_H
 
 #include "decode.h"
 #include "target.h"
 
-#define INT3 0xcc
-#define JMP_REL32 0xe9
+#define INT3	      0xcc
+#define JMP_REL32     0xe9
 #define SITE_MAX_CODE 32 /* bytes of the file that are looked at */
 
 /* A kernel uprobe that does nothing, limited to the target. */
@@ -31,15 +32,15 @@ struct site {
 	struct hold hold[PATCH_SIZE];
 	int index;
 	bool has_return;
-	bool armed; /* the jump's bytes are behind the first one, and every processor sees them */
+	bool armed;	   /* the jump's bytes are behind the first one, and every processor sees them */
 	struct site *next; /* of the target's sites */
 };
 
 /* ---- place.c ---- */
 
 /*
- * Chooses the stub's entry so that the jump's bytes at instruction boundaries are int3. before and after: bytes of the stub
- * on either side of its entry. -ENOSPC.
+ * Chooses the stub's entry so that the jump's bytes at instruction boundaries are int3. before and after: bytes of the
+ * stub on either side of its entry. -ENOSPC.
  */
 int place_stub(const struct vmas *maps, uint64_t start_brk, uint64_t site, uint8_t boundary_mask, size_t before,
 	       size_t after, uint64_t *entry);

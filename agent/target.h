@@ -76,8 +76,8 @@ int target_write(const struct target *t, uint64_t addr, const void *buf, size_t 
 /* ---- ptrace.c ---- */
 
 /*
- * Runs fn(arg) in the target's tracer thread. ptrace belongs to a thread; when a stop does not come in time, only the end
- * of the tracer can let go of the thread, so after -ETIMEDOUT the tracer is ended and a new one started.
+ * Runs fn(arg) in the target's tracer thread. ptrace belongs to a thread; when a stop does not come in time, only the
+ * end of the tracer can let go of the thread, so after -ETIMEDOUT the tracer is ended and a new one started.
  */
 int tracer_run(struct target *t, int (*fn)(struct target *t, void *arg), void *arg);
 void tracer_end(struct target *t);
@@ -91,8 +91,8 @@ struct stopped {
 };
 
 /*
- * Stops one thread in user mode, between two instructions and outside of restartable sequences. -ETIMEDOUT, -ESRCH, -EPERM;
- * -EAGAIN: inside a restartable sequence, let go again.
+ * Stops one thread in user mode, between two instructions and outside of restartable sequences. -ETIMEDOUT, -ESRCH,
+ * -EPERM; -EAGAIN: inside a restartable sequence, let go again.
  */
 int thread_stop(struct target *t, pid_t tid, int timeout_ms, struct stopped *s, struct agent_error *err);
 int thread_resume(struct target *t, struct stopped *s);

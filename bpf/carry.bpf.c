@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0-only) */
 /*
- * carry.bpf.c: the carrier of one mirrored map: runs when bpf() is called on the map, before the kernel serves the call.
+ * carry.bpf.c: the carrier of one mirrored map: runs when bpf() is called on the map, before the kernel serves the
+ *call.
  *
- * It makes the tool's map say what the arena says, as far as the call can see it, and does to the arena what the call is about
- * to do to the tool's map. Both then come to the same result, so the return code is the kernel's own.
+ * It makes the tool's map say what the arena says, as far as the call can see it, and does to the arena what the call
+ *is about to do to the tool's map. Both then come to the same result, so the return code is the kernel's own.
  *
  *	read a key		bring that key
  *	start an iteration	bring the whole map
  *	update, delete		bring that key; change the arena likewise
  *	read and delete		bring that key (or all); delete it from the arena: the value moves out
  *
- * "Bring" is: present in the arena: copy; absent: delete. It holds the map's lock around reading one key and writing it,
- * so that a slow reader cannot put back an older value over a newer one. Nobody waits long for the lock: who does not get
- * it goes on without.
+ * "Bring" is: present in the arena: copy; absent: delete. It holds the map's lock around reading one key and writing
+ *it, so that a slow reader cannot put back an older value over a newer one. Nobody waits long for the lock: who does
+ *not get it goes on without.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
@@ -22,15 +23,15 @@
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
-#define MAX_SPINS 20000
-#define MAX_COPIES 3	     /* attempts at a copy during which nobody reuses the node */
-#define MAX_BATCH (1u << 20) /* elements of one batch that are followed */
+#define MAX_SPINS  20000
+#define MAX_COPIES 3	      /* attempts at a copy during which nobody reuses the node */
+#define MAX_BATCH  (1u << 20) /* elements of one batch that are followed */
 
 const volatile struct shm_geo carry_geo;
 
-__u32 busy;	       /* the lock */
-__u64 deleted_by;      /* pid_tgid of, */
-__u64 deleted_hash;    /* and hash of the key of the last delete: see next_key() */
+__u32 busy;	    /* the lock */
+__u64 deleted_by;   /* pid_tgid of, */
+__u64 deleted_hash; /* and hash of the key of the last delete: see next_key() */
 
 /* The arena and the tool's own map take these places before loading. */
 struct {
@@ -64,7 +65,8 @@ struct {
 	__uint(value_size, sizeof(struct scratch));
 } carry_scratch SEC(".maps");
 
-/* Places in the attributes, in words: struct { map_fd; key; value; flags } and struct { in_batch; out_batch; ... } batch. */
+/* Places in the attributes, in words: struct { map_fd; key; value; flags } and struct { in_batch; out_batch; ... }
+ * batch. */
 enum { ELEM_KEY = 1, ELEM_VALUE = 2, ELEM_FLAGS = 3 };
 enum { BATCH_IN = 0, BATCH_KEYS = 2, BATCH_VALUES = 3, BATCH_COUNT_FD = 4, BATCH_ELEM_FLAGS = 5, BATCH_FLAGS = 6 };
 
@@ -117,8 +119,8 @@ static __always_inline void unlock(__u64 got)
 /*
  * ---- the arena, each operation once ----
  *
- * Functions that are not static are verified once, each for itself, and not again wherever they are called. Their arguments
- * can be numbers only: the key is in the scratch buffer.
+ * Functions that are not static are verified once, each for itself, and not again wherever they are called. Their
+ * arguments can be numbers only: the key is in the scratch buffer.
  */
 
 #define once __attribute__((noinline))
@@ -199,8 +201,9 @@ static __always_inline long put_all_cpus(struct scratch *s, void *values)
 }
 
 /*
- * What is at off goes to the tool's map under the key. -SHM_E2BIG: no room. An entry that is there is written in place: an update
- * would put it at the head of its chain, and somebody who goes through the map would meet its neighbours again, without end.
+ * What is at off goes to the tool's map under the key. -SHM_E2BIG: no room. An entry that is there is written in place:
+ * an update would put it at the head of its chain, and somebody who goes through the map would meet its neighbours
+ * again, without end.
  */
 once long copy_out(__u64 off)
 {
@@ -308,7 +311,7 @@ static long bring_node(__u32 i, void *ctx)
 
 once int bring_all(__u64 move_out)
 {
-	struct sweep sweep = { .move_out = move_out };
+	struct sweep sweep = {.move_out = move_out};
 	void *arena = the_arena();
 	__u64 n = geo()->max_entries;
 
@@ -379,8 +382,8 @@ once long apply_update(__u64 from, __u64 flags)
 }
 
 /*
- * The kernel is about to insert the key: its map must have room exactly when the arena has. Other keys in it may be stale, or
- * not there yet. 0: it is so.
+ * The kernel is about to insert the key: its map must have room exactly when the arena has. Other keys in it may be
+ * stale, or not there yet. 0: it is so.
  */
 once int uneven_room(void)
 {
@@ -428,7 +431,7 @@ once __u64 hash_of_key(void)
 	return s ? shm_hash(geo(), s->key) : 0;
 }
 
-static __always_inline int delete(__u64 key)
+static __always_inline int delete (__u64 key)
 {
 	if (!shm_is_hash(geo()) || bring_key(key))
 		return 0;
@@ -459,8 +462,9 @@ once int tool_has_key(void)
 }
 
 /*
- * Without a key, or with one that is not there, the kernel begins at the beginning. A tool that goes through a map and deletes as it
- * goes asks with a key that it has just deleted: the map was brought when it began, and is again when it has come to the end.
+ * Without a key, or with one that is not there, the kernel begins at the beginning. A tool that goes through a map and
+ * deletes as it goes asks with a key that it has just deleted: the map was brought when it began, and is again when it
+ * has come to the end.
  */
 static __always_inline int next_key(__u64 key)
 {
@@ -502,7 +506,7 @@ static long batch_element(__u32 i, void *ctx)
 
 static __always_inline int batch(const struct carry_attr *a, __u64 is_update)
 {
-	struct batch b = { a->word[BATCH_KEYS], a->word[BATCH_VALUES], is_update };
+	struct batch b = {a->word[BATCH_KEYS], a->word[BATCH_VALUES], is_update};
 	__u32 count = (__u32)a->word[BATCH_COUNT_FD];
 
 	if (a->word[BATCH_ELEM_FLAGS] || (!is_update && !shm_is_hash(geo())))
@@ -525,7 +529,7 @@ static __always_inline int serve(const struct carry_attr *a, __u64 cmd)
 	case BPF_MAP_UPDATE_ELEM:
 		return update(key, a->word[ELEM_VALUE], a->word[ELEM_FLAGS]);
 	case BPF_MAP_DELETE_ELEM:
-		return delete(key);
+		return delete (key);
 	case BPF_MAP_LOOKUP_AND_DELETE_ELEM:
 		return a->word[ELEM_FLAGS] ? 0 : lookup_and_delete(key);
 	case BPF_MAP_LOOKUP_BATCH:

@@ -3,8 +3,9 @@
  * carry_hook.bpf.c: at the entry of bpf(): does this call concern a mirrored map? If so, its carrier takes over.
  *
  * The descriptor is resolved as the kernel will do it, through the caller's open files, so that duplicates, pinned maps
- * and maps opened by id are all seen. A mirrored map is known by its address: the daemon holds the map, so that no other object
- * can have it; that the file is a map at all is known by its operations, learnt once from a map of the daemon.
+ * and maps opened by id are all seen. A mirrored map is known by its address: the daemon holds the map, so that no
+ * other object can have it; that the file is a map at all is known by its operations, learnt once from a map of the
+ * daemon.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_core_read.h>
@@ -15,7 +16,7 @@
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
 /* include/linux/fs.h */
-#define FMODE_CAN_READ 0x20000
+#define FMODE_CAN_READ	0x20000
 #define FMODE_CAN_WRITE 0x40000
 
 __u32 own_tgid; /* the daemon's own calls see the tool's map as it is */
@@ -24,7 +25,7 @@ __u64 map_f_op;
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, CARRY_MAX);
-	__type(key, __u64); /* address of the struct bpf_map */
+	__type(key, __u64);   /* address of the struct bpf_map */
 	__type(value, __u32); /* place of its carrier */
 } carried SEC(".maps");
 

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0-only) */
 /*
  * khalf.bpf.c: the map algorithms as subprograms. This object is never loaded as it is: daemon/khalf.c appends the
- * functions of its .text to a tool's program and lets their two addresses point to the group's arena and to the constants.
+ * functions of its .text to a tool's program and lets their two addresses point to the group's arena and to the
+ * constants.
  *
- * The functions are hidden, not static: clang changes the signature of static ones. Each holds the code of all kinds of maps;
- * the verifier walks only what the constants lead to.
+ * The functions are hidden, not static: clang changes the signature of static ones. Each holds the code of all kinds of
+ * maps; the verifier walks only what the constants lead to.
  */
 #include <linux/types.h>
 #include <linux/bpf.h>

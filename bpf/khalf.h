@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0-only) */
 /*
- * khalf.h: what bpf/khalf.bpf.c is told by daemon/khalf.c: the value of a frozen array with one element, so that the verifier
- * knows every number in it.
+ * khalf.h: what bpf/khalf.bpf.c is told by daemon/khalf.c: the value of a frozen array with one element, so that the
+ * verifier knows every number in it.
  */
 #ifndef BPFTIME_BPF_KHALF_H
 #define BPFTIME_BPF_KHALF_H

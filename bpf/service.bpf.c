@@ -2,9 +2,10 @@
 /*
  * service.bpf.c: answers what only the kernel knows, for code in targets.
  *
- * `service` runs at a uprobe on the nop in the agent's image (agent/entry.S), with the question in the registers, and writes the
- * answer into the asking process's target arena. No system call is made, so a seccomp filter has nothing to say. The
- * other programs keep the thread slots true: a slot must be about the thread that has its fs base at that moment.
+ * `service` runs at a uprobe on the nop in the agent's image (agent/entry.S), with the question in the registers, and
+ * writes the answer into the asking process's target arena. No system call is made, so a seccomp filter has nothing to
+ * say. The other programs keep the thread slots true: a slot must be about the thread that has its fs base at that
+ * moment.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
@@ -13,11 +14,11 @@
 
 #include "agent/slot.h"
 
-#define ENOSPC 28
-#define EINVAL 22
-#define CLONE_VM 0x00000100
+#define ENOSPC	     28
+#define EINVAL	     22
+#define CLONE_VM     0x00000100
 #define CLONE_THREAD 0x00010000
-#define MAX_TARGETS 1024
+#define MAX_TARGETS  1024
 #define MAX_CHILDREN 16384
 
 struct target_map {
@@ -38,7 +39,7 @@ struct {
 
 /* Processes that use the arena of another: fork children and those that share its mm. */
 struct child {
-	__u32 owner;   /* tgid that is in arenas */
+	__u32 owner; /* tgid that is in arenas */
 	__u32 pad;
 	__u64 fs_base; /* shares the mm, and this thread's fs base; 0: a copy */
 };
@@ -59,8 +60,10 @@ static __always_inline struct agent_target *arena_of(__u32 tgid)
 	return inner ? bpf_map_lookup_elem(inner, &zero) : 0;
 }
 
-_Static_assert(__builtin_offsetof(struct agent_target, spare) == __builtin_offsetof(struct agent_target, thread) +
-		       AGENT_MAX_THREADS * sizeof(struct agent_thread), "spare slots follow the threads' slots");
+_Static_assert(__builtin_offsetof(struct agent_target, spare) ==
+		       __builtin_offsetof(struct agent_target, thread) +
+			       AGENT_MAX_THREADS * sizeof(struct agent_thread),
+	       "spare slots follow the threads' slots");
 
 /* Thread slots, then spare ones. The bound is checked on the register that is used, for the verifier. */
 static __always_inline struct agent_thread *slot_at(struct agent_target *t, __u64 index)
@@ -100,10 +103,11 @@ static __always_inline __u64 id_of(struct task_struct *task)
 }
 
 /*
- * Makes the slot be about this task. Slots are claimed by compare-and-swap: two threads of a process may register at the
- * same time on two processors.
+ * Makes the slot be about this task. Slots are claimed by compare-and-swap: two threads of a process may register at
+ * the same time on two processors.
  */
-static __always_inline struct agent_thread *take_slot(struct agent_target *t, __u64 fs_base, struct task_struct *task, __u32 state)
+static __always_inline struct agent_thread *take_slot(struct agent_target *t, __u64 fs_base, struct task_struct *task,
+						      __u32 state)
 {
 	__u32 index = find_slot(t, fs_base, 1);
 	struct agent_thread *slot;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * threads.bpf.c: where the threads of a process are, without stopping any. A thread that is not on a CPU has its user registers at the
- * top of its kernel stack. It is looked at twice: what is said holds for one moment in between.
+ * threads.bpf.c: where the threads of a process are, without stopping any. A thread that is not on a CPU has its user
+ * registers at the top of its kernel stack. It is looked at twice: what is said holds for one moment in between.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
@@ -12,10 +12,10 @@
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
-#define PF_EXITING 0x4	    /* include/linux/sched.h */
-#define PF_IO_WORKER 0x10   /* a thread of io_uring: never in user mode */
-#define NR_URETPROBE 335    /* the system calls by which the kernel's own probes are reached, */
-#define NR_UPROBE 336	    /* arch/x86/entry/syscalls/syscall_64.tbl */
+#define PF_EXITING   0x4  /* include/linux/sched.h */
+#define PF_IO_WORKER 0x10 /* a thread of io_uring: never in user mode */
+#define NR_URETPROBE 335  /* the system calls by which the kernel's own probes are reached, */
+#define NR_UPROBE    336  /* arch/x86/entry/syscalls/syscall_64.tbl */
 
 /* Before Linux 5.14 and 5.16. */
 struct task_struct___old {
@@ -60,8 +60,9 @@ static __always_inline __s32 tid_for_reader(struct task_struct *task)
 
 	if (!pid || BPF_CORE_READ(pid, level) < level)
 		return 0;
-	bpf_probe_read_kernel(&up, sizeof(up), (const void *)pid + bpf_core_field_offset(struct pid, numbers) +
-						       (__u64)level * bpf_core_type_size(struct upid));
+	bpf_probe_read_kernel(&up, sizeof(up),
+			      (const void *)pid + bpf_core_field_offset(struct pid, numbers) +
+				      (__u64)level * bpf_core_type_size(struct upid));
 	return up.nr;
 }
 

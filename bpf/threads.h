@@ -4,11 +4,11 @@
 #define BPFTIME_THREADS_H
 
 enum thread_where {
-	THREAD_ON_CPU,	  /* now, or for some of the time in which it was looked at */
-	THREAD_PREEMPTED, /* wants a CPU; in user mode or on the way there, or in a system call */
+	THREAD_ON_CPU,	   /* now, or for some of the time in which it was looked at */
+	THREAD_PREEMPTED,  /* wants a CPU; in user mode or on the way there, or in a system call */
 	THREAD_IN_SYSCALL, /* asleep in one */
-	THREAD_ELSEWHERE, /* asleep elsewhere in the kernel: a page fault, a stop */
-	THREAD_ENDING	  /* does not return to user mode */
+	THREAD_ELSEWHERE,  /* asleep elsewhere in the kernel: a page fault, a stop */
+	THREAD_ENDING	   /* does not return to user mode */
 };
 
 struct thread_rec {

@@ -21,9 +21,9 @@
 #include "daemon/uprobe.h"
 #include "shm-runtime/shm_map.h"
 
-#define PAGE_ROUND(n) (((n) + 4095ull) & ~4095ull)
+#define PAGE_ROUND(n)	   (((n) + 4095ull) & ~4095ull)
 #define COMPILE_TIMEOUT_MS 20000
-#define ERR_SIZE 200
+#define ERR_SIZE	   200
 
 static void explain(struct group *g, const char *what, const char *name, int err, const char *detail)
 {
@@ -44,8 +44,8 @@ static int lay_out(struct group *g, uint64_t *size)
 
 		if (m->geo.kind == SHM_DIRECT)
 			continue;
-		err = shm_geo__plan(&m->geo, m->m.type, m->m.key_size, m->m.value_size, m->m.max_entries, m->m.flags, n_cpus,
-				    off, &why);
+		err = shm_geo__plan(&m->geo, m->m.type, m->m.key_size, m->m.value_size, m->m.max_entries, m->m.flags,
+				    n_cpus, off, &why);
 		if (err) {
 			explain(g, "map ", m->m.name, err, why);
 			return err;
@@ -65,7 +65,8 @@ static int make_arena(struct group *g)
 	if (err)
 		return err;
 	if (size > INT32_MAX) {
-		snprintf(g->reason, sizeof(g->reason), "its maps need %llu MiB of shared memory", (unsigned long long)size >> 20);
+		snprintf(g->reason, sizeof(g->reason), "its maps need %llu MiB of shared memory",
+			 (unsigned long long)size >> 20);
 		return -E2BIG;
 	}
 	g->arena_fd = bpf_map_create(BPF_MAP_TYPE_ARRAY, "bpftimed_arena", 4, (uint32_t)size, 1, &opts);
@@ -142,8 +143,8 @@ static int load_khalf(struct group *g, struct gprog *p)
 		geo[i] = g->map[i].geo;
 		direct[i] = g->map[i].geo.kind == SHM_DIRECT ? g->map[i].fd : -1;
 	}
-	p->khalf_fd = khalf_load(p->insns, p->n_insns, p->type, p->expected_attach_type, p->license, p->name, g->arena_fd, geo,
-				 g->n_maps, direct, err_text, sizeof(err_text));
+	p->khalf_fd = khalf_load(p->insns, p->n_insns, p->type, p->expected_attach_type, p->license, p->name,
+				 g->arena_fd, geo, g->n_maps, direct, err_text, sizeof(err_text));
 	if (p->khalf_fd < 0) {
 		explain(g, "the kernel half of program ", p->name, p->khalf_fd, err_text);
 		return p->khalf_fd;

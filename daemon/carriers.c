@@ -30,7 +30,7 @@ struct carrier {
 
 struct carriers {
 	struct carry_hook_bpf *hook;
-	struct bpf_link *link; /* while there is a carrier: an unused hook costs nobody anything */
+	struct bpf_link *link;	/* while there is a carrier: an unused hook costs nobody anything */
 	int outer_fd, inner_fd; /* an array of maps: changing it waits for programs that run */
 	size_t n;
 	char *dir; /* where everything is pinned, or NULL */
@@ -53,13 +53,13 @@ __attribute__((format(printf, 4, 5))) static int fail(char *err, size_t size, in
 static const struct {
 	const char *map, *pin;
 } pinned[] = {
-	{ "carriers", "carry-programs" },
-	{ "carried", "carry-on" },
-	{ "known", "carry-known" },
-	{ "carry_ho.bss", "carry-state" },
+	{"carriers", "carry-programs"},
+	{"carried", "carry-on"},
+	{"known", "carry-known"},
+	{"carry_ho.bss", "carry-state"},
 };
 
-#define N(a) (sizeof(a) / sizeof((a)[0]))
+#define N(a)	 (sizeof(a) / sizeof((a)[0]))
 #define PIN_LINK "carry-link"
 
 static char *pin_path(char *path, size_t size, const char *dir, const char *name)
@@ -100,7 +100,8 @@ int carriers__pin(struct carriers *c, const char *dir, char *err, size_t err_siz
 		int ret = map ? pin(bpf_map__fd(map), dir, pinned[i].pin) : -ENOENT;
 
 		if (ret)
-			return fail(err, err_size, ret, "%s/%s cannot be pinned: %s", dir, pinned[i].pin, strerror(-ret));
+			return fail(err, err_size, ret, "%s/%s cannot be pinned: %s", dir, pinned[i].pin,
+				    strerror(-ret));
 	}
 	return c->dir ? 0 : fail(err, err_size, -ENOMEM, "no memory for the carriers");
 }
@@ -173,9 +174,9 @@ static void hook_detach(struct carriers *c)
 /* Other processes find the carrier by this, see carriers__rescue(). */
 static int tell(struct carriers *c, const struct carrier *k, uint32_t place, int arena_fd)
 {
-	struct bpf_map_info info = { 0 };
+	struct bpf_map_info info = {0};
 	uint32_t len = sizeof(info);
-	struct carry_known known = { .place = place };
+	struct carry_known known = {.place = place};
 
 	if (bpf_obj_get_info_by_fd(arena_fd, &info, &len))
 		return -errno;
@@ -201,8 +202,8 @@ static int waiter_open(struct carriers *c)
 }
 
 /*
- * Programs that were running when this was called have ended when it returns: so the kernel promises for a change of a map of
- * maps (maybe_wait_bpf_programs() in kernel/bpf/syscall.c).
+ * Programs that were running when this was called have ended when it returns: so the kernel promises for a change of a
+ * map of maps (maybe_wait_bpf_programs() in kernel/bpf/syscall.c).
  */
 static int wait_for_programs(struct carriers *c)
 {
@@ -266,7 +267,7 @@ void carriers__free(struct carriers *c)
 /* The kernel's address of a map, its name to the hook. */
 static int learn(struct carriers *c, int map_fd, uint64_t *address)
 {
-	struct carry_learn arg = { .fd = (unsigned int)map_fd };
+	struct carry_learn arg = {.fd = (unsigned int)map_fd};
 	/* The kernel writes the context of such a program back to where it came from. */
 	LIBBPF_OPTS(bpf_test_run_opts, opts, .ctx_in = &arg, .ctx_size_in = sizeof(arg));
 
@@ -309,7 +310,7 @@ int carriers__add(struct carriers *c, int tool_map_fd, uint32_t tool_map_id, int
 		  char *err, size_t err_size)
 {
 	int places = bpf_map__fd(c->hook->maps.carriers);
-	struct carrier k = { 0 };
+	struct carrier k = {0};
 	uint32_t place = 0;
 	int ret, prog_fd;
 
@@ -321,10 +322,12 @@ int carriers__add(struct carriers *c, int tool_map_fd, uint32_t tool_map_id, int
 		return fail(err, err_size, -EINVAL, "map %u is not one that is mirrored", tool_map_id);
 	ret = learn(c, tool_map_fd, &k.map);
 	if (ret)
-		return fail(err, err_size, ret, "map %u: cannot find it in the kernel: %s", tool_map_id, strerror(-ret));
+		return fail(err, err_size, ret, "map %u: cannot find it in the kernel: %s", tool_map_id,
+			    strerror(-ret));
 	ret = carrier_load(&k, tool_map_fd, arena_fd, g);
 	if (ret)
-		return fail(err, err_size, ret, "map %u: the kernel refused its carrier: %s", tool_map_id, strerror(-ret));
+		return fail(err, err_size, ret, "map %u: the kernel refused its carrier: %s", tool_map_id,
+			    strerror(-ret));
 	if (!c->link) {
 		c->link = hook_attach(c);
 		if (!c->link) {
@@ -375,7 +378,8 @@ int carriers__enable(struct carriers *c, int handle, bool on)
 	if (on ? bpf_map_update_elem(carried, &k->map, &place, BPF_ANY) : bpf_map_delete_elem(carried, &k->map))
 		return -errno;
 	k->enabled = on;
-	/* The hook runs on system call tracepoints, with preemption off: no processor that we have been on is still in it. */
+	/* The hook runs on system call tracepoints, with preemption off: no processor that we have been on is still in
+	 * it. */
 	if (!on)
 		cpus_visit();
 	return 0;
@@ -397,6 +401,6 @@ int carriers__remove(struct carriers *c, int handle)
 		hook_detach(c);
 	ret = wait_for_programs(c);
 	carry_bpf__destroy(k->skel);
-	*k = (struct carrier){ 0 };
+	*k = (struct carrier){0};
 	return ret;
 }

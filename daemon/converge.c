@@ -18,11 +18,11 @@
 #include "daemon/symbol.h"
 #include "daemon/uprobe.h"
 
-#define RETRY_FIRST_NS 200000000ull
-#define RETRY_MAX 6u
+#define RETRY_FIRST_NS	   200000000ull
+#define RETRY_MAX	   6u
 #define CHILD_REPAIR_TRIES 3
-#define COOL_NS 1000000000ull
-#define SETTLE_TRIES 50u
+#define COOL_NS		   1000000000ull
+#define SETTLE_TRIES	   50u
 
 uint64_t now_ns(void)
 {
@@ -251,7 +251,8 @@ static int try_takeover(struct engine *e, struct group *g)
 		bool passing = err == -EBUSY || err == -EAGAIN || err == -ETIMEDOUT;
 
 		g->attempts++;
-		g->retry_at = passing && g->attempts < RETRY_MAX ? now_ns() + (RETRY_FIRST_NS << g->attempts) : UINT64_MAX;
+		g->retry_at =
+			passing && g->attempts < RETRY_MAX ? now_ns() + (RETRY_FIRST_NS << g->attempts) : UINT64_MAX;
 		log_info("%s (%d): stays in the kernel: %s", g->tool->comm, g->tool->pid, g->reason);
 	}
 	set_reasons(g);
@@ -260,7 +261,8 @@ static int try_takeover(struct engine *e, struct group *g)
 
 /* ---- scans ---- */
 
-/* Another bpftimed, with a runtime folder of its own: what it attaches is not a tool's, and looking at it would wake it in turn. */
+/* Another bpftimed, with a runtime folder of its own: what it attaches is not a tool's, and looking at it would wake it
+ * in turn. */
 static bool is_daemon(pid_t pid)
 {
 	char comm[16];
@@ -446,7 +448,8 @@ void converge__host_gone(struct engine *e, pid_t pid)
 
 	if (!h)
 		return;
-	/* Without a kernel half the group's truth must come back before the new image's hits reach the tool's program. */
+	/* Without a kernel half the group's truth must come back before the new image's hits reach the tool's program.
+	 */
 	for (struct group *g = e->groups; g; g = g->next) {
 		if (!host__lodging(h, g))
 			continue;
@@ -561,8 +564,8 @@ static bool is_shared_at(struct engine *e, const struct host *h, const struct pl
 }
 
 /*
- * The uprobes that hold a closed place cost the kernel's probe several times its price: a place that nobody takes over again
- * soon is given up. Returns when to look again, or 0.
+ * The uprobes that hold a closed place cost the kernel's probe several times its price: a place that nobody takes over
+ * again soon is given up. Returns when to look again, or 0.
  */
 static uint64_t cool_places(struct engine *e, uint64_t now)
 {

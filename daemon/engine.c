@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * engine.c: the engine as the shell sees it: puts the parts together, turns kernel events into hints, and runs converge when
- * something is due. It sleeps otherwise: there is no periodic work.
+ * engine.c: the engine as the shell sees it: puts the parts together, turns kernel events into hints, and runs converge
+ * when something is due. It sleeps otherwise: there is no periodic work.
  */
 #include <errno.h>
 #include <stdio.h>

@@ -40,10 +40,10 @@ uint64_t now_ns(void);
 
 /* converge.c: from what the kernel says to what should be */
 struct tool *engine__tool(struct engine *e, pid_t pid);
-void converge__hint(struct engine *e, pid_t pid);	 /* something about this process changed */
-void converge__everything(struct engine *e);		 /* look at the whole host again */
+void converge__hint(struct engine *e, pid_t pid); /* something about this process changed */
+void converge__everything(struct engine *e);	  /* look at the whole host again */
 void converge__tool_gone(struct engine *e, pid_t pid);
-void converge__host_gone(struct engine *e, pid_t pid);	 /* ended, or executed another program */
+void converge__host_gone(struct engine *e, pid_t pid); /* ended, or executed another program */
 void converge__host_forked(struct engine *e, pid_t pid, pid_t child);
 /* Does what is due; returns CLOCK_MONOTONIC ns at which to come back, or 0. */
 uint64_t converge__run(struct engine *e);

@@ -23,8 +23,8 @@
 #include "shm-runtime/shm.h"
 
 #define PAGE_ROUND(n) (((n) + 4095ull) & ~4095ull)
-#define JMP_REL32 0xe9
-#define INT3 0xcc
+#define JMP_REL32     0xe9
+#define INT3	      0xcc
 
 static pid_t guard = -1;
 static int life = -1; /* its other end is the guard's: closed when this process ends, however it ends */
@@ -97,7 +97,8 @@ static bool has_stranded_action(const struct agent_site *site, const struct stra
 	return false;
 }
 
-/* As site__close(): the byte, then the flag. The bytes behind it are never executed while the first is the kernel's int3. */
+/* As site__close(): the byte, then the flag. The bytes behind it are never executed while the first is the kernel's
+ * int3. */
 static void close_places(const char *name, void *arg)
 {
 	const struct stranded *s = arg;

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * guard.h: a child process of the daemon that sleeps until the daemon dies. A daemon that is killed in the middle of a switch leaves
- * threads waiting at a gate; nothing in a target may depend on a living daemon, so the guard lets them go.
+ * guard.h: a child process of the daemon that sleeps until the daemon dies. A daemon that is killed in the middle of a
+ * switch leaves threads waiting at a gate; nothing in a target may depend on a living daemon, so the guard lets them
+ * go.
  *
- * Which side the truth is on is what kgate says: it turns at one instant of a switch. Open: the gate opens, userspace serves
- * on. Closed: the places are closed and the threads go back to the kernel's int3.
+ * Which side the truth is on is what kgate says: it turns at one instant of a switch. Open: the gate opens, userspace
+ * serves on. Closed: the places are closed and the threads go back to the kernel's int3.
  */
 #ifndef BPFTIME_GUARD_H
 #define BPFTIME_GUARD_H

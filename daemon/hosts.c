@@ -125,7 +125,8 @@ static void open_host(struct hosts *hs, struct host *h)
 	}
 	procfs_exe(h->pid, exe, sizeof(exe));
 	if (policy__target(hs->policy, exe[0] ? exe : NULL, h->comm, h->uid, &rule) == POLICY_KERNEL) {
-		snprintf(h->why, sizeof(h->why), "policy keeps process %d (%s) in the kernel (%s)", h->pid, h->comm, rule);
+		snprintf(h->why, sizeof(h->why), "policy keeps process %d (%s) in the kernel (%s)", h->pid, h->comm,
+			 rule);
 		return;
 	}
 	if (target__open(h->pid, &h->target, &err)) {
@@ -221,7 +222,8 @@ static int inject(struct hosts *hs, struct host *h, struct agent_error *err)
 	if (h->arena == MAP_FAILED) {
 		h->arena = NULL;
 		ret = -errno;
-		snprintf(err->text, sizeof(err->text), "the agent's shared memory cannot be mapped: %s", strerror(-ret));
+		snprintf(err->text, sizeof(err->text), "the agent's shared memory cannot be mapped: %s",
+			 strerror(-ret));
 		return ret;
 	}
 	h->arena->version = AGENT_ABI_VERSION;
@@ -253,15 +255,18 @@ static int map_all(struct host *h, struct lodging *l, struct agent_error *err)
 	l->maps = calloc(1 + g->n_progs + g->n_maps, sizeof(*l->maps));
 	if (!l->maps)
 		return -ENOMEM;
-	l->maps[n++] = (struct target_mapping){.fd = g->arena_fd, .size = g->arena_size, .prot = PROT_READ | PROT_WRITE};
+	l->maps[n++] =
+		(struct target_mapping){.fd = g->arena_fd, .size = g->arena_size, .prot = PROT_READ | PROT_WRITE};
 	for (unsigned int i = 0; i < g->n_progs; i++)
-		l->maps[n++] = (struct target_mapping){
-			.fd = g->prog[i].code_fd, .size = PAGE_ROUND(g->prog[i].code.size), .prot = PROT_READ | PROT_EXEC};
+		l->maps[n++] = (struct target_mapping){.fd = g->prog[i].code_fd,
+						       .size = PAGE_ROUND(g->prog[i].code.size),
+						       .prot = PROT_READ | PROT_EXEC};
 	for (unsigned int i = 0; i < g->n_maps; i++)
 		if (g->map[i].geo.kind == SHM_DIRECT)
-			l->maps[n++] = (struct target_mapping){.fd = g->map[i].fd,
-							       .size = g->map[i].map_size,
-							       .prot = PROT_READ | (g->map[i].read_only ? 0 : PROT_WRITE)};
+			l->maps[n++] =
+				(struct target_mapping){.fd = g->map[i].fd,
+							.size = g->map[i].map_size,
+							.prot = PROT_READ | (g->map[i].read_only ? 0 : PROT_WRITE)};
 	ret = target__map(h->target, l->maps, n, err);
 	if (ret)
 		return ret;
@@ -331,7 +336,8 @@ size_t host__code_ranges(const struct host *h, struct code_range *ranges, size_t
 
 	for (const struct lodging *l = h->lodgings; l; l = l->next)
 		for (unsigned int i = 0; i < l->group->n_progs && n < max; i++)
-			ranges[n++] = (struct code_range){l->maps[1 + i].addr, l->maps[1 + i].addr + l->maps[1 + i].size};
+			ranges[n++] =
+				(struct code_range){l->maps[1 + i].addr, l->maps[1 + i].addr + l->maps[1 + i].size};
 	return n;
 }
 

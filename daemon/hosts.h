@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * hosts.h: the processes that carry the agent: finding them, giving them the agent, a group's memory and code, and patched
- * places.
+ * hosts.h: the processes that carry the agent: finding them, giving them the agent, a group's memory and code, and
+ * patched places.
  */
 #ifndef BPFTIME_HOSTS_H
 #define BPFTIME_HOSTS_H
@@ -40,7 +40,8 @@ int host__lodge(struct hosts *hs, struct host *h, struct group *g, char *why, si
 void host__unlodge(struct host *h, struct group *g);
 struct lodging *host__lodging(const struct host *h, const struct group *g);
 
-/* The place of this probe in this host, planned when new. place->site == NULL: stays in the kernel, see why. NULL: no room. */
+/* The place of this probe in this host, planned when new. place->site == NULL: stays in the kernel, see why. NULL: no
+ * room. */
 struct place *host__place(struct hosts *hs, struct host *h, const struct probe *p, bool has_return);
 struct place *host__find_place(struct host *h, uint64_t ino, uint64_t offset);
 void host__drop_place(struct host *h, struct place *p);

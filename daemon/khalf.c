@@ -3,9 +3,9 @@
  * khalf.c: makes the kernel half of a program and loads it.
  *
  *	prologue	counts the hit in the group's kgate; closed: return 0
- *	the program	every instruction at its place: `map = ...` of a mirrored map becomes its number, calls on mirrored
- *			maps become calls of the subprograms, additions in place become atomic
- *	subprograms	of bpf/khalf.bpf.c, those that are called
+ *	the program	every instruction at its place: `map = ...` of a mirrored map becomes its number, calls on
+ *mirrored maps become calls of the subprograms, additions in place become atomic subprograms	of bpf/khalf.bpf.c,
+ *those that are called
  */
 #include "daemon/khalf.h"
 
@@ -31,10 +31,10 @@ static const struct {
 	int helper;
 	enum khalf_sub sub;
 } carried[] = {
-	{ BPF_FUNC_map_lookup_elem, KHALF_LOOKUP },
-	{ BPF_FUNC_map_update_elem, KHALF_UPDATE },
-	{ BPF_FUNC_map_delete_elem, KHALF_DELETE },
-	{ VM_HELPER_MAP_ADD, KHALF_ADD },
+	{BPF_FUNC_map_lookup_elem, KHALF_LOOKUP},
+	{BPF_FUNC_map_update_elem, KHALF_UPDATE},
+	{BPF_FUNC_map_delete_elem, KHALF_DELETE},
+	{VM_HELPER_MAP_ADD, KHALF_ADD},
 };
 
 /* Helpers that go over a map in ways of their own. */
@@ -42,17 +42,16 @@ static const struct {
 	int helper;
 	const char *name;
 } not_carried[] = {
-	{ BPF_FUNC_for_each_map_elem, "bpf_for_each_map_elem" },
-	{ BPF_FUNC_map_lookup_percpu_elem, "bpf_map_lookup_percpu_elem" },
-	{ BPF_FUNC_map_push_elem, "bpf_map_push_elem" },
-	{ BPF_FUNC_map_pop_elem, "bpf_map_pop_elem" },
-	{ BPF_FUNC_map_peek_elem, "bpf_map_peek_elem" },
+	{BPF_FUNC_for_each_map_elem, "bpf_for_each_map_elem"},
+	{BPF_FUNC_map_lookup_percpu_elem, "bpf_map_lookup_percpu_elem"},
+	{BPF_FUNC_map_push_elem, "bpf_map_push_elem"},
+	{BPF_FUNC_map_pop_elem, "bpf_map_pop_elem"},
+	{BPF_FUNC_map_peek_elem, "bpf_map_peek_elem"},
 };
 
 #define N(a) (sizeof(a) / sizeof((a)[0]))
 
-#define INSN(c, d, s, o, i)                                                                                            \
-	((struct bpf_insn){ .code = (c), .dst_reg = (d), .src_reg = (s), .off = (o), .imm = (i) })
+#define INSN(c, d, s, o, i) ((struct bpf_insn){.code = (c), .dst_reg = (d), .src_reg = (s), .off = (o), .imm = (i)})
 
 struct khalf {
 	struct bpf_insn *out;
@@ -100,8 +99,9 @@ static int translate_load64(struct khalf *k, struct bpf_insn *in, size_t at)
 	size_t map = (unsigned int)in->imm;
 
 	if (in->src_reg != BPF_PSEUDO_MAP_FD && in->src_reg != BPF_PSEUDO_MAP_VALUE)
-		return in->src_reg ? refuse(k, -EOPNOTSUPP, "instruction %zu loads an address of kind %u", at, in->src_reg) :
-				     0;
+		return in->src_reg
+			       ? refuse(k, -EOPNOTSUPP, "instruction %zu loads an address of kind %u", at, in->src_reg)
+			       : 0;
 	if (map >= k->n_maps)
 		return refuse(k, -EINVAL, "instruction %zu names map %zu of %zu", at, map, k->n_maps);
 	if (k->kernel_map[map]) {
@@ -171,12 +171,13 @@ static void make_atomic(struct bpf_insn *in, const bool *target, size_t n)
 			continue;
 		if (BPF_SRC(add.code) == BPF_X && add.src_reg == load.dst_reg)
 			continue;
-		if (store.code != (BPF_STX | BPF_MEM | size) || store.dst_reg != load.src_reg || store.off != load.off ||
-		    store.src_reg != load.dst_reg || target[i + 1] || target[i + 2])
+		if (store.code != (BPF_STX | BPF_MEM | size) || store.dst_reg != load.src_reg ||
+		    store.off != load.off || store.src_reg != load.dst_reg || target[i + 1] || target[i + 2])
 			continue;
 		in[i] = add;
 		in[i].code = (unsigned char)((add.code & ~0xf0) | BPF_MOV);
-		in[i + 1] = INSN(BPF_STX | BPF_ATOMIC | size, load.src_reg, load.dst_reg, load.off, BPF_ADD | BPF_FETCH);
+		in[i + 1] =
+			INSN(BPF_STX | BPF_ATOMIC | size, load.src_reg, load.dst_reg, load.off, BPF_ADD | BPF_FETCH);
 		in[i + 2] = add;
 	}
 }
@@ -319,7 +320,7 @@ static int load(struct khalf *k, const struct load_args *a, bool *misaligned)
 
 static int check_maps(struct khalf *k, const struct shm_geo *geo, size_t n_geo)
 {
-	struct bpf_map_info info = { 0 };
+	struct bpf_map_info info = {0};
 	unsigned int len = sizeof(info);
 
 	if (n_geo > SHM_MAX_MAPS)
@@ -341,10 +342,10 @@ int khalf_load(const struct bpf_insn *insns, size_t n_insns, uint32_t prog_type,
 	       const char *license, const char *name, int arena_fd, const struct shm_geo *geo, size_t n_geo,
 	       const int *direct_fd, char *err, size_t err_size)
 {
-	static const uint32_t widths[] = { 8, 4, 1 };
-	struct khalf k = { .direct_fd = direct_fd, .arena_fd = arena_fd, .err = err, .err_size = err_size };
-	struct load_args args = { prog_type, expected_attach_type, license, name };
-	struct khalf_consts consts = { 0 };
+	static const uint32_t widths[] = {8, 4, 1};
+	struct khalf k = {.direct_fd = direct_fd, .arena_fd = arena_fd, .err = err, .err_size = err_size};
+	struct load_args args = {prog_type, expected_attach_type, license, name};
+	struct khalf_consts consts = {0};
 	size_t room = n_insns + 16;
 	int ret;
 

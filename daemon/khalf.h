@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * khalf.h: the kernel half of a group: the tool's bytecode, translated so that its map calls run shm-runtime's algorithms
- * over the group's arena; and the carriers, which keep the tool's own maps showing what the arena holds.
+ * khalf.h: the kernel half of a group: the tool's bytecode, translated so that its map calls run shm-runtime's
+ * algorithms over the group's arena; and the carriers, which keep the tool's own maps showing what the arena holds.
  */
 #ifndef BPFTIME_KHALF_H
 #define BPFTIME_KHALF_H
@@ -15,9 +15,10 @@
 
 /*
  * Translates and loads. insns: map ids replaced by indices into geo[] (as for vm_compile(), additive pairs already
- * rewritten to VM_HELPER_MAP_ADD); maps of kind SHM_DIRECT or that only the kernel can serve keep the tool's map: direct_fd[i]
- * >= 0. The program first looks at shm_group_hdr.kgate: counts the hit, and works only when open. Returns the program's fd
- * or -errno, err with the verifier's last line.
+ * rewritten to VM_HELPER_MAP_ADD); maps of kind SHM_DIRECT or that only the kernel can serve keep the tool's map:
+ * direct_fd[i]
+ * >= 0. The program first looks at shm_group_hdr.kgate: counts the hit, and works only when open. Returns the program's
+ * fd or -errno, err with the verifier's last line.
  */
 int khalf_load(const struct bpf_insn *insns, size_t n_insns, uint32_t prog_type, uint32_t expected_attach_type,
 	       const char *license, const char *name, int arena_fd, const struct shm_geo *geo, size_t n_geo,
@@ -29,17 +30,19 @@ struct carriers; /* the hook on bpf() and all carriers of the host */
 
 int carriers__new(struct carriers **out, char *err, size_t err_size);
 void carriers__free(struct carriers *c);
-/* From now on, and until carriers__free(), everything is pinned in this folder: it goes on working when the daemon is killed. */
+/* From now on, and until carriers__free(), everything is pinned in this folder: it goes on working when the daemon is
+ * killed. */
 int carriers__pin(struct carriers *c, const char *dir, char *err, size_t err_size);
-/* In another process, when the daemon is dead: turns the carriers of this arena on, as the daemon had them or was about to. */
+/* In another process, when the daemon is dead: turns the carriers of this arena on, as the daemon had them or was about
+ * to. */
 int carriers__rescue(const char *dir, uint32_t arena_id);
 /* The reverse; and: from now on this process, not the daemon that is dead, sees the tools' maps as they are. */
 int carriers__unrescue(const char *dir, uint32_t arena_id);
 int carriers__inherit(const char *dir);
 const char *carriers__hook(const struct carriers *c);
 /*
- * Prepares a carrier, still disabled (this loads programs and takes milliseconds). While it is enabled every bpf() call on
- * this map, by any process but the daemon, sees and changes what is in the arena. tool_map_fd is the tool's own map.
+ * Prepares a carrier, still disabled (this loads programs and takes milliseconds). While it is enabled every bpf() call
+ * on this map, by any process but the daemon, sees and changes what is in the arena. tool_map_fd is the tool's own map.
  * Returns a handle or -errno.
  */
 int carriers__add(struct carriers *c, int tool_map_fd, uint32_t tool_map_id, int arena_fd, const struct shm_geo *g,

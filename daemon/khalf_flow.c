@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * khalf_flow.c: a forward data-flow analysis over registers and spilled registers, until nothing changes. The program has
- * passed the kernel's verifier already; what is unusual (a map pointer through memory other than the stack) it does not
- * admit, so it is not followed here.
+ * khalf_flow.c: a forward data-flow analysis over registers and spilled registers, until nothing changes. The program
+ * has passed the kernel's verifier already; what is unusual (a map pointer through memory other than the stack) it does
+ * not admit, so it is not followed here.
  */
 #include "daemon/khalf_flow.h"
 
@@ -11,8 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define N_REGS 11
-#define STACK 512
+#define N_REGS	11
+#define STACK	512
 #define N_SLOTS (STACK / 8)
 
 struct facts {
@@ -172,7 +172,7 @@ static int step(struct flow *f, size_t at)
 int khalf_flow(const struct bpf_insn *insns, size_t n_insns, const bool *kernel_map, size_t n_maps, uint8_t *first_arg,
 	       char *err, size_t err_size)
 {
-	struct flow f = { .insns = insns, .n = n_insns, .kernel_map = kernel_map, .n_maps = n_maps };
+	struct flow f = {.insns = insns, .n = n_insns, .kernel_map = kernel_map, .n_maps = n_maps};
 	struct facts entry;
 	int ret = -ENOMEM;
 
@@ -192,8 +192,8 @@ int khalf_flow(const struct bpf_insn *insns, size_t n_insns, const bool *kernel_
 		f.queued[at] = 0;
 		ret = step(&f, at);
 		if (ret)
-			snprintf(err, err_size, "instruction %zu loads an address of a kind that is not carried (%u)", at,
-				 insns[at].src_reg);
+			snprintf(err, err_size, "instruction %zu loads an address of a kind that is not carried (%u)",
+				 at, insns[at].src_reg);
 	}
 	for (size_t i = 0; i < n_insns; i++)
 		first_arg[i] = f.facts[i].reg[1];

@@ -18,8 +18,8 @@ enum khalf_holds {
 };
 
 /*
- * Fills first_arg[i] with the set for r1 before instruction i (0: never reached). kernel_map[m] tells how map m is served;
- * maps are named by index in imm. -errno, err a sentence.
+ * Fills first_arg[i] with the set for r1 before instruction i (0: never reached). kernel_map[m] tells how map m is
+ * served; maps are named by index in imm. -errno, err a sentence.
  */
 int khalf_flow(const struct bpf_insn *insns, size_t n_insns, const bool *kernel_map, size_t n_maps, uint8_t *first_arg,
 	       char *err, size_t err_size);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * map_copy.c: whole maps between the kernel and the arena, by the daemon, while nobody else writes. In batches where the kernel has
- * them for the type (hash 5.6, array 5.6, per-CPU array 5.13), else key by key.
+ * map_copy.c: whole maps between the kernel and the arena, by the daemon, while nobody else writes. In batches where
+ * the kernel has them for the type (hash 5.6, array 5.6, per-CPU array 5.13), else key by key.
  */
 #include "daemon/khalf.h"
 
@@ -17,7 +17,7 @@
 
 #define BATCH_BYTES (4u << 20)
 #define BATCH_LEAST 64u
-#define BATCH_MOST 65536u
+#define BATCH_MOST  65536u
 
 /* One copying under way. */
 struct copy {
@@ -48,7 +48,8 @@ static int copy_open(struct copy *c)
 	c->stride = shm_is_percpu(c->g) ? (size_t)c->g->value_room * c->g->n_cpus : c->g->value_size;
 	room = (uint32_t)(BATCH_BYTES / (c->stride + c->g->key_size));
 	room = room < BATCH_LEAST ? BATCH_LEAST : room > BATCH_MOST ? BATCH_MOST : room;
-	/* A batch must hold the fullest bucket of a hash, else the kernel says ENOSPC; room for a key more to go on from. */
+	/* A batch must hold the fullest bucket of a hash, else the kernel says ENOSPC; room for a key more to go on
+	 * from. */
 	c->room = room;
 	c->keys = calloc(room + 2, c->g->key_size);
 	c->values = calloc(room, c->stride);
@@ -77,7 +78,7 @@ static int put_entry(struct copy *c, const char *key, const char *values)
 static int in_by_batches(struct copy *c)
 {
 	LIBBPF_OPTS(bpf_map_batch_opts, opts);
-	uint64_t at[SHM_MAX_KEY / 8] = { 0 }, next[SHM_MAX_KEY / 8] = { 0 };
+	uint64_t at[SHM_MAX_KEY / 8] = {0}, next[SHM_MAX_KEY / 8] = {0};
 	void *from = NULL;
 
 	for (;;) {
@@ -122,7 +123,7 @@ static int in_by_keys(struct copy *c)
 
 int map_copy_in(int tool_map_fd, void *arena, const struct shm_geo *g, char *err, size_t err_size)
 {
-	struct copy c = { .fd = tool_map_fd, .arena = arena, .g = g, .err = err, .err_size = err_size };
+	struct copy c = {.fd = tool_map_fd, .arena = arena, .g = g, .err = err, .err_size = err_size};
 	int ret = copy_open(&c);
 
 	if (!ret) {
@@ -167,7 +168,8 @@ static int flush(struct copy *c, uint32_t n)
 	if (n == 0 || bpf_map_update_batch(c->fd, c->keys, c->values, &done, &opts) == 0)
 		return 0;
 	for (uint32_t i = 0; i < n; i++)
-		if (bpf_map_update_elem(c->fd, c->keys + (size_t)i * c->g->key_size, c->values + i * c->stride, BPF_ANY))
+		if (bpf_map_update_elem(c->fd, c->keys + (size_t)i * c->g->key_size, c->values + i * c->stride,
+					BPF_ANY))
 			return fail(c, -errno, "cannot write the tool's map: %s", strerror(errno));
 	return 0;
 }
@@ -198,7 +200,7 @@ static int out_all(struct copy *c)
 
 int map_copy_out(void *arena, const struct shm_geo *g, int tool_map_fd, char *err, size_t err_size)
 {
-	struct copy c = { .fd = tool_map_fd, .arena = arena, .g = g, .err = err, .err_size = err_size };
+	struct copy c = {.fd = tool_map_fd, .arena = arena, .g = g, .err = err, .err_size = err_size};
 	int ret = copy_open(&c);
 
 	if (!ret)

@@ -27,8 +27,8 @@
 #include "shm-runtime/shm.h"
 #include "vm-llvm/vm.h"
 
-#define REASON_SIZE 320
-#define GROUP_MAX_PROGS 64
+#define REASON_SIZE	 320
+#define GROUP_MAX_PROGS	 64
 #define GROUP_MAX_PROBES 64
 
 struct engine;
@@ -42,11 +42,11 @@ struct tool {
 	uid_t uid;
 	char comm[16];
 	char exe[PATH_MAX];
-	bool held;		  /* `bpftime handback`: until `bpftime takeover` */
+	bool held;		   /* `bpftime handback`: until `bpftime takeover` */
 	char refusal[REASON_SIZE]; /* why no probe of this tool is offloaded, or empty */
-	struct timespec since;	  /* CLOCK_REALTIME when it was first seen */
-	uint64_t dirty_at;	  /* CLOCK_MONOTONIC ns of the last hint; 0: clean */
-	bool seen;		  /* scratch of a scan */
+	struct timespec since;	   /* CLOCK_REALTIME when it was first seen */
+	uint64_t dirty_at;	   /* CLOCK_MONOTONIC ns of the last hint; 0: clean */
+	bool seen;		   /* scratch of a scan */
 };
 
 /* One attachment of a tool's program. */
@@ -130,7 +130,7 @@ struct place {
 	bool used;
 	uint64_t ino, offset;
 	char path[PATH_MAX + 32]; /* through /proc/TOOL/root */
-	struct site *site; /* NULL: cannot be patched, see why */
+	struct site *site;	  /* NULL: cannot be patched, see why */
 	bool has_return;
 	bool open;
 	uint64_t closed_at; /* CLOCK_MONOTONIC ns; 0: open, or never opened */

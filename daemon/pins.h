@@ -12,8 +12,8 @@
 #include <sys/types.h>
 
 /*
- * Mounts it at RUNTIME_DIR/bpf, unless it is still there from a daemon that was killed; then waits until that one's guard
- * has done its work (see guard.h). 0, or -errno with a sentence in err.
+ * Mounts it at RUNTIME_DIR/bpf, unless it is still there from a daemon that was killed; then waits until that one's
+ * guard has done its work (see guard.h). 0, or -errno with a sentence in err.
  */
 int pins__open(const char *runtime_dir, char *err, size_t err_size);
 /* Removes whatever is still pinned, and the mount. */
@@ -33,8 +33,8 @@ void pins__clear(void);
 
 /* ---- names ---- */
 
-#define PIN_GROUP "group-%u-arena"    /* group id */
-#define PIN_KHALF "group-%u-khalf-%u" /* group id, probe */
-#define PIN_HOST "host-%d-%llu-arena" /* pid, start time */
+#define PIN_GROUP "group-%u-arena"     /* group id */
+#define PIN_KHALF "group-%u-khalf-%u"  /* group id, probe */
+#define PIN_HOST  "host-%d-%llu-arena" /* pid, start time */
 
 #endif

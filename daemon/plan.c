@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * plan.c: the decision. Everything that the runtime carries stands in a table here; whatever is not in a table stays in the
- * kernel, with the table's reason.
+ * plan.c: the decision. Everything that the runtime carries stands in a table here; whatever is not in a table stays in
+ * the kernel, with the table's reason.
  */
 #include "daemon/plan.h"
 
@@ -18,26 +18,16 @@
 #include "vm-llvm/additive.h"
 #include "vm-llvm/fold.h"
 
-#define PAGE_ROUND(n) (((n) + 4095ull) & ~4095ull)
+#define PAGE_ROUND(n)	(((n) + 4095ull) & ~4095ull)
 #define DIRECT_MAX_SIZE (64u << 20)
 
 /* Helpers with a body in agent/helpers.c. */
 static const uint32_t carried_helpers[] = {
-	BPF_FUNC_map_lookup_elem,
-	BPF_FUNC_map_update_elem,
-	BPF_FUNC_map_delete_elem,
-	BPF_FUNC_probe_read,
-	BPF_FUNC_ktime_get_ns,
-	BPF_FUNC_get_smp_processor_id,
-	BPF_FUNC_get_current_pid_tgid,
-	BPF_FUNC_get_current_uid_gid,
-	BPF_FUNC_get_current_comm,
-	BPF_FUNC_probe_read_str,
-	BPF_FUNC_probe_read_user,
-	BPF_FUNC_probe_read_user_str,
-	BPF_FUNC_ktime_get_boot_ns,
-	BPF_FUNC_get_func_ip,
-	BPF_FUNC_get_attach_cookie,
+	BPF_FUNC_map_lookup_elem,      BPF_FUNC_map_update_elem,     BPF_FUNC_map_delete_elem,
+	BPF_FUNC_probe_read,	       BPF_FUNC_ktime_get_ns,	     BPF_FUNC_get_smp_processor_id,
+	BPF_FUNC_get_current_pid_tgid, BPF_FUNC_get_current_uid_gid, BPF_FUNC_get_current_comm,
+	BPF_FUNC_probe_read_str,       BPF_FUNC_probe_read_user,     BPF_FUNC_probe_read_user_str,
+	BPF_FUNC_ktime_get_boot_ns,    BPF_FUNC_get_func_ip,	     BPF_FUNC_get_attach_cookie,
 };
 
 #define NAME_OF_HELPER(name) [BPF_FUNC_##name] = "bpf_" #name
@@ -185,7 +175,9 @@ static int plan_insns(struct group *g, struct observer *o, struct gprog *p)
 				if (err)
 					return err;
 				if (in->src_reg == BPF_PSEUDO_MAP_VALUE && g->map[index].geo.kind != SHM_DIRECT)
-					return refuse(g, "program %s uses the value of map %s directly, which is not memory-mapped",
+					return refuse(g,
+						      "program %s uses the value of map %s directly, which is not "
+						      "memory-mapped",
 						      p->name, g->map[index].m.name);
 				in->imm = (int)index;
 			} else if (in->src_reg) {
@@ -213,8 +205,8 @@ static bool read_frozen(void *arg, int32_t imm, uint32_t off, void *out, uint32_
 	char *value;
 	int fd;
 
-	if (observer__map(o, (uint32_t)imm, &m) || m.type != BPF_MAP_TYPE_ARRAY || !m.frozen || !(m.flags & BPF_F_RDONLY_PROG) ||
-	    m.max_entries != 1 || off > m.value_size || size > m.value_size - off)
+	if (observer__map(o, (uint32_t)imm, &m) || m.type != BPF_MAP_TYPE_ARRAY || !m.frozen ||
+	    !(m.flags & BPF_F_RDONLY_PROG) || m.max_entries != 1 || off > m.value_size || size > m.value_size - off)
 		return false;
 	fd = bpf_map_get_fd_by_id((uint32_t)imm);
 	value = malloc(m.value_size);
@@ -241,7 +233,8 @@ static int plan_prog(struct group *g, struct observer *o, uint32_t id)
 	if (!src)
 		return refuse(g, "program %u cannot be looked at: %s", id, strerror(errno));
 	if (!src->insns)
-		return refuse(g, "program %s: %s", src->name, src->why_unknown ? src->why_unknown : "its bytecode is not known");
+		return refuse(g, "program %s: %s", src->name,
+			      src->why_unknown ? src->why_unknown : "its bytecode is not known");
 	if (src->type != BPF_PROG_TYPE_KPROBE)
 		return refuse(g, "program %s is not a uprobe program", src->name);
 	if (src->sleepable)
@@ -267,8 +260,9 @@ static int plan_prog(struct group *g, struct observer *o, uint32_t id)
 }
 
 /*
- * Per-CPU maps may only be added to; that is made exact by atomic adds in both halves. The same rewriting serves plain maps with
- * eight-byte values: a lookup and an update of old + c by preempted threads would lose more than the kernel ever does.
+ * Per-CPU maps may only be added to; that is made exact by atomic adds in both halves. The same rewriting serves plain
+ * maps with eight-byte values: a lookup and an update of old + c by preempted threads would lose more than the kernel
+ * ever does.
  */
 static int plan_additive(struct group *g)
 {
@@ -294,8 +288,8 @@ static int plan_additive(struct group *g)
 			return refuse(g, "program %s cannot be analysed: %s", p->name, strerror(-err));
 		for (unsigned int i = 0; i < g->n_maps; i++)
 			if (info[i].per_cpu && use[i] == VM_MAP_OTHER)
-				return refuse(g, "program %s uses the per-CPU map %s in a way that is not an addition", p->name,
-					      g->map[i].m.name);
+				return refuse(g, "program %s uses the per-CPU map %s in a way that is not an addition",
+					      p->name, g->map[i].m.name);
 	}
 	return 0;
 }
@@ -349,7 +343,9 @@ static int plan_strangers(struct group *g)
 		for (uint32_t k = 0; k < info.nr_map_ids && k < 64; k++)
 			for (unsigned int i = 0; i < g->n_maps; i++)
 				if (g->map[i].m.id == ids[k] && g->map[i].geo.kind != SHM_DIRECT)
-					return refuse(g, "map %s is also used by program %s (%u), which is not attached to a uprobe",
+					return refuse(g,
+						      "map %s is also used by program %s (%u), which is not attached "
+						      "to a uprobe",
 						      g->map[i].m.name, info.name, id);
 	}
 	return 0;
@@ -358,16 +354,19 @@ static int plan_strangers(struct group *g)
 static int plan_reach(struct group *g)
 {
 	/*
-	 * Directly mapped memory is written by the tool's own program too, so no kernel half can stand beside it: hits that
-	 * reach the kernel are the tool's program's. That is exact for memory that is only direct; mirrored maps beside it need
-	 * every hit to come from processes that are held still during the switch, that is, from the one the probe is limited to.
+	 * Directly mapped memory is written by the tool's own program too, so no kernel half can stand beside it: hits
+	 * that reach the kernel are the tool's program's. That is exact for memory that is only direct; mirrored maps
+	 * beside it need every hit to come from processes that are held still during the switch, that is, from the one
+	 * the probe is limited to.
 	 */
 	if (!g->has_direct || !g->has_mirrored)
 		return 0;
 	for (unsigned int i = 0; i < g->n_probes; i++)
 		if (g->probe[i]->o.target < 0)
-			return refuse(g, "%s is probed in every process and the programs use both memory-mapped and other maps: limit "
-					 "the tool to a process (-p)",
+			return refuse(g,
+				      "%s is probed in every process and the programs use both memory-mapped and other "
+				      "maps: limit "
+				      "the tool to a process (-p)",
 				      g->probe[i]->symbol);
 	return 0;
 }

@@ -9,8 +9,8 @@
 #include "daemon/model.h"
 
 /*
- * g->tool and g->probe[] are set by the caller. Fills programs, maps and geometry, rewrites additive uses. Returns 0 when the
- * group can be carried; else -EOPNOTSUPP (or -errno) and g->reason.
+ * g->tool and g->probe[] are set by the caller. Fills programs, maps and geometry, rewrites additive uses. Returns 0
+ * when the group can be carried; else -EOPNOTSUPP (or -errno) and g->reason.
  */
 int group__plan(struct group *g, struct observer *o);
 

@@ -32,7 +32,8 @@ uint64_t procfs_start_time(pid_t pid)
 	if (read_file(pid, "stat", buf, sizeof(buf)))
 		return 0;
 	p = strrchr(buf, ')');
-	if (!p || sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu", &start) != 1)
+	if (!p || sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu",
+			 &start) != 1)
 		return 0;
 	return start;
 }

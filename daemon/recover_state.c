@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * recover_state.c: after a bpftimed was killed, the next one hands back what it had taken, as switch.c would have: gates at
- * WAIT, targets quiet, arenas copied to the tools' maps, places closed and freed, pins removed. Then it begins anew.
+ * recover_state.c: after a bpftimed was killed, the next one hands back what it had taken, as switch.c would have:
+ * gates at WAIT, targets quiet, arenas copied to the tools' maps, places closed and freed, pins removed. Then it begins
+ * anew.
  */
 #include <bpf/bpf.h>
 #include <json-c/json.h>
@@ -21,13 +22,13 @@
 #include "daemon/state.h"
 #include "shm-runtime/shm.h"
 
-#define PAGE_ROUND(n) (((n) + 4095ull) & ~4095ull)
+#define PAGE_ROUND(n)	   (((n) + 4095ull) & ~4095ull)
 #define QUIESCE_TIMEOUT_MS 2000
 #define RETURNS_TIMEOUT_MS 1000
-#define EVICT_TIMEOUT_MS 200
-#define SWITCH_TRIES 50
-#define MAX_RANGES 256
-#define MAX_LODGED 512
+#define EVICT_TIMEOUT_MS   200
+#define SWITCH_TRIES	   50
+#define MAX_RANGES	   256
+#define MAX_LODGED	   512
 
 struct old_map {
 	int fd; /* the tool's map */
@@ -125,7 +126,8 @@ static void read_group(struct old_group *g, json_object *o)
 		json_object *m = json_object_array_get_idx(maps, i);
 		struct old_map *to = &g->map[g->n_maps];
 
-		if (!bytes(json_object_object_get(m, "geometry"), &to->geo, sizeof(to->geo)) || to->geo.end_off > g->size)
+		if (!bytes(json_object_object_get(m, "geometry"), &to->geo, sizeof(to->geo)) ||
+		    to->geo.end_off > g->size)
 			continue;
 		to->fd = bpf_map_get_fd_by_id((uint32_t)number(m, "id"));
 		g->n_maps += to->fd >= 0;
@@ -276,7 +278,8 @@ static void quiesce(struct old *old, bool agent_too)
 	for (size_t i = 0; i < old->n_hosts; i++) {
 		struct old_host *h = &old->host[i];
 
-		if (target__quiesce(h->target, h->code, agent_too ? h->n_code : h->n_programs, QUIESCE_TIMEOUT_MS, false, &err) &&
+		if (target__quiesce(h->target, h->code, agent_too ? h->n_code : h->n_programs, QUIESCE_TIMEOUT_MS,
+				    false, &err) &&
 		    target__alive(h->target))
 			log_warning("%s: its last hits may be lost", err.text);
 	}
@@ -302,13 +305,14 @@ static void move_out(struct old_group *g)
 		carriers__unrescue(pins__dir(), g->arena_id);
 		cpus_visit();
 		copy_out(g);
-		if (__atomic_compare_exchange_n(&g->arena->kgate, &seen, seen & ~SHM_KGATE_OPEN, false, __ATOMIC_SEQ_CST,
-						__ATOMIC_SEQ_CST))
+		if (__atomic_compare_exchange_n(&g->arena->kgate, &seen, seen & ~SHM_KGATE_OPEN, false,
+						__ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
 			return;
 		carriers__rescue(pins__dir(), g->arena_id);
 	}
 	if (g->tool_lives)
-		log_warning("processes hit the probes too often for an exact hand-back after the last bpftimed was killed");
+		log_warning(
+			"processes hit the probes too often for an exact hand-back after the last bpftimed was killed");
 	__atomic_and_fetch(&g->arena->kgate, ~SHM_KGATE_OPEN, __ATOMIC_SEQ_CST);
 	carriers__unrescue(pins__dir(), g->arena_id);
 }
@@ -334,8 +338,9 @@ static void let_go_of_hosts(struct old *old)
 }
 
 /*
- * New calls go to the kernel halves while we wait for returns. That a thread is not inside is certain only once the places are closed
- * and it has been seen outside the agent: before it might be about to note its return, or have taken it off and be about to count it.
+ * New calls go to the kernel halves while we wait for returns. That a thread is not inside is certain only once the
+ * places are closed and it has been seen outside the agent: before it might be about to note its return, or have taken
+ * it off and be about to count it.
  */
 static void drain_returns(struct old *old)
 {
@@ -389,7 +394,8 @@ void recover_state(void)
 	struct old old = {0};
 
 	if (o && !read_all(&old, o)) {
-		log_error("the bpftimed that was killed was of another version: what it had taken over is not handed back exactly");
+		log_error("the bpftimed that was killed was of another version: what it had taken over is not handed "
+			  "back exactly");
 	} else if (o && (old.n_groups || old.n_hosts)) {
 		hand_back(&old);
 		log_info("after the last bpftimed was killed: %zu process(es) handed back to the kernel", old.n_hosts);

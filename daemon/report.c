@@ -34,7 +34,8 @@ static uint64_t hits_of(const struct probe *p)
 	uint64_t sum = 0;
 
 	for (uint32_t cpu = 0; a && cpu < a->n_cpus; cpu++)
-		sum += __atomic_load_n((const uint64_t *)((const char *)a + SHM_HDR_SIZE) + p->hit_index * a->n_cpus + cpu,
+		sum += __atomic_load_n((const uint64_t *)((const char *)a + SHM_HDR_SIZE) + p->hit_index * a->n_cpus +
+					       cpu,
 				       __ATOMIC_RELAXED);
 	return sum;
 }
@@ -81,7 +82,8 @@ static void fill_probe(struct engine *e, const struct probe *p, struct report *r
 		.symbol = p->symbol[0] ? p->symbol : NULL,
 		.program = r->names[i],
 		.hits = hits_of(p),
-		.since = seconds_since(p->group && p->group->state == GROUP_SHARED ? &p->group->since : &p->tool->since),
+		.since =
+			seconds_since(p->group && p->group->state == GROUP_SHARED ? &p->group->since : &p->tool->since),
 	};
 	fill_hosts(e, p, r, i);
 	sp->userspace = p->group && p->group->state == GROUP_SHARED && sp->n_targets > 0;

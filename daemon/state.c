@@ -82,7 +82,8 @@ static json_object *lodging_state(const struct lodging *l)
 
 static json_object *host_state(const struct host *h)
 {
-	json_object *o = json_object_new_object(), *places = json_object_new_array(), *lodgings = json_object_new_array();
+	json_object *o = json_object_new_object(), *places = json_object_new_array(),
+		    *lodgings = json_object_new_array();
 	struct target_record t;
 
 	target__record(h->target, &t);
@@ -125,7 +126,8 @@ void state__save(const struct group *groups, const struct hosts *hosts)
 	json_object_object_add(o, "groups", gs);
 	json_object_object_add(o, "hosts", hs);
 	snprintf(temporary, sizeof(temporary), "%s.new", path);
-	if (json_object_to_file_ext(temporary, o, JSON_C_TO_STRING_PLAIN) || chmod(temporary, 0600) || rename(temporary, path))
+	if (json_object_to_file_ext(temporary, o, JSON_C_TO_STRING_PLAIN) || chmod(temporary, 0600) ||
+	    rename(temporary, path))
 		log_warning("%s cannot be written: %s", path, strerror(errno));
 	json_object_put(o);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * state.h: RUNTIME_DIR/state.json: what a later bpftimed needs, besides the pins, to hand everything back exactly when this one is
- * killed. Which side the truth of a group is on is not in it: the group's kgate says that, at any instant.
+ * state.h: RUNTIME_DIR/state.json: what a later bpftimed needs, besides the pins, to hand everything back exactly when
+ * this one is killed. Which side the truth of a group is on is not in it: the group's kgate says that, at any instant.
  */
 #ifndef BPFTIME_STATE_H
 #define BPFTIME_STATE_H

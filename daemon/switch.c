@@ -15,11 +15,11 @@
 #include "daemon/log.h"
 #include "daemon/state.h"
 
-#define QUIESCE_TIMEOUT_MS 2000
-#define RETURNS_TIMEOUT_MS 1000
+#define QUIESCE_TIMEOUT_MS	2000
+#define RETURNS_TIMEOUT_MS	1000
 #define HELD_RETURNS_TIMEOUT_MS 20
-#define SWITCH_TRIES 50
-#define MAX_RANGES 256
+#define SWITCH_TRIES		50
+#define MAX_RANGES		256
 
 static int __attribute__((format(printf, 3, 4))) fail(struct group *g, int err, const char *fmt, ...)
 {
@@ -69,9 +69,9 @@ static bool group_is_at(const struct group *g, const struct host *h, const struc
 	return false;
 }
 
-#define for_each_place(sw, g, h, pl)                                                                                         \
-	for (struct host * (h) = (sw)->hosts->list; (h); (h) = (h)->next)                                                    \
-		for (struct place *(pl) = (h)->place; (pl) < (h)->place + AGENT_MAX_SITES; (pl)++)                            \
+#define for_each_place(sw, g, h, pl)                                                                                   \
+	for (struct host * (h) = (sw)->hosts->list; (h); (h) = (h)->next)                                              \
+		for (struct place * (pl) = (h)->place; (pl) < (h)->place + AGENT_MAX_SITES; (pl)++)                    \
 			if (group_is_at((g), (h), (pl)))
 
 /* Another group with a probe at a place of g. */
@@ -90,8 +90,8 @@ static void set_gate(struct group *g, enum shm_ugate gate)
 }
 
 /*
- * While threads are held, every moment that we are not running is one that they stand still: run before all ordinary tasks.
- * Bounded by the timeouts of what is waited for.
+ * While threads are held, every moment that we are not running is one that they stand still: run before all ordinary
+ * tasks. Bounded by the timeouts of what is waited for.
  */
 static void set_urgent(bool urgent)
 {
@@ -101,7 +101,8 @@ static void set_urgent(bool urgent)
 
 	while (dir && (e = readdir(dir)))
 		if (atoi(e->d_name) > 0)
-			sched_setscheduler(atoi(e->d_name), urgent ? SCHED_FIFO | SCHED_RESET_ON_FORK : SCHED_OTHER, &param);
+			sched_setscheduler(atoi(e->d_name), urgent ? SCHED_FIFO | SCHED_RESET_ON_FORK : SCHED_OTHER,
+					   &param);
 	if (dir)
 		closedir(dir);
 }
@@ -126,7 +127,9 @@ static void hold(struct switcher *sw, struct group *g)
 
 static void let_go(struct switcher *sw, struct group *g)
 {
-	set_gate(g, g->state == GROUP_SHARED ? SHM_UGATE_OPEN : g->state == GROUP_GONE ? SHM_UGATE_OFF : SHM_UGATE_KERNEL);
+	set_gate(g, g->state == GROUP_SHARED ? SHM_UGATE_OPEN
+		    : g->state == GROUP_GONE ? SHM_UGATE_OFF
+					     : SHM_UGATE_KERNEL);
 	for (struct group *n = *sw->groups; n; n = n->next)
 		if (is_neighbour(sw, g, n))
 			set_gate(n, SHM_UGATE_OPEN);
@@ -191,16 +194,18 @@ static void fill_action(struct agent_action *a, const struct host *h, const stru
 		.flags = (p->o.kind == PROBE_URETPROBE ? AGENT_ACT_RETURN : 0) |
 			 (p->o.target >= 0 ? AGENT_ACT_PID_LIMITED : 0),
 		.group = g->id,
-		.env = {
-			.arena = l->arena,
-			.target = target__arena_addr(h->target),
-			.service = target__service_addr(h->target),
-			.vdso_gettime = target__vdso_gettime(h->target),
-			.hits_off = g->arena->hits_off + (uint64_t)p->hit_index * g->arena->n_cpus * sizeof(uint64_t),
-			.func_ip = site__address(pl->site),
-			.cookie = p->o.cookie,
-			.fork_page = target__fork_page(h->target),
-		},
+		.env =
+			{
+				.arena = l->arena,
+				.target = target__arena_addr(h->target),
+				.service = target__service_addr(h->target),
+				.vdso_gettime = target__vdso_gettime(h->target),
+				.hits_off = g->arena->hits_off +
+					    (uint64_t)p->hit_index * g->arena->n_cpus * sizeof(uint64_t),
+				.func_ip = site__address(pl->site),
+				.cookie = p->o.cookie,
+				.fork_page = target__fork_page(h->target),
+			},
 	};
 	memcpy(a->env.direct, l->direct, sizeof(a->env.direct));
 	for (unsigned int i = 0; i < g->n_progs; i++)
@@ -236,7 +241,8 @@ static int quiesce(struct switcher *sw, struct group *g)
 
 		if (!h->injected || !host__lodging(h, g) || !target__alive(h->target))
 			continue;
-		ret = target__quiesce(h->target, ranges, host__code_ranges(h, ranges, MAX_RANGES), QUIESCE_TIMEOUT_MS, false, &err);
+		ret = target__quiesce(h->target, ranges, host__code_ranges(h, ranges, MAX_RANGES), QUIESCE_TIMEOUT_MS,
+				      false, &err);
 		if (ret && target__alive(h->target))
 			return fail(g, ret, "process %d (%s) did not come to rest: %s", h->pid, h->comm, err.text);
 	}
@@ -386,7 +392,8 @@ static void lodge_one(pid_t pid, void *arg)
 	for (struct host *other = a->sw->hosts->list; other; other = other->next)
 		if (other != h && host__lodging(other, a->g) && other->uid != h->uid &&
 		    !policy__setting(a->sw->hosts->policy, POLICY_SHARE_ACROSS_USERS)) {
-			snprintf(h->why, sizeof(h->why), "process %d belongs to another user than process %d", pid, other->pid);
+			snprintf(h->why, sizeof(h->why), "process %d belongs to another user than process %d", pid,
+				 other->pid);
 			return;
 		}
 	if (host__lodge(a->sw->hosts, h, a->g, why, sizeof(why)) && why[0])
@@ -518,8 +525,9 @@ static bool has_returns(const struct group *g)
 }
 
 /*
- * Returns that began in userspace end in userspace. With a kernel half, new calls go there while we wait; without one they are
- * held, so the wait must be short. Calls that had begun have pushed their return when the targets have come to rest.
+ * Returns that began in userspace end in userspace. With a kernel half, new calls go there while we wait; without one
+ * they are held, so the wait must be short. Calls that had begun have pushed their return when the targets have come to
+ * rest.
  */
 static int drain_returns(struct switcher *sw, struct group *g)
 {
@@ -576,8 +584,8 @@ void switch_release(struct switcher *sw, struct group *g)
 }
 
 /*
- * The actions of a place are written anew while nobody is inside: its threads wait at the gates of the groups that stay, or run on
- * past the gate of the one that goes.
+ * The actions of a place are written anew while nobody is inside: its threads wait at the gates of the groups that
+ * stay, or run on past the gate of the one that goes.
  */
 void switch_forget(struct switcher *sw, struct group *g)
 {

@@ -2,11 +2,11 @@
 /*
  * switch.h: moves a group's truth between the tool's own maps and the arena, exactly, while the probes are being hit.
  *
- * How, in both directions: all hits that come by a patched place are held for a moment at the group's gate (threads wait in the
- * trampoline; nobody is stopped who is not running); what is still in the middle of something is waited for; the maps are
- * copied; the side that serves changes by one store (user half) and one compare-and-swap (kernel half, which counts every hit
- * that it sees and so tells whether one came in between); the gate opens, or the places close and the threads go back to the
- * kernel's int3.
+ * How, in both directions: all hits that come by a patched place are held for a moment at the group's gate (threads
+ * wait in the trampoline; nobody is stopped who is not running); what is still in the middle of something is waited
+ * for; the maps are copied; the side that serves changes by one store (user half) and one compare-and-swap (kernel
+ * half, which counts every hit that it sees and so tells whether one came in between); the gate opens, or the places
+ * close and the threads go back to the kernel's int3.
  */
 #ifndef BPFTIME_SWITCH_H
 #define BPFTIME_SWITCH_H

@@ -35,7 +35,8 @@ static bool search(Elf *elf, Elf_Scn *scn, const GElf_Shdr *sh, uint64_t addr, c
 		GElf_Sym sym;
 		const char *s;
 
-		if (!gelf_getsym(data, (int)i, &sym) || GELF_ST_TYPE(sym.st_info) != STT_FUNC || sym.st_shndx == SHN_UNDEF)
+		if (!gelf_getsym(data, (int)i, &sym) || GELF_ST_TYPE(sym.st_info) != STT_FUNC ||
+		    sym.st_shndx == SHN_UNDEF)
 			continue;
 		if (addr < sym.st_value || addr - sym.st_value >= (sym.st_size ? sym.st_size : 1))
 			continue;

@@ -57,7 +57,8 @@ int uprobe__attach(const struct uprobe_opts *opts, int *event_fd, int *link_fd)
 	attr.type = (uint32_t)type;
 	attr.uprobe_path = (uintptr_t)path;
 	attr.probe_offset = opts->offset;
-	*event_fd = (int)syscall(SYS_perf_event_open, &attr, opts->pid, opts->pid < 0 ? 0 : -1, -1, PERF_FLAG_FD_CLOEXEC);
+	*event_fd =
+		(int)syscall(SYS_perf_event_open, &attr, opts->pid, opts->pid < 0 ? 0 : -1, -1, PERF_FLAG_FD_CLOEXEC);
 	if (*event_fd < 0)
 		return -errno;
 	*link_fd = bpf_link_create(opts->prog_fd, *event_fd, BPF_PERF_EVENT, &link_opts);

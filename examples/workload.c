@@ -16,9 +16,9 @@
  *	log2 4 5120			arg1: calls with 2^4 <= arg1 < 2^5 (zero: -1)
  *	total 52428000			sum of arg1
  *
- * With --hold it then waits once more before it ends. SIGUSR2 ends calls made at a --rate before their time; all threads
- * have made as many then, too. What the arguments of call i of a thread are is a function of i
- *alone, so the truth is computed afterwards, and the calls themselves stay short.
+ * With --hold it then waits once more before it ends. SIGUSR2 ends calls made at a --rate before their time; all
+ *threads have made as many then, too. What the arguments of call i of a thread are is a function of i alone, so the
+ *truth is computed afterwards, and the calls themselves stay short.
  */
 #include <errno.h>
 #include <getopt.h>

@@ -21,15 +21,16 @@ static const struct {
 	__u32 type;
 	__u32 kind;
 } kinds[] = {
-	{ BPF_MAP_TYPE_ARRAY, SHM_ARRAY },
-	{ BPF_MAP_TYPE_HASH, SHM_HASH },
-	{ BPF_MAP_TYPE_PERCPU_ARRAY, SHM_PERCPU_ARRAY },
-	{ BPF_MAP_TYPE_PERCPU_HASH, SHM_PERCPU_HASH },
+	{BPF_MAP_TYPE_ARRAY, SHM_ARRAY},
+	{BPF_MAP_TYPE_HASH, SHM_HASH},
+	{BPF_MAP_TYPE_PERCPU_ARRAY, SHM_PERCPU_ARRAY},
+	{BPF_MAP_TYPE_PERCPU_HASH, SHM_PERCPU_HASH},
 };
 
-/* Flags that change nothing of what programs and readers see. Those for descriptors are enforced by the kernel still. */
+/* Flags that change nothing of what programs and readers see. Those for descriptors are enforced by the kernel still.
+ */
 #define HARMLESS_FLAGS                                                                                                 \
-	(BPF_F_NO_PREALLOC | BPF_F_NUMA_NODE | BPF_F_RDONLY | BPF_F_WRONLY | BPF_F_ZERO_SEED | BPF_F_RDONLY_PROG |       \
+	(BPF_F_NO_PREALLOC | BPF_F_NUMA_NODE | BPF_F_RDONLY | BPF_F_WRONLY | BPF_F_ZERO_SEED | BPF_F_RDONLY_PROG |     \
 	 BPF_F_WRONLY_PROG)
 
 static __u64 round_up(__u64 x, __u64 to)
@@ -185,8 +186,7 @@ static __u64 repair_chain(void *arena, const struct shm_geo *g, __u64 bucket, __
 			continue;
 		}
 		hash = shm_read(shm_at(arena, off + SHM_NODE_HASH));
-		if (hash != shm_hash(g, shm_at(arena, off + SHM_NODE_KEY)) ||
-		    shm_bucket_off(g, hash) != bucket) {
+		if (hash != shm_hash(g, shm_at(arena, off + SHM_NODE_KEY)) || shm_bucket_off(g, hash) != bucket) {
 			shm_write(anchor, shm_link(shm_read(anchor), 0));
 			break;
 		}

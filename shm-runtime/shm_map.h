@@ -2,14 +2,14 @@
 /*
  * shm_map.h: the maps of a group: algorithms over an arena, written once.
  *
- * Compiled natively (daemon, tests), to LLVM bitcode (inlined into programs that run in targets, where the geometry is a
- * constant and folds) and to BPF (kernel half and carriers, where the geometry comes from a frozen map, so that the
+ * Compiled natively (daemon, tests), to LLVM bitcode (inlined into programs that run in targets, where the geometry is
+ *a constant and folds) and to BPF (kernel half and carriers, where the geometry comes from a frozen map, so that the
  * kernel's verifier knows it). Semantics and return codes are those of the kernel's own maps
  * (kernel/bpf/arraymap.c, kernel/bpf/hashtab.c).
  *
  * A hash is an array of chains. A chain is a lock-free list after M. Michael, "High Performance Dynamic Lock-Free Hash
- * Tables and List-Based Sets" (SPAA 2002). Everybody may be killed, or interrupted by a signal handler that enters the same
- * map, between any two instructions; so nobody ever waits for anybody, and every change becomes visible by one
+ * Tables and List-Based Sets" (SPAA 2002). Everybody may be killed, or interrupted by a signal handler that enters the
+ *same map, between any two instructions; so nobody ever waits for anybody, and every change becomes visible by one
  * compare-and-swap of one *link word*:
  *
  *	 63             25   24  23             0
@@ -17,26 +17,27 @@
  *	|       tag       |mark|   node index   |     index 0: end of the chain
  *	+-----------------+----+----------------+
  *
- * The link word in a node tells the node's successor, and by its mark that the node itself is deleted. Every new value of a
- * word has a new tag, also when the node is freed and used again, so that a compare-and-swap by a thread that slept
+ * The link word in a node tells the node's successor, and by its mark that the node itself is deleted. Every new value
+ *of a word has a new tag, also when the node is freed and used again, so that a compare-and-swap by a thread that slept
  * meanwhile fails.
  *	insert	a filled private node is linked behind the last live node;
  *	delete	the node's own word gets the mark, then its predecessor's word skips it;
- *	replace the node's own word gets the mark and, in the same compare-and-swap, leads to the new node, which leads on
- *		to the old successor: no moment without the key, none with two.
- * A marked word never changes while its node is in the chain. So a run of marked nodes is frozen as long as the *anchor*, the
- * live link word in front of it, is unchanged: a reader walks through such runs without writing, checking the anchor
- * after each node; who changes the chain takes a whole run out by one compare-and-swap of the anchor and then owns it.
+ *	replace the node's own word gets the mark and, in the same compare-and-swap, leads to the new node, which leads
+ *on to the old successor: no moment without the key, none with two. A marked word never changes while its node is in
+ *the chain. So a run of marked nodes is frozen as long as the *anchor*, the live link word in front of it, is
+ *unchanged: a reader walks through such runs without writing, checking the anchor after each node; who changes the
+ *chain takes a whole run out by one compare-and-swap of the anchor and then owns it.
  *
- * Nodes come from a LIFO list whose head is a link word too, or, while there are some, from those never used. A thread that
- * dies in between leaks what it held: a node, and the place it had reserved in the count. shm_map_repair() finds both.
+ * Nodes come from a LIFO list whose head is a link word too, or, while there are some, from those never used. A thread
+ *that dies in between leaks what it held: a node, and the place it had reserved in the count. shm_map_repair() finds
+ *both.
  *
  * The memory is shared with targets, which may be hostile: every index read from it is checked before use, and every
  * loop is bounded. A target can spoil the contents, not the reader.
  *
- * A value pointer from a lookup behaves as with the kernel's preallocated hash: it stays usable, but after a delete or an update
- * of its key it may be another key's value. bpf_map_update_elem() on a plain hash replaces the node and never writes in place:
- * a thread that was stopped between finding and writing would write into somebody else's value.
+ * A value pointer from a lookup behaves as with the kernel's preallocated hash: it stays usable, but after a delete or
+ *an update of its key it may be another key's value. bpf_map_update_elem() on a plain hash replaces the node and never
+ *writes in place: a thread that was stopped between finding and writing would write into somebody else's value.
  */
 #ifndef BPFTIME_SHM_MAP_H
 #define BPFTIME_SHM_MAP_H
@@ -47,7 +48,8 @@
 #define __always_inline inline __attribute__((always_inline))
 #endif
 
-/* Return codes and flags of the kernel's maps (asm-generic/errno-base.h, linux/bpf.h); no libc header is usable everywhere. */
+/* Return codes and flags of the kernel's maps (asm-generic/errno-base.h, linux/bpf.h); no libc header is usable
+ * everywhere. */
 enum shm_code {
 	SHM_ENOENT = 2,
 	SHM_E2BIG = 7,
@@ -65,14 +67,14 @@ enum shm_flag {
 	SHM_F_LOCK = 4,
 };
 
-#define SHM_MAX_KEY 512u
-#define SHM_MAX_VALUE 4096u
+#define SHM_MAX_KEY	  512u
+#define SHM_MAX_VALUE	  4096u
 #define SHM_MAX_VALUE_ALL 65536u /* bytes of one entry's values of all CPUs: a kernel program zeroes them in one go */
 #define SHM_MAX_MAP_BYTES (256ull << 20)
 
 #define SHM_INDEX_MASK 0xffffffull
-#define SHM_MARK (1ull << 24)
-#define SHM_TAG_ONE (1ull << 25)
+#define SHM_MARK       (1ull << 24)
+#define SHM_TAG_ONE    (1ull << 25)
 
 /* Head of a hash's memory; of arrays' too, unused. One writer's word per cache line. */
 struct shm_ctl {
@@ -90,11 +92,11 @@ struct shm_node {
 	__u64 hash; /* of the key, never 0; 0: node has not been filled since it was last free */
 };
 
-#define SHM_CTL_FREE 0u
+#define SHM_CTL_FREE  0u
 #define SHM_CTL_FRESH 64u
 #define SHM_CTL_COUNT 128u
 #define SHM_NODE_HASH 8u
-#define SHM_NODE_KEY 16u
+#define SHM_NODE_KEY  16u
 
 _Static_assert(__builtin_offsetof(struct shm_ctl, fresh) == SHM_CTL_FRESH, "layout");
 _Static_assert(__builtin_offsetof(struct shm_ctl, count) == SHM_CTL_COUNT, "layout");
@@ -105,13 +107,14 @@ _Static_assert(sizeof(struct shm_node) == SHM_NODE_KEY, "layout");
 #ifdef __BPF__
 
 /* x86-64 keeps the order of loads and of stores; the kernel's JIT moves nothing; volatile binds the compiler. */
-#define shm_read(p) (*(const volatile __u64 *)(p))
-#define shm_write(p, v) (*(volatile __u64 *)(p) = (v))
+#define shm_read(p)	     (*(const volatile __u64 *)(p))
+#define shm_write(p, v)	     (*(volatile __u64 *)(p) = (v))
 #define shm_cas(p, old, new) (__sync_val_compare_and_swap((__u64 *)(p), (old), (new)) == (old))
-#define shm_fetch_add(p, v) __sync_fetch_and_add((__u64 *)(p), (v))
+#define shm_fetch_add(p, v)  __sync_fetch_and_add((__u64 *)(p), (v))
 /* Keeps a checked value in the register that was checked, so that the verifier sees the bound. */
 #define shm_keep(x) __asm__ volatile("" : "+r"(x))
-/* Steps along a chain, restarts included, and attempts at the free list, before giving up: the verifier walks them all. */
+/* Steps along a chain, restarts included, and attempts at the free list, before giving up: the verifier walks them all.
+ */
 #define SHM_MAX_STEPS 40u
 #define SHM_MAX_TRIES 32u
 /* Widest access to a caller's key or value; the stack of BPF programs admits aligned accesses only. */
@@ -121,18 +124,19 @@ _Static_assert(sizeof(struct shm_node) == SHM_NODE_KEY, "layout");
 
 #else
 
-#define shm_read(p) __atomic_load_n((const __u64 *)(p), __ATOMIC_ACQUIRE)
+#define shm_read(p)	__atomic_load_n((const __u64 *)(p), __ATOMIC_ACQUIRE)
 #define shm_write(p, v) __atomic_store_n((__u64 *)(p), (v), __ATOMIC_RELEASE)
 #define shm_cas(p, old, new)                                                                                           \
 	({                                                                                                             \
 		__u64 shm_expected = (old);                                                                            \
-		__atomic_compare_exchange_n((__u64 *)(p), &shm_expected, (new), 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); \
+		__atomic_compare_exchange_n((__u64 *)(p), &shm_expected, (new), 0, __ATOMIC_SEQ_CST,                   \
+					    __ATOMIC_SEQ_CST);                                                         \
 	})
 #define shm_fetch_add(p, v) __atomic_fetch_add((__u64 *)(p), (v), __ATOMIC_SEQ_CST)
-#define shm_keep(x) ((void)0)
-#define SHM_MAX_STEPS 100000u
-#define SHM_MAX_TRIES 100000u
-#define SHM_CALLER_WIDTH 8u
+#define shm_keep(x)	    ((void)0)
+#define SHM_MAX_STEPS	    100000u
+#define SHM_MAX_TRIES	    100000u
+#define SHM_CALLER_WIDTH    8u
 
 #endif
 
@@ -156,15 +160,16 @@ static __always_inline void *shm_at(void *arena, __u64 off)
 #define shm_get64(p) (*(const volatile __u64 *)(p))
 #define shm_get32(p) (*(const volatile __u32 *)(p))
 #define shm_get16(p) (*(const volatile __u16 *)(p))
-#define shm_get8(p) (*(const volatile __u8 *)(p))
+#define shm_get8(p)  (*(const volatile __u8 *)(p))
 #else
 #define shm_get64(p) (((const struct shm_u64_any *)(p))->v)
 #define shm_get32(p) (((const struct shm_u32_any *)(p))->v)
 #define shm_get16(p) (((const struct shm_u16_any *)(p))->v)
-#define shm_get8(p) (*(const __u8 *)(p))
+#define shm_get8(p)  (*(const __u8 *)(p))
 #endif
 
-/* Eight bytes of a caller's key or value, in memory order; what lies behind its size reads as zero and is not touched. */
+/* Eight bytes of a caller's key or value, in memory order; what lies behind its size reads as zero and is not touched.
+ */
 static __always_inline __u64 shm_caller_word(const void *from, __u32 size, __u32 at)
 {
 	const __u8 *p = (const __u8 *)from + at;
@@ -219,9 +224,9 @@ static __always_inline int shm_is_percpu(const struct shm_geo *g)
 }
 
 /*
- * Zero. The verifier does not know it: what it is added to is any number from then on. So what a loop carries from one step
- * to the next looks the same on every path, and each step is walked once instead of once for every way to it. What is
- * an index or an offset must be checked again behind it.
+ * Zero. The verifier does not know it: what it is added to is any number from then on. So what a loop carries from one
+ * step to the next looks the same on every path, and each step is walked once instead of once for every way to it. What
+ * is an index or an offset must be checked again behind it.
  */
 static __always_inline __u64 shm_zero(void *arena, const struct shm_geo *g)
 {
@@ -235,7 +240,8 @@ static __always_inline __u64 shm_zero(void *arena, const struct shm_geo *g)
 #endif
 }
 
-/* Is this the offset of a word of the map? Asked where it went through the above; true at all times but for the verifier. */
+/* Is this the offset of a word of the map? Asked where it went through the above; true at all times but for the
+ * verifier. */
 static __always_inline int shm_word_inside(const struct shm_geo *g, __u64 off)
 {
 #ifdef __BPF__
@@ -245,7 +251,8 @@ static __always_inline int shm_word_inside(const struct shm_geo *g, __u64 off)
 #endif
 }
 
-/* One multiplication and one shift a word: keys are short, and what a target can choose it can only choose for itself. */
+/* One multiplication and one shift a word: keys are short, and what a target can choose it can only choose for itself.
+ */
 static __always_inline __u64 shm_hash(const struct shm_geo *g, const void *key)
 {
 	__u64 h = g->seed;
@@ -414,11 +421,11 @@ static __always_inline __u64 shm_hash_find(void *arena, const struct shm_geo *g,
 }
 
 /*
- * The one loop that changes chains. node: a filled private node to insert or to put in place of the one with its key; 0:
- * delete. The node is the map's or free again on return.
+ * The one loop that changes chains. node: a filled private node to insert or to put in place of the one with its key;
+ * 0: delete. The node is the map's or free again on return.
  */
-static __always_inline long shm_hash_change(void *arena, const struct shm_geo *g, const void *key, __u64 hash, __u64 node,
-					    __u64 flags)
+static __always_inline long shm_hash_change(void *arena, const struct shm_geo *g, const void *key, __u64 hash,
+					    __u64 node, __u64 flags)
 {
 	void *count = shm_at(arena, g->ctl_off + SHM_CTL_COUNT);
 	__u64 bucket = shm_bucket_off(g, hash), node_off = shm_node_off(g, node);
@@ -513,7 +520,7 @@ static __always_inline long shm_hash_change(void *arena, const struct shm_geo *g
 		anchor = off;
 		word = cursor = next;
 		continue;
-restart:
+	restart:
 		anchor = bucket;
 		word = cursor = shm_read(shm_at(arena, bucket));
 	}
@@ -590,7 +597,8 @@ static __always_inline void *shm_map_lookup(void *arena, const struct shm_geo *g
 	return off ? shm_at(arena, off) : (void *)0;
 }
 
-/* bpf_map_update_elem() from a program: per-CPU maps get this CPU's value, the others' are zeroed when the key is new. */
+/* bpf_map_update_elem() from a program: per-CPU maps get this CPU's value, the others' are zeroed when the key is new.
+ */
 static __always_inline long shm_map_update(void *arena, const struct shm_geo *g, const void *key, const void *value,
 					   __u64 flags, __u32 cpu)
 {
@@ -704,16 +712,16 @@ static inline void *shm_map_node(void *arena, const struct shm_geo *g, __u32 ind
 
 #if !defined(__BPF__) && !defined(SHM_BITCODE)
 /*
- * Fills the geometry of a tool's map (attributes of BPF_MAP_CREATE) that begins at arena offset off, a multiple of 64. 0,
- * or -EOPNOTSUPP with *why a sentence fragment that names what is in the way. n_cpus: possible CPUs of the host.
+ * Fills the geometry of a tool's map (attributes of BPF_MAP_CREATE) that begins at arena offset off, a multiple of 64.
+ * 0, or -EOPNOTSUPP with *why a sentence fragment that names what is in the way. n_cpus: possible CPUs of the host.
  */
 int shm_geo__plan(struct shm_geo *g, __u32 bpf_map_type, __u32 key_size, __u32 value_size, __u32 max_entries,
 		  __u32 map_flags, __u32 n_cpus, __u64 off, const char **why);
 /* Empties the map: zeroed memory, or a map of the same geometry. Nobody else may work on it. */
 void shm_map_init(void *arena, const struct shm_geo *g);
 /*
- * Finds what killed threads left behind: rebuilds count and free list, cuts chains that make no sense. Nobody else may work
- * on the map. Returns how many nodes came back, or -ENOMEM.
+ * Finds what killed threads left behind: rebuilds count and free list, cuts chains that make no sense. Nobody else may
+ * work on the map. Returns how many nodes came back, or -ENOMEM.
  */
 long shm_map_repair(void *arena, const struct shm_geo *g);
 /* Entries; an array's are all there. */

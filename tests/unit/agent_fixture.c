@@ -158,14 +158,14 @@ void rig_stop(struct rig *r)
 
 /* u64 fn(regs, env): lock incq (env->arena + imm32); xor eax,eax; ret. 32 bytes each. */
 static const uint8_t count_code[] = {
-	0x48, 0x8b, 0x06,			      /* mov (%rsi),%rax */
+	0x48, 0x8b, 0x06,				/* mov (%rsi),%rax */
 	0xf0, 0x48, 0xff, 0x80, 0x00, 0x00, 0x00, 0x00, /* lock incq imm32(%rax) */
-	0x31, 0xc0,				      /* xor %eax,%eax */
-	0xc3,					      /* ret */
+	0x31, 0xc0,					/* xor %eax,%eax */
+	0xc3,						/* ret */
 };
 #define COUNT_STRIDE 32
-#define COUNT_IMM 7
-#define N_COUNTERS 16
+#define COUNT_IMM    7
+#define N_COUNTERS   16
 
 void rider_start(struct rider *rd, struct rig *rig, pid_t pid)
 {
@@ -195,7 +195,8 @@ void rider_start(struct rider *rd, struct rig *rig, pid_t pid)
 	h->size = GROUP_SIZE;
 	rd->arena_fd = agent_service__new_arena(rig->service, &err);
 	assert_true(rd->arena_fd >= 0);
-	rd->arena = mmap(NULL, (sizeof(*rd->arena) + 4095) & ~4095ul, PROT_READ | PROT_WRITE, MAP_SHARED, rd->arena_fd, 0);
+	rd->arena =
+		mmap(NULL, (sizeof(*rd->arena) + 4095) & ~4095ul, PROT_READ | PROT_WRITE, MAP_SHARED, rd->arena_fd, 0);
 	assert_true(rd->arena != MAP_FAILED);
 	rd->map[0] = (struct target_mapping){rd->code_fd, 4096, PROT_READ | PROT_EXEC, 0};
 	rd->map[1] = (struct target_mapping){rd->group_fd, GROUP_SIZE, PROT_READ | PROT_WRITE, 0};
@@ -225,15 +226,16 @@ void rider_action(struct rider *rd, struct agent_site *s, uint32_t which, uint32
 	s->action[which] = (struct agent_action){
 		.fn = rd->map[0].addr + n * COUNT_STRIDE,
 		.flags = flags,
-		.env = {
-			.arena = rd->map[1].addr,
-			.target = target__arena_addr(rd->t),
-			.service = target__service_addr(rd->t),
-			.vdso_gettime = target__vdso_gettime(rd->t),
-			.hits_off = GROUP_HITS_OFF + (uint64_t)n * MAX_CPUS / N_COUNTERS * sizeof(uint64_t),
-			.func_ip = s->site,
-			.fork_page = target__fork_page(rd->t),
-		},
+		.env =
+			{
+				.arena = rd->map[1].addr,
+				.target = target__arena_addr(rd->t),
+				.service = target__service_addr(rd->t),
+				.vdso_gettime = target__vdso_gettime(rd->t),
+				.hits_off = GROUP_HITS_OFF + (uint64_t)n * MAX_CPUS / N_COUNTERS * sizeof(uint64_t),
+				.func_ip = s->site,
+				.fork_page = target__fork_page(rd->t),
+			},
 	};
 	if (s->n_actions < which + 1)
 		s->n_actions = which + 1;

@@ -20,9 +20,9 @@ struct victim {
 
 /* Starts $B/tests/victims/argv[0] and waits for its "ready". */
 void victim_start(struct victim *v, char *const argv[]);
-void victim_go(struct victim *v);		     /* sends a line */
+void victim_go(struct victim *v);		       /* sends a line */
 long victim_number(struct victim *v, const char *key); /* waits for the line "KEY N" */
-int victim_wait(struct victim *v);		     /* exit status; -signal */
+int victim_wait(struct victim *v);		       /* exit status; -signal */
 const char *victim_path(const char *name);
 uint64_t victim_symbol(const char *name, const char *symbol); /* file offset */
 
@@ -38,16 +38,16 @@ void rig_stop(struct rig *r);
 
 /* ---- a target ---- */
 
-#define GROUP_HITS_OFF SHM_HDR_SIZE
+#define GROUP_HITS_OFF	SHM_HDR_SIZE
 #define GROUP_VALUE_OFF (SHM_HDR_SIZE * 2) /* where the hand-written actions count: one cache line each */
-#define GROUP_SIZE (SHM_HDR_SIZE * 3)
+#define GROUP_SIZE	(SHM_HDR_SIZE * 3)
 
 struct rider {
 	struct rig *rig;
 	struct target *t;
 	struct agent_target *arena;
 	int arena_fd, group_fd, code_fd;
-	uint8_t *group; /* our view of the group's arena */
+	uint8_t *group;		      /* our view of the group's arena */
 	struct target_mapping map[2]; /* code, group */
 };
 /* Opens the process and gives it the agent and a group with its gate closed (KERNEL). */
@@ -64,7 +64,8 @@ uint64_t rider_hits(const struct rider *rd, uint32_t n); /* hit counter of actio
 struct oracle {
 	int map, prog, event;
 };
-/* Counts hits of a uprobe (or uretprobe) at a file's offset that the kernel serves, in every process, by a BPF program. */
+/* Counts hits of a uprobe (or uretprobe) at a file's offset that the kernel serves, in every process, by a BPF program.
+ */
 void oracle_start(struct oracle *o, const char *path, uint64_t offset, bool at_return);
 uint64_t oracle_count(const struct oracle *o);
 void oracle_stop(struct oracle *o);

@@ -20,8 +20,8 @@ static const struct {
 	size_t covered;
 	uint8_t boundaries;
 } table[] = {
-	{"push %rbp; mov %rsp,%rbp; mov %rdi,-8(%rbp)", BYTES(0x55, 0x48, 0x89, 0xe5, 0x48, 0x89, 0x7d, 0xf8), DECODE_OK, 8,
-	 0x13},
+	{"push %rbp; mov %rsp,%rbp; mov %rdi,-8(%rbp)", BYTES(0x55, 0x48, 0x89, 0xe5, 0x48, 0x89, 0x7d, 0xf8),
+	 DECODE_OK, 8, 0x13},
 	{"endbr64; push %rbx", BYTES(0xf3, 0x0f, 0x1e, 0xfa, 0x53), DECODE_OK, 5, 0x11},
 	{"sub $24,%rsp; mov %rdi,(%rsp)", BYTES(0x48, 0x83, 0xec, 0x18, 0x48, 0x89, 0x3c, 0x24), DECODE_OK, 8, 0x11},
 	{"mov 16(%rip),%rax", BYTES(0x48, 0x8b, 0x05, 0x10, 0, 0, 0), DECODE_OK, 7, 0x01},
@@ -85,8 +85,8 @@ static int32_t rel_at(const uint8_t *p)
 static void test_relocation(void **state)
 {
 	static const uint8_t rip[] = {0x48, 0x8b, 0x05, 0x10, 0, 0, 0}; /* mov 16(%rip),%rax */
-	static const uint8_t je[] = {0x48, 0x85, 0xff, 0x74, 0x05};	 /* test %rdi,%rdi; je +5 */
-	static const uint8_t jmp[] = {0xe9, 0x00, 0x01, 0x00, 0x00};	 /* jmp +256 */
+	static const uint8_t je[] = {0x48, 0x85, 0xff, 0x74, 0x05};	/* test %rdi,%rdi; je +5 */
+	static const uint8_t jmp[] = {0xe9, 0x00, 0x01, 0x00, 0x00};	/* jmp +256 */
 	const uint64_t from = 0x555555554000, to = from - 0x33000000;
 	uint8_t out[DECODE_MAX_CODE];
 	struct decoded d;

@@ -231,9 +231,11 @@ static void test_pidns(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_fork),	cmocka_unit_test(test_fork_then_free), cmocka_unit_test(test_vfork), cmocka_unit_test(test_exec),
-		cmocka_unit_test(test_signal),	cmocka_unit_test(test_altstack), cmocka_unit_test(test_seccomp),
-		cmocka_unit_test(test_pidns),	cmocka_unit_test(test_dies), cmocka_unit_test(test_killed_meanwhile),
+		cmocka_unit_test(test_fork),	cmocka_unit_test(test_fork_then_free),
+		cmocka_unit_test(test_vfork),	cmocka_unit_test(test_exec),
+		cmocka_unit_test(test_signal),	cmocka_unit_test(test_altstack),
+		cmocka_unit_test(test_seccomp), cmocka_unit_test(test_pidns),
+		cmocka_unit_test(test_dies),	cmocka_unit_test(test_killed_meanwhile),
 	};
 
 	cmocka_set_message_output(CM_OUTPUT_TAP);

@@ -128,11 +128,17 @@ static uint64_t clock_ns(clockid_t c)
 static void in_target(const char *victim, bool with_vdso)
 {
 	char *const argv[] = {(char *)victim, "10", NULL};
-	struct shm_geo geo = {.kind = SHM_DIRECT, .key_size = 4, .value_size = sizeof(struct found), .max_entries = 1,
+	struct shm_geo geo = {.kind = SHM_DIRECT,
+			      .key_size = 4,
+			      .value_size = sizeof(struct found),
+			      .max_entries = 1,
 			      .value_room = sizeof(struct found)};
 	struct vm_blob blob = {"bpftime_maps", &geo, sizeof(geo)};
-	struct vm_compile_opts opts = {.sz = sizeof(opts), .bitcode = helpers_bc, .bitcode_size = sizeof(helpers_bc),
-				       .blobs = &blob, .n_blobs = 1};
+	struct vm_compile_opts opts = {.sz = sizeof(opts),
+				       .bitcode = helpers_bc,
+				       .bitcode_size = sizeof(helpers_bc),
+				       .blobs = &blob,
+				       .n_blobs = 1};
 	struct site_opts so = {.sz = sizeof(so), .noop_prog_fd = rig.noop_fd};
 	struct agent_error err = {""};
 	struct target_mapping code_map;
@@ -161,8 +167,8 @@ static void in_target(const char *victim, bool with_vdso)
 	so.offset = victim_symbol(victim, "work");
 	if (site__plan(rd.t, &so, &s, &err))
 		fail_msg("%s", err.text);
-	code_map = (struct target_mapping){agent_code_memfd("test-prog", code.bytes, code.size), (code.size + 4095) & ~4095ul,
-					   PROT_READ | PROT_EXEC, 0};
+	code_map = (struct target_mapping){agent_code_memfd("test-prog", code.bytes, code.size),
+					   (code.size + 4095) & ~4095ul, PROT_READ | PROT_EXEC, 0};
 	if (target__map(rd.t, &code_map, 1, &err))
 		fail_msg("%s", err.text);
 	as = site__fill_addresses(s, rd.arena);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * A probed function's calls are counted by the kernel's uprobe or by the agent, never by both or none, while the probe moves
- * back and forth under load. The victim knows how often it called.
+ * A probed function's calls are counted by the kernel's uprobe or by the agent, never by both or none, while the probe
+ * moves back and forth under load. The victim knows how often it called.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -118,8 +118,8 @@ static void flip_under_load(const struct shape *sh)
 	calls = victim_number(&v, "calls");
 	user = rider_count(&rd, 0);
 	kernel = oracle_count(&entry);
-	printf("# %s, %s threads: %ld calls, %lu in userspace, %lu in the kernel\n", sh->symbol, sh->threads, calls, user,
-	       kernel);
+	printf("# %s, %s threads: %ld calls, %lu in userspace, %lu in the kernel\n", sh->symbol, sh->threads, calls,
+	       user, kernel);
 	assert_true(calls > 0 && user > 0 && (kernel > 0 || !sh->flips));
 	assert_int_equal(user + kernel, calls * sh->hits_per_call);
 	assert_int_equal(rider_hits(&rd, 0), user);
@@ -144,7 +144,7 @@ static void test_flip_push_rbp(void **state)
 static void test_flip_beginnings(void **state)
 {
 	static const struct shape shapes[] = {
-		{"push_rbp", "1", false, 5, 1},	  {"endbr", "4", false, 5, 1},	{"sub_rsp", "4", false, 5, 1},
+		{"push_rbp", "1", false, 5, 1},	    {"endbr", "4", false, 5, 1},      {"sub_rsp", "4", false, 5, 1},
 		{"rip_relative", "4", false, 5, 1}, {"five_bytes", "4", false, 5, 1}, {"branches", "4", false, 5, 1},
 		{"loops", "4", false, 5, 4},
 	};
@@ -163,7 +163,7 @@ static void test_flip_return(void **state)
 static void test_return_beginnings(void **state)
 {
 	static const struct shape shapes[] = {
-		{"endbr", "4", true, 5, 1},	 {"sub_rsp", "4", true, 5, 1}, {"rip_relative", "4", true, 5, 1},
+		{"endbr", "4", true, 5, 1},	 {"sub_rsp", "4", true, 5, 1},	{"rip_relative", "4", true, 5, 1},
 		{"five_bytes", "4", true, 5, 1}, {"branches", "4", true, 5, 1},
 	};
 
@@ -229,9 +229,9 @@ static void test_refusals(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_flip_push_rbp),	 cmocka_unit_test(test_flip_beginnings),
-		cmocka_unit_test(test_flip_return),	 cmocka_unit_test(test_return_beginnings),
-		cmocka_unit_test(test_plan_and_free),	 cmocka_unit_test(test_refusals),
+		cmocka_unit_test(test_flip_push_rbp), cmocka_unit_test(test_flip_beginnings),
+		cmocka_unit_test(test_flip_return),   cmocka_unit_test(test_return_beginnings),
+		cmocka_unit_test(test_plan_and_free), cmocka_unit_test(test_refusals),
 	};
 
 	cmocka_set_message_output(CM_OUTPUT_TAP);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Carriers: a tool's map whose truth is in an arena, read and changed by another process through its descriptor. A plain map of
- * the kernel that gets the same operations is the oracle for values and return codes.
+ * Carriers: a tool's map whose truth is in an arena, read and changed by another process through its descriptor. A
+ * plain map of the kernel that gets the same operations is the oracle for values and return codes.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -33,16 +33,16 @@ struct shape {
 };
 
 static const struct shape shapes[] = {
-	{ "hash 8/8", BPF_MAP_TYPE_HASH, 8, 8, 64, 0, 90 },
-	{ "hash 4/4, not preallocated", BPF_MAP_TYPE_HASH, 4, 4, 64, BPF_F_NO_PREALLOC, 90 },
-	{ "hash 20/37", BPF_MAP_TYPE_HASH, 20, 37, 30, 0, 40 },
-	{ "hash 512/4096", BPF_MAP_TYPE_HASH, 512, 4096, 5, 0, 8 },
-	{ "percpu hash 8/8", BPF_MAP_TYPE_PERCPU_HASH, 8, 8, 64, 0, 90 },
-	{ "percpu hash 16/20", BPF_MAP_TYPE_PERCPU_HASH, 16, 20, 20, 0, 30 },
-	{ "array 8", BPF_MAP_TYPE_ARRAY, 4, 8, 16, 0, 20 },
-	{ "array 5", BPF_MAP_TYPE_ARRAY, 4, 5, 3, 0, 4 },
-	{ "percpu array 8", BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, 1, 0, 2 },
-	{ "percpu array 12", BPF_MAP_TYPE_PERCPU_ARRAY, 4, 12, 6, 0, 8 },
+	{"hash 8/8", BPF_MAP_TYPE_HASH, 8, 8, 64, 0, 90},
+	{"hash 4/4, not preallocated", BPF_MAP_TYPE_HASH, 4, 4, 64, BPF_F_NO_PREALLOC, 90},
+	{"hash 20/37", BPF_MAP_TYPE_HASH, 20, 37, 30, 0, 40},
+	{"hash 512/4096", BPF_MAP_TYPE_HASH, 512, 4096, 5, 0, 8},
+	{"percpu hash 8/8", BPF_MAP_TYPE_PERCPU_HASH, 8, 8, 64, 0, 90},
+	{"percpu hash 16/20", BPF_MAP_TYPE_PERCPU_HASH, 16, 20, 20, 0, 30},
+	{"array 8", BPF_MAP_TYPE_ARRAY, 4, 8, 16, 0, 20},
+	{"array 5", BPF_MAP_TYPE_ARRAY, 4, 5, 3, 0, 4},
+	{"percpu array 8", BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, 1, 0, 2},
+	{"percpu array 12", BPF_MAP_TYPE_PERCPU_ARRAY, 4, 12, 6, 0, 8},
 };
 
 #define N_SHAPES (sizeof(shapes) / sizeof(shapes[0]))
@@ -54,7 +54,7 @@ static struct carriers *carriers;
 #define CHECK(what)                                                                                                    \
 	do {                                                                                                           \
 		if (!(what)) {                                                                                         \
-			printf("# %s:%d: %s: %s\n", __FILE__, __LINE__, shape_name, #what);                              \
+			printf("# %s:%d: %s: %s\n", __FILE__, __LINE__, shape_name, #what);                            \
 			fflush(stdout);                                                                                \
 			_exit(1);                                                                                      \
 		}                                                                                                      \
@@ -79,7 +79,7 @@ static void world_open(struct world *w, const struct shape *s)
 {
 	LIBBPF_OPTS(bpf_map_create_opts, mmapable, .map_flags = BPF_F_MMAPABLE);
 	LIBBPF_OPTS(bpf_map_create_opts, opts, .map_flags = s->flags);
-	struct bpf_map_info info = { 0 };
+	struct bpf_map_info info = {0};
 	uint32_t len = sizeof(info);
 	char err[256] = "";
 	const char *why;
@@ -88,7 +88,8 @@ static void world_open(struct world *w, const struct shape *s)
 	w->s = s;
 	w->seed = 7;
 	assert_int_equal(shm_geo__plan(&w->g, s->type, s->key_size, s->value_size, s->max_entries, s->flags, n_cpus,
-				       SHM_HDR_SIZE, &why), 0);
+				       SHM_HDR_SIZE, &why),
+			 0);
 	w->size = w->g.end_off;
 	w->stride = shm_is_percpu(&w->g) ? (size_t)w->g.value_room * w->g.n_cpus : s->value_size;
 	w->tool = bpf_map_create(s->type, "tool", s->key_size, s->value_size, s->max_entries, &opts);
@@ -170,16 +171,17 @@ static uint32_t compare_all(struct world *w, const char *shape_name)
 static void compare_batch(struct world *w, const char *shape_name, bool move)
 {
 	LIBBPF_OPTS(bpf_map_batch_opts, opts);
-	uint32_t room = w->s->max_entries + 10, n[2] = { room, room }, found = 0;
+	uint32_t room = w->s->max_entries + 10, n[2] = {room, room}, found = 0;
 	char *keys[2], *values[2];
 	uint64_t at[64];
-	int ret[2], maps[2] = { w->tool, w->oracle };
+	int ret[2], maps[2] = {w->tool, w->oracle};
 
 	for (int m = 0; m < 2; m++) {
 		keys[m] = calloc(room, w->s->key_size);
 		values[m] = calloc(room, w->stride);
 		if (move)
-			ret[m] = code(bpf_map_lookup_and_delete_batch(maps[m], NULL, at, keys[m], values[m], &n[m], &opts));
+			ret[m] = code(
+				bpf_map_lookup_and_delete_batch(maps[m], NULL, at, keys[m], values[m], &n[m], &opts));
 		else
 			ret[m] = code(bpf_map_lookup_batch(maps[m], NULL, at, keys[m], values[m], &n[m], &opts));
 	}
@@ -333,7 +335,7 @@ static void iterate_and_delete(struct world *w)
 
 static void test_iterate(void **state)
 {
-	static const struct shape s = { "hash", BPF_MAP_TYPE_HASH, 8, 8, 4096, 0, 0 };
+	static const struct shape s = {"hash", BPF_MAP_TYPE_HASH, 8, 8, 4096, 0, 0};
 	struct world w;
 
 	world_open(&w, &s);
@@ -343,7 +345,7 @@ static void test_iterate(void **state)
 
 static void dump(struct world *w)
 {
-	struct bpf_map_info info = { 0 };
+	struct bpf_map_info info = {0};
 	uint32_t len = sizeof(info), n = 0;
 	const char *shape_name = "bpftool";
 	char line[256];
@@ -364,7 +366,7 @@ static void dump(struct world *w)
 
 static void test_bpftool(void **state)
 {
-	static const struct shape s = { "hash", BPF_MAP_TYPE_HASH, 8, 8, 64, 0, 0 };
+	static const struct shape s = {"hash", BPF_MAP_TYPE_HASH, 8, 8, 64, 0, 0};
 	struct world w;
 
 	if (system("bpftool version >/dev/null 2>&1"))
@@ -378,11 +380,11 @@ static void test_bpftool(void **state)
 static void no_rights(struct world *w)
 {
 	LIBBPF_OPTS(bpf_get_fd_by_id_opts, opts);
-	struct bpf_map_info info = { 0 };
+	struct bpf_map_info info = {0};
 	const char *shape_name = "rights";
 	uint32_t len = sizeof(info);
 	uint64_t key = 1, value = 5;
-	union bpf_attr attr = { 0 };
+	union bpf_attr attr = {0};
 	int fd;
 
 	CHECK(bpf_obj_get_info_by_fd(w->tool, &info, &len) == 0);
@@ -403,7 +405,7 @@ static void no_rights(struct world *w)
 
 static void test_rights(void **state)
 {
-	static const struct shape s = { "hash", BPF_MAP_TYPE_HASH, 8, 8, 64, 0, 0 };
+	static const struct shape s = {"hash", BPF_MAP_TYPE_HASH, 8, 8, 64, 0, 0};
 	struct world w;
 
 	world_open(&w, &s);
@@ -453,7 +455,7 @@ static void readers(struct world *w)
 
 static void test_readers(void **state)
 {
-	static const struct shape s = { "hash", BPF_MAP_TYPE_HASH, 8, 8, 64, 0, 0 };
+	static const struct shape s = {"hash", BPF_MAP_TYPE_HASH, 8, 8, 64, 0, 0};
 	struct world w;
 
 	world_open(&w, &s);
@@ -503,8 +505,8 @@ static void test_copy(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_oracle),	cmocka_unit_test(test_iterate), cmocka_unit_test(test_bpftool),
-		cmocka_unit_test(test_rights),	cmocka_unit_test(test_readers), cmocka_unit_test(test_copy),
+		cmocka_unit_test(test_oracle), cmocka_unit_test(test_iterate), cmocka_unit_test(test_bpftool),
+		cmocka_unit_test(test_rights), cmocka_unit_test(test_readers), cmocka_unit_test(test_copy),
 	};
 	char err[256] = "";
 	int ret;

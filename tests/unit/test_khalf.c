@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The kernel half: programs as tools load them, translated, attached to a function of this test by a uprobe, hit by several
- * threads; what they counted is read from the arena.
+ * The kernel half: programs as tools load them, translated, attached to a function of this test by a uprobe, hit by
+ * several threads; what they counted is read from the arena.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -26,24 +26,27 @@
 #include "shm-runtime/shm_map.h"
 #include "vm-llvm/additive.h"
 
-#define I(c, d, s, o, i) { .code = (c), .dst_reg = (d), .src_reg = (s), .off = (o), .imm = (i) }
-#define MOV(d, s) I(BPF_ALU64 | BPF_MOV | BPF_X, d, s, 0, 0)
-#define MOVI(d, i) I(BPF_ALU64 | BPF_MOV | BPF_K, d, 0, 0, i)
-#define ADDI(d, i) I(BPF_ALU64 | BPF_ADD | BPF_K, d, 0, 0, i)
-#define LOAD(d, s, o) I(BPF_LDX | BPF_MEM | BPF_DW, d, s, o, 0)
-#define STORE(d, o, s) I(BPF_STX | BPF_MEM | BPF_DW, d, s, o, 0)
+#define I(c, d, s, o, i)                                                                                               \
+	{                                                                                                              \
+		.code = (c), .dst_reg = (d), .src_reg = (s), .off = (o), .imm = (i)                                    \
+	}
+#define MOV(d, s)	I(BPF_ALU64 | BPF_MOV | BPF_X, d, s, 0, 0)
+#define MOVI(d, i)	I(BPF_ALU64 | BPF_MOV | BPF_K, d, 0, 0, i)
+#define ADDI(d, i)	I(BPF_ALU64 | BPF_ADD | BPF_K, d, 0, 0, i)
+#define LOAD(d, s, o)	I(BPF_LDX | BPF_MEM | BPF_DW, d, s, o, 0)
+#define STORE(d, o, s)	I(BPF_STX | BPF_MEM | BPF_DW, d, s, o, 0)
 #define STORE4(d, o, s) I(BPF_STX | BPF_MEM | BPF_W, d, s, o, 0)
 #define STOREI(d, o, i) I(BPF_ST | BPF_MEM | BPF_DW, d, 0, o, i)
-#define CALL(n) I(BPF_JMP | BPF_CALL, 0, 0, 0, n)
-#define JEQI(d, i, o) I(BPF_JMP | BPF_JEQ | BPF_K, d, 0, o, i)
-#define EXIT I(BPF_JMP | BPF_EXIT, 0, 0, 0, 0)
-#define MAP(d, m) I(BPF_LD | BPF_IMM | BPF_DW, d, BPF_PSEUDO_MAP_FD, 0, m), I(0, 0, 0, 0, 0)
+#define CALL(n)		I(BPF_JMP | BPF_CALL, 0, 0, 0, n)
+#define JEQI(d, i, o)	I(BPF_JMP | BPF_JEQ | BPF_K, d, 0, o, i)
+#define EXIT		I(BPF_JMP | BPF_EXIT, 0, 0, 0, 0)
+#define MAP(d, m)	I(BPF_LD | BPF_IMM | BPF_DW, d, BPF_PSEUDO_MAP_FD, 0, m), I(0, 0, 0, 0, 0)
 #define TID_TO_KEY                                                                                                     \
-	CALL(BPF_FUNC_get_current_pid_tgid), I(BPF_ALU64 | BPF_LSH | BPF_K, 0, 0, 0, 32),                               \
+	CALL(BPF_FUNC_get_current_pid_tgid), I(BPF_ALU64 | BPF_LSH | BPF_K, 0, 0, 0, 32),                              \
 		I(BPF_ALU64 | BPF_RSH | BPF_K, 0, 0, 0, 32), STORE(10, -8, 0)
 
 #define N_THREADS 8
-#define CALLS 20000
+#define CALLS	  20000
 
 static uint32_t n_cpus;
 
@@ -105,7 +108,7 @@ static uint64_t offset_of(const void *function)
 static void rig_attach(struct rig *r)
 {
 	FILE *f = fopen("/sys/bus/event_source/devices/uprobe/type", "r");
-	struct perf_event_attr attr = { .size = sizeof(attr) };
+	struct perf_event_attr attr = {.size = sizeof(attr)};
 	unsigned int type;
 
 	assert_non_null(f);
@@ -122,12 +125,12 @@ static void rig_attach(struct rig *r)
 
 static void rig_load(struct rig *r, const struct bpf_insn *insns, size_t n, const int *direct)
 {
-	struct bpf_prog_info info = { 0 };
+	struct bpf_prog_info info = {0};
 	uint32_t len = sizeof(info);
 	char err[256] = "";
 
-	r->prog = khalf_load(insns, n, BPF_PROG_TYPE_KPROBE, 0, "GPL", "khalf", r->arena_fd, r->geo, r->n_geo, direct, err,
-			     sizeof(err));
+	r->prog = khalf_load(insns, n, BPF_PROG_TYPE_KPROBE, 0, "GPL", "khalf", r->arena_fd, r->geo, r->n_geo, direct,
+			     err, sizeof(err));
 	if (r->prog < 0)
 		fail_msg("%s", err);
 	assert_int_equal(bpf_obj_get_info_by_fd(r->prog, &info, &len), 0);
@@ -175,24 +178,15 @@ static uint64_t sum_all(struct rig *r, const struct shm_geo *g)
 
 /* bpftrace's @[tid] = count(), after the additive pair was recognised. */
 static const struct bpf_insn count_tid[] = {
-	TID_TO_KEY,
-	MOVI(1, 1),
-	STORE(10, -16, 1),
-	MAP(1, 0),
-	MOV(2, 10),
-	ADDI(2, -8),
-	MOV(3, 10),
-	ADDI(3, -16),
-	CALL(VM_HELPER_MAP_ADD),
-	MOVI(0, 0),
-	EXIT,
+	TID_TO_KEY, MOVI(1, 1),	  STORE(10, -16, 1),	   MAP(1, 0),  MOV(2, 10), ADDI(2, -8),
+	MOV(3, 10), ADDI(3, -16), CALL(VM_HELPER_MAP_ADD), MOVI(0, 0), EXIT,
 };
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
 
 static void test_count(void **state)
 {
-	struct rig r = { 0 };
+	struct rig r = {0};
 
 	rig_map(&r, BPF_MAP_TYPE_PERCPU_HASH, 8, 8, 4096);
 	rig_arena(&r);
@@ -238,7 +232,7 @@ static void *adder(void *arg)
 static void test_in_place(void **state)
 {
 	uint64_t key = 7, zero = 0;
-	struct rig r = { 0 };
+	struct rig r = {0};
 	pthread_t t;
 
 	rig_map(&r, BPF_MAP_TYPE_HASH, 8, 8, 10);
@@ -254,7 +248,8 @@ static void test_in_place(void **state)
 	rig_free(&r);
 }
 
-/* Insert with a key that is aligned to 4 bytes only, look up, delete, count what went right in a map the kernel serves. */
+/* Insert with a key that is aligned to 4 bytes only, look up, delete, count what went right in a map the kernel serves.
+ */
 static const struct bpf_insn insert_delete[] = {
 	CALL(BPF_FUNC_get_current_pid_tgid),
 	MOV(6, 0),
@@ -296,10 +291,10 @@ static const struct bpf_insn insert_delete[] = {
 
 static void test_insert_delete(void **state)
 {
-	int direct[2] = { -1, -1 };
+	int direct[2] = {-1, -1};
 	uint64_t value = 0;
 	uint32_t zero = 0;
-	struct rig r = { 0 };
+	struct rig r = {0};
 
 	rig_map(&r, BPF_MAP_TYPE_HASH, 12, 16, 64);
 	r.geo[1].kind = SHM_DIRECT;
@@ -331,7 +326,7 @@ static void test_array(void **state)
 		CALL(VM_HELPER_MAP_ADD),
 		EXIT,
 	};
-	struct rig r = { 0 };
+	struct rig r = {0};
 
 	rig_map(&r, BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, 4);
 	rig_arena(&r);
@@ -346,16 +341,23 @@ static void test_array(void **state)
 static void test_refusals(void **state)
 {
 	static const struct bpf_insn address[] = {
-		I(BPF_LD | BPF_IMM | BPF_DW, 1, BPF_PSEUDO_MAP_VALUE, 0, 0), I(0, 0, 0, 0, 0), MOVI(0, 0), EXIT,
+		I(BPF_LD | BPF_IMM | BPF_DW, 1, BPF_PSEUDO_MAP_VALUE, 0, 0),
+		I(0, 0, 0, 0, 0),
+		MOVI(0, 0),
+		EXIT,
 	};
 	static const struct bpf_insn callback[] = {
-		I(BPF_LD | BPF_IMM | BPF_DW, 1, BPF_PSEUDO_FUNC, 0, 2), I(0, 0, 0, 0, 0), MOVI(0, 0), EXIT,
+		I(BPF_LD | BPF_IMM | BPF_DW, 1, BPF_PSEUDO_FUNC, 0, 2),
+		I(0, 0, 0, 0, 0),
+		MOVI(0, 0),
+		EXIT,
 	};
 	static const struct bpf_insn peek[] = {
 		MAP(1, 0), MOV(2, 10), ADDI(2, -8), CALL(BPF_FUNC_map_peek_elem), EXIT,
 	};
 	static const struct bpf_insn uninitialised[] = {
-		MOV(0, 9), EXIT,
+		MOV(0, 9),
+		EXIT,
 	};
 	static const struct {
 		const struct bpf_insn *insns;
@@ -363,12 +365,12 @@ static void test_refusals(void **state)
 		int want;
 		const char *says;
 	} bad[] = {
-		{ address, COUNT(address), -EOPNOTSUPP, "address" },
-		{ callback, COUNT(callback), -EOPNOTSUPP, "address of a kind" },
-		{ peek, COUNT(peek), -EOPNOTSUPP, "bpf_map_peek_elem" },
-		{ uninitialised, COUNT(uninitialised), -EACCES, "R9 !read_ok" },
+		{address, COUNT(address), -EOPNOTSUPP, "address"},
+		{callback, COUNT(callback), -EOPNOTSUPP, "address of a kind"},
+		{peek, COUNT(peek), -EOPNOTSUPP, "bpf_map_peek_elem"},
+		{uninitialised, COUNT(uninitialised), -EACCES, "R9 !read_ok"},
 	};
-	struct rig r = { .event = -1, .prog = -1 };
+	struct rig r = {.event = -1, .prog = -1};
 
 	rig_map(&r, BPF_MAP_TYPE_HASH, 8, 8, 10);
 	rig_arena(&r);

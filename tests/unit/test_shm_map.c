@@ -31,21 +31,21 @@ struct shape {
 };
 
 static const struct shape shapes[] = {
-	{ "array 8", BPF_MAP_TYPE_ARRAY, 4, 8, 16, 0, 20 },
-	{ "array 3", BPF_MAP_TYPE_ARRAY, 4, 3, 7, 0, 9 },
-	{ "array 4096", BPF_MAP_TYPE_ARRAY, 4, 4096, 2, 0, 4 },
-	{ "percpu array 8", BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, 5, 0, 7 },
-	{ "percpu array 20", BPF_MAP_TYPE_PERCPU_ARRAY, 4, 20, 5, 0, 7 },
-	{ "hash 4/8", BPF_MAP_TYPE_HASH, 4, 8, 64, 0, 100 },
-	{ "hash 8/8 of one", BPF_MAP_TYPE_HASH, 8, 8, 1, 0, 3 },
-	{ "hash 1/1", BPF_MAP_TYPE_HASH, 1, 1, 100, 0, 120 },
-	{ "hash 7/5", BPF_MAP_TYPE_HASH, 7, 5, 33, 0, 60 },
-	{ "hash 12/24", BPF_MAP_TYPE_HASH, 12, 24, 128, 0, 200 },
-	{ "hash 16/16 not preallocated", BPF_MAP_TYPE_HASH, 16, 16, 50, BPF_F_NO_PREALLOC, 80 },
-	{ "hash 64/100", BPF_MAP_TYPE_HASH, 64, 100, 1000, 0, 1500 },
-	{ "hash 512/4096", BPF_MAP_TYPE_HASH, 512, 4096, 10, 0, 15 },
-	{ "percpu hash 8/8", BPF_MAP_TYPE_PERCPU_HASH, 8, 8, 64, 0, 90 },
-	{ "percpu hash 20/12", BPF_MAP_TYPE_PERCPU_HASH, 20, 12, 40, 0, 60 },
+	{"array 8", BPF_MAP_TYPE_ARRAY, 4, 8, 16, 0, 20},
+	{"array 3", BPF_MAP_TYPE_ARRAY, 4, 3, 7, 0, 9},
+	{"array 4096", BPF_MAP_TYPE_ARRAY, 4, 4096, 2, 0, 4},
+	{"percpu array 8", BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, 5, 0, 7},
+	{"percpu array 20", BPF_MAP_TYPE_PERCPU_ARRAY, 4, 20, 5, 0, 7},
+	{"hash 4/8", BPF_MAP_TYPE_HASH, 4, 8, 64, 0, 100},
+	{"hash 8/8 of one", BPF_MAP_TYPE_HASH, 8, 8, 1, 0, 3},
+	{"hash 1/1", BPF_MAP_TYPE_HASH, 1, 1, 100, 0, 120},
+	{"hash 7/5", BPF_MAP_TYPE_HASH, 7, 5, 33, 0, 60},
+	{"hash 12/24", BPF_MAP_TYPE_HASH, 12, 24, 128, 0, 200},
+	{"hash 16/16 not preallocated", BPF_MAP_TYPE_HASH, 16, 16, 50, BPF_F_NO_PREALLOC, 80},
+	{"hash 64/100", BPF_MAP_TYPE_HASH, 64, 100, 1000, 0, 1500},
+	{"hash 512/4096", BPF_MAP_TYPE_HASH, 512, 4096, 10, 0, 15},
+	{"percpu hash 8/8", BPF_MAP_TYPE_PERCPU_HASH, 8, 8, 64, 0, 90},
+	{"percpu hash 20/12", BPF_MAP_TYPE_PERCPU_HASH, 20, 12, 40, 0, 60},
 };
 
 #define N_SHAPES (sizeof(shapes) / sizeof(shapes[0]))
@@ -71,8 +71,8 @@ static void plan(struct shm_geo *g, const struct shape *s)
 {
 	const char *why = NULL;
 
-	assert_int_equal(shm_geo__plan(g, s->type, s->key_size, s->value_size, s->max_entries, s->flags, n_cpus, 4096,
-				       &why), 0);
+	assert_int_equal(
+		shm_geo__plan(g, s->type, s->key_size, s->value_size, s->max_entries, s->flags, n_cpus, 4096, &why), 0);
 	assert_null(why);
 	assert_true(g->ctl_off >= 4096 && g->end_off > g->nodes_off);
 }
@@ -179,14 +179,14 @@ static void test_oracle(void **state)
 static void test_refusals(void **state)
 {
 	static const struct shape bad[] = {
-		{ "type", BPF_MAP_TYPE_RINGBUF, 0, 0, 4096, 0, 0 },
-		{ "lru", BPF_MAP_TYPE_LRU_HASH, 4, 4, 10, 0, 0 },
-		{ "key", BPF_MAP_TYPE_HASH, 513, 8, 10, 0, 0 },
-		{ "value", BPF_MAP_TYPE_HASH, 8, 4097, 10, 0, 0 },
-		{ "size", BPF_MAP_TYPE_HASH, 8, 4096, 1u << 20, 0, 0 },
-		{ "huge", BPF_MAP_TYPE_ARRAY, 4, 8, ~0u, 0, 0 },
-		{ "mmap", BPF_MAP_TYPE_ARRAY, 4, 8, 1, BPF_F_MMAPABLE, 0 },
-		{ "flag", BPF_MAP_TYPE_ARRAY, 4, 8, 1, BPF_F_INNER_MAP, 0 },
+		{"type", BPF_MAP_TYPE_RINGBUF, 0, 0, 4096, 0, 0},
+		{"lru", BPF_MAP_TYPE_LRU_HASH, 4, 4, 10, 0, 0},
+		{"key", BPF_MAP_TYPE_HASH, 513, 8, 10, 0, 0},
+		{"value", BPF_MAP_TYPE_HASH, 8, 4097, 10, 0, 0},
+		{"size", BPF_MAP_TYPE_HASH, 8, 4096, 1u << 20, 0, 0},
+		{"huge", BPF_MAP_TYPE_ARRAY, 4, 8, ~0u, 0, 0},
+		{"mmap", BPF_MAP_TYPE_ARRAY, 4, 8, 1, BPF_F_MMAPABLE, 0},
+		{"flag", BPF_MAP_TYPE_ARRAY, 4, 8, 1, BPF_F_INNER_MAP, 0},
 	};
 	struct shm_geo g;
 	const char *why;
@@ -194,7 +194,8 @@ static void test_refusals(void **state)
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		why = NULL;
 		assert_int_equal(shm_geo__plan(&g, bad[i].type, bad[i].key_size, bad[i].value_size, bad[i].max_entries,
-					       bad[i].flags, 2, 0, &why), -EOPNOTSUPP);
+					       bad[i].flags, 2, 0, &why),
+				 -EOPNOTSUPP);
 		assert_non_null(why);
 	}
 }
@@ -228,7 +229,7 @@ static void *add_thread(void *arg)
 static void run_threads(void *(*fn)(void *), struct job *jobs, void *arena, const struct shm_geo *g)
 {
 	for (uint32_t i = 0; i < N_THREADS; i++) {
-		jobs[i] = (struct job){ .arena = arena, .g = g, .seed = i * 77 + 5, .id = i };
+		jobs[i] = (struct job){.arena = arena, .g = g, .seed = i * 77 + 5, .id = i};
 		assert_int_equal(pthread_create(&jobs[i].thread, NULL, fn, &jobs[i]), 0);
 	}
 	for (uint32_t i = 0; i < N_THREADS; i++)
@@ -237,7 +238,7 @@ static void run_threads(void *(*fn)(void *), struct job *jobs, void *arena, cons
 
 static void test_add_threads(void **state)
 {
-	static const struct shape s = { "adds", BPF_MAP_TYPE_PERCPU_HASH, 8, 8, 64, 0, 0 };
+	static const struct shape s = {"adds", BPF_MAP_TYPE_PERCPU_HASH, 8, 8, 64, 0, 0};
 	struct job jobs[N_THREADS];
 	uint64_t sum = 0;
 	struct shm_geo g;
@@ -266,7 +267,7 @@ static void *churn_thread(void *arg)
 
 	for (int i = 0; i < 300000; i++) {
 		uint64_t key = rnd(&j->seed) % 40;
-		struct wide w = { key, rnd(&j->seed), 0, 0 };
+		struct wide w = {key, rnd(&j->seed), 0, 0};
 		uint32_t op = rnd(&j->seed) % 5;
 
 		w.same_x = w.x;
@@ -285,7 +286,7 @@ static void *churn_thread(void *arg)
 
 static void check_whole(void *arena, const struct shm_geo *g, int64_t want)
 {
-	uint64_t seen[64] = { 0 };
+	uint64_t seen[64] = {0};
 	int64_t n = 0;
 
 	for (uint32_t i = 0; i < g->n_nodes; i++) {
@@ -308,7 +309,7 @@ static void check_whole(void *arena, const struct shm_geo *g, int64_t want)
 
 static void test_churn_threads(void **state)
 {
-	static const struct shape s = { "churn", BPF_MAP_TYPE_HASH, 8, sizeof(struct wide), 64, 0, 0 };
+	static const struct shape s = {"churn", BPF_MAP_TYPE_HASH, 8, sizeof(struct wide), 64, 0, 0};
 	struct job jobs[N_THREADS];
 	int64_t n = 0;
 	struct shm_geo g;
@@ -342,8 +343,8 @@ static void count_all_nodes(void *arena, const struct shm_geo *g)
 
 static void test_killed(void **state)
 {
-	static const struct shape s = { "killed", BPF_MAP_TYPE_HASH, 8, sizeof(struct wide), 64, 0, 0 };
-	struct job job = { .seed = 99 };
+	static const struct shape s = {"killed", BPF_MAP_TYPE_HASH, 8, sizeof(struct wide), 64, 0, 0};
+	struct job job = {.seed = 99};
 	struct shm_geo g;
 	void *arena;
 
@@ -351,12 +352,12 @@ static void test_killed(void **state)
 	g.n_buckets = 4;
 	arena = arena_new(&g);
 	for (int round = 0; round < 300; round++) {
-		struct timespec pause = { .tv_nsec = 200000 + rnd(&job.seed) % 1500000 };
+		struct timespec pause = {.tv_nsec = 200000 + rnd(&job.seed) % 1500000};
 		pid_t pid = fork();
 
 		assert_true(pid >= 0);
 		if (pid == 0) {
-			struct job mine = { .arena = arena, .g = &g, .seed = round };
+			struct job mine = {.arena = arena, .g = &g, .seed = round};
 
 			for (;;)
 				churn_thread(&mine);
@@ -380,7 +381,7 @@ static void test_killed(void **state)
 /* A hostile target writes anything anywhere: nobody crashes, nobody hangs. */
 static void test_garbage(void **state)
 {
-	static const struct shape s = { "garbage", BPF_MAP_TYPE_HASH, 8, 8, 64, 0, 0 };
+	static const struct shape s = {"garbage", BPF_MAP_TYPE_HASH, 8, 8, 64, 0, 0};
 	uint64_t seed = 3;
 	struct shm_geo g;
 	void *arena;

@@ -3,8 +3,8 @@
  * blocked: threads that sit in system calls, and tell when one was disturbed.
  *
  * usage: blocked
- * Prints "ready" when all are blocked; on a line on stdin lets them finish, prints "disturbed N" (calls that ended with EINTR, short
- * or early) and exits 0.
+ * Prints "ready" when all are blocked; on a line on stdin lets them finish, prints "disturbed N" (calls that ended with
+ * EINTR, short or early) and exits 0.
  */
 #include <errno.h>
 #include <poll.h>

@@ -17,8 +17,8 @@
 /* Each returns 3 * a + 1; the second argument is 0. Written out so that the first bytes are known. */
 #define FN(name, body)                                                                                                 \
 	long name(long a, long zero);                                                                                  \
-	__asm__(".text\n.p2align 4\n.globl " #name "\n.type " #name ", @function\n" #name ":\n" body                  \
-		"\n.size " #name ", . - " #name "\n")
+	__asm__(".text\n.p2align 4\n.globl " #name "\n.type " #name ", @function\n" #name ":\n" body "\n.size " #name  \
+		", . - " #name "\n")
 
 /* 1, 3, 4 bytes: boundaries at 0, 1, 4 */
 FN(push_rbp, "push %rbp\n mov %rsp, %rbp\n mov %rdi, -8(%rbp)\n lea 1(%rdi,%rdi,2), %rax\n pop %rbp\n ret");
@@ -64,12 +64,12 @@ static const struct function {
 	long (*fn)(long a, long zero);
 	bool other_result;
 } functions[] = {
-	{"push_rbp", push_rbp, false},	 {"endbr", endbr, false},
-	{"sub_rsp", sub_rsp, false},	 {"rip_relative", rip_relative, false},
-	{"five_bytes", five_bytes, false}, {"too_short", too_short, true},
-	{"branches", branches, false},	 {"loops", loops, false},
+	{"push_rbp", push_rbp, false},	       {"endbr", endbr, false},
+	{"sub_rsp", sub_rsp, false},	       {"rip_relative", rip_relative, false},
+	{"five_bytes", five_bytes, false},     {"too_short", too_short, true},
+	{"branches", branches, false},	       {"loops", loops, false},
 	{"loops_inside", loops_inside, false}, {"tail", tail, false},
-	{"red_zone", red_zone, false},	 {"flags", flags, false},
+	{"red_zone", red_zone, false},	       {"flags", flags, false},
 	{"recursion", recursion, false},
 };
 #define N_FUNCTIONS (sizeof(functions) / sizeof(functions[0]))

@@ -2,7 +2,8 @@
 /*
  * dlopen: loads a library, calls a function of it, unloads it, again and again.
  *
- * usage: dlopen ROUNDS [LIBRARY FUNCTION]    (a function of no arguments that gives an int; default libz.so.1 zlibCompileFlags)
+ * usage: dlopen ROUNDS [LIBRARY FUNCTION]    (a function of no arguments that gives an int; default libz.so.1
+ * zlibCompileFlags)
  */
 #include <dlfcn.h>
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * pidns: the first process of a PID namespace of its own calls work(). Prints "pid N" (in the initial namespace) before "ready".
+ * pidns: the first process of a PID namespace of its own calls work(). Prints "pid N" (in the initial namespace) before
+ * "ready".
  *
  * usage: pidns CALLS
  */
