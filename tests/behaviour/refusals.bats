@@ -39,17 +39,17 @@ lines() {
 }
 
 @test "printf() of bpftrace: the helper is named" {
-	refused 'perf_event_output|perf_event_array' '{ printf("hit %d\n", arg0); }'
+	refused 'perf_event_output|perf event array' '{ printf("hit %d\n", arg0); }'
 	lines '^hit [0-7]$' 1000
 }
 
 @test "kernel stacks: the helper is named" {
-	refused 'get_stackid|stack_trace' '{ @[kstack] = count(); @n = count(); }'
+	refused 'get_stackid|stack trace' '{ @[kstack] = count(); @n = count(); }'
 	lines '^@n: 1000$' 1
 }
 
 @test "user stacks: the helper is named" {
-	refused 'get_stackid|stack_trace' '{ @[ustack] = count(); @n = count(); }'
+	refused 'get_stackid|stack trace' '{ @[ustack] = count(); @n = count(); }'
 	lines '^@n: 1000$' 1
 }
 
