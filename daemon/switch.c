@@ -408,6 +408,22 @@ static bool has_return_at(struct switcher *sw, const struct probe *at)
 	return false;
 }
 
+/* A place that was made for entries only, at a function whose return is now probed, too: it is made anew. */
+static void give_up_entry_place(struct switcher *sw, struct group *g, struct host *h, const struct probe *p)
+{
+	struct place *pl = host__find_place(h, p->o.ino, p->o.offset);
+
+	if (!pl || !pl->site || pl->has_return || !has_return_at(sw, p))
+		return;
+	if (pl->open) {
+		close_place(h, pl);
+		if (pl->open || quiesce(sw, g))
+			return;
+		disarm_places(sw);
+	}
+	host__drop_place(h, pl);
+}
+
 static unsigned int lodge(struct switcher *sw, struct group *g)
 {
 	struct lodge_arg arg = {sw, g};
@@ -430,6 +446,7 @@ static unsigned int lodge(struct switcher *sw, struct group *g)
 
 			if (!probe_reaches(p, h) || !host__maps_file(h->pid, p->o.dev, p->o.ino))
 				continue;
+			give_up_entry_place(sw, g, h, p);
 			pl = host__place(sw->hosts, h, p, has_return_at(sw, p));
 			n += pl && pl->site;
 		}

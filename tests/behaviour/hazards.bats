@@ -204,7 +204,8 @@ calls_of() {
 		tool_run "$SESSION/tool" bpftrace -p "$VICTIM" -e "uprobe:$B/tests/victims/dies:work { @ = count(); }"
 		[ "$ms" = 50 ] || offloaded "$TOOL_PID"
 		victim_go
-		run victim_end
+		status=0
+		victim_end || status=$?
 		[ "$status" = 137 ]
 		real_daemon_lives
 		exact_ended "$VICTIM"
