@@ -139,15 +139,15 @@ offloaded_is_exact() {
 }
 
 @test "tools that come and go beside another on the same function" {
-	local dir=$SESSION/x first i
+	local dir=$SESSION/x first name
 	exact_workload "$dir" work 4 100000 --rate 50000
 	exact_tool "$dir/first" count_tid "$WORKLOAD_PID"
 	first=$TOOL_PID
 	offloaded "$first"
 	exact_go "$dir"
-	for i in 1 2 3; do
-		exact_tool "$dir/other$i" hist "$WORKLOAD_PID"
-		sleep 0.1
+	for name in hist latency count latency; do
+		exact_tool "$dir/other" "$name" "$WORKLOAD_PID"
+		sleep 0.3
 		exact_tool_end "$TOOL_PID"
 	done
 	exact_called "$dir"
