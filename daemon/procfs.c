@@ -28,14 +28,17 @@ uint64_t procfs_start_time(pid_t pid)
 {
 	char buf[1024], *p;
 	unsigned long long start = 0;
+	long threads;
+	char state;
 
 	if (read_file(pid, "stat", buf, sizeof(buf)))
 		return 0;
 	p = strrchr(buf, ')');
-	if (!p || sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu",
-			 &start) != 1)
+	if (!p || sscanf(p + 1, " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %ld %*d %llu",
+			 &state, &threads, &start) != 3)
 		return 0;
-	return start;
+	/* A zombie with other threads is one whose first thread has ended. */
+	return state == 'Z' && threads <= 1 ? 0 : start;
 }
 
 void procfs_comm(pid_t pid, char *comm, size_t size)
