@@ -637,6 +637,17 @@ int converge__handback_tool(struct engine *e, struct tool *t, bool force, char *
 	return ret;
 }
 
+void converge__evict(struct engine *e, struct host *h)
+{
+	for (struct group *g = e->groups; g; g = g->next)
+		if (g->state == GROUP_SHARED && host__lodging(h, g))
+			switch_handback(&e->sw, g, true);
+	for (struct group *g = e->groups; g; g = g->next)
+		host__unlodge(h, g);
+	hosts__forget(&e->hosts, h);
+	state__save(e->groups, &e->hosts);
+}
+
 void converge__drop_all(struct engine *e)
 {
 	while (e->groups)

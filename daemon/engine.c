@@ -190,6 +190,8 @@ int engine__handback_all(struct engine *e)
 
 int engine__set_policy(struct engine *e, const struct policy *policy)
 {
+	const char *rule;
+
 	e->policy = policy;
 	e->hosts.policy = policy;
 	for (struct tool *t = e->tools; t; t = t->next)
@@ -200,6 +202,8 @@ int engine__set_policy(struct engine *e, const struct policy *policy)
 		next = h->next;
 		if (!h->injected)
 			hosts__forget(&e->hosts, h);
+		else if (!host__is_allowed(&e->hosts, h, &rule))
+			converge__evict(e, h);
 	}
 	run(e);
 	return 0;

@@ -48,6 +48,8 @@ void converge__host_forked(struct engine *e, pid_t pid, pid_t child);
 /* Does what is due; returns CLOCK_MONOTONIC ns at which to come back, or 0. */
 uint64_t converge__run(struct engine *e);
 int converge__handback_tool(struct engine *e, struct tool *t, bool force, char *err, size_t err_size);
+/* The process may not carry the agent any longer: its groups are handed back, and taken over again without it. */
+void converge__evict(struct engine *e, struct host *h);
 void converge__drop_all(struct engine *e);
 
 #endif

@@ -113,6 +113,14 @@ struct host *hosts__find(struct hosts *hs, pid_t pid)
 	return NULL;
 }
 
+bool host__is_allowed(const struct hosts *hs, const struct host *h, const char **rule)
+{
+	char exe[PATH_MAX];
+
+	procfs_exe(h->pid, exe, sizeof(exe));
+	return policy__target(hs->policy, exe[0] ? exe : NULL, h->comm, h->uid, rule) != POLICY_KERNEL;
+}
+
 static void open_host(struct hosts *hs, struct host *h)
 {
 	struct agent_error err = {""};

@@ -27,6 +27,8 @@ void hosts__fini(struct hosts *hs);
 struct host *hosts__find(struct hosts *hs, pid_t pid);
 /* Finds or makes the entry; host->why tells when it may not be touched. NULL: no such process, or out of memory. */
 struct host *hosts__get(struct hosts *hs, pid_t pid);
+/* Does the policy in force let this process carry the agent? *rule gets the rule that decided. */
+bool host__is_allowed(const struct hosts *hs, const struct host *h, const char **rule);
 /* Forgets a process that has ended or executed another program. */
 void hosts__forget(struct hosts *hs, struct host *h);
 

@@ -424,29 +424,6 @@ static void give_up_entry_place(struct switcher *sw, struct group *g, struct hos
 	host__drop_place(h, pl);
 }
 
-static int quiesce_host(struct host *h)
-{
-	struct code_range ranges[MAX_RANGES];
-	struct agent_error err;
-
-	return target__quiesce(h->target, ranges, host__code_ranges(h, ranges, MAX_RANGES), QUIESCE_TIMEOUT_MS, false,
-			       &err);
-}
-
-/*
- * A place that was made for entries only gets its first return probe: it is given up and made anew. Meanwhile the
- * kernel serves there; groups that could not be exact then are handed back, and taken over again later.
- */
-static void make_room_for_return(struct switcher *sw, struct host *h, struct place *pl)
-{
-	for (struct group *n = *sw->groups; n; n = n->next)
-		if (n->state == GROUP_SHARED && n->has_mirrored && !n->has_khalf && group_is_at(n, h, pl))
-			switch_handback(sw, n, true);
-	close_place(h, pl);
-	if (!quiesce_host(h))
-		host__drop_place(h, pl);
-}
-
 static unsigned int lodge(struct switcher *sw, struct group *g)
 {
 	struct lodge_arg arg = {sw, g};
@@ -471,8 +448,6 @@ static unsigned int lodge(struct switcher *sw, struct group *g)
 				continue;
 			give_up_entry_place(sw, g, h, p);
 			pl = host__find_place(h, p->o.ino, p->o.offset);
-			if (pl && pl->site && !pl->has_return && has_return_at(sw, p))
-				make_room_for_return(sw, h, pl);
 			pl = host__place(sw->hosts, h, p, has_return_at(sw, p));
 			n += pl && pl->site;
 		}
