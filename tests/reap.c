@@ -3,11 +3,13 @@
  * reap.c: runs a command and, when it has ended, ends every process that it left behind: reap COMMAND [ARGUMENT...]
  *
  * Orphans come to this process, because it is their subreaper; so whatever a test forgot is a child of it by then. Each
- * gets SIGTERM, time to hand things back, then SIGKILL. The exit code is the command's.
+ * gets SIGTERM, time to hand things back, then SIGKILL. The exit code is the command's. A command that takes longer
+ * than REAP_SECONDS is ended likewise, after its processes were described; the exit code is 124 then.
  */
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -17,13 +19,16 @@
 #define PATIENCE_MS 10000
 #define LOOK_MS	    20
 
-/* Calls fn for each child of this process; returns how many there are. */
-static int each_child(void (*fn)(pid_t pid, int arg), int arg)
+/* Calls fn for each child of a process; returns how many there are. */
+static int each_child_of(pid_t parent, void (*fn)(pid_t pid, int arg), int arg)
 {
-	FILE *f = fopen("/proc/thread-self/children", "re");
+	char path[64];
+	FILE *f;
 	int n = 0;
 	pid_t pid;
 
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", parent, parent);
+	f = fopen(path, "re");
 	while (f && fscanf(f, "%d", &pid) == 1) {
 		n++;
 		if (fn)
@@ -32,6 +37,11 @@ static int each_child(void (*fn)(pid_t pid, int arg), int arg)
 	if (f)
 		fclose(f);
 	return n;
+}
+
+static int each_child(void (*fn)(pid_t pid, int arg), int arg)
+{
+	return each_child_of(getpid(), fn, arg);
 }
 
 static void tell(pid_t pid, int arg)
@@ -46,6 +56,28 @@ static void tell(pid_t pid, int arg)
 	if (f)
 		fclose(f);
 	fprintf(stderr, "# left behind, ended now: process %d (%s)\n", pid, comm);
+}
+
+/* What a process and those below it wait for. */
+static void describe(pid_t pid, int depth)
+{
+	static const char *const files[] = {"comm", "wchan", "syscall", "stack"};
+	char path[64], line[256];
+
+	fprintf(stderr, "# %*sprocess %d\n", depth * 2, "", pid);
+	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+		FILE *f;
+
+		snprintf(path, sizeof(path), "/proc/%d/%s", pid, files[i]);
+		f = fopen(path, "re");
+		while (f && fgets(line, sizeof(line), f)) {
+			line[strcspn(line, "\n")] = 0;
+			fprintf(stderr, "# %*s  %s: %s\n", depth * 2, "", files[i], line);
+		}
+		if (f)
+			fclose(f);
+	}
+	each_child_of(pid, describe, depth + 1);
 }
 
 static void send_signal(pid_t pid, int signo)
@@ -101,9 +133,17 @@ int main(int argc, char **argv)
 	}
 	sigaction(SIGTERM, &on_end, NULL);
 	sigaction(SIGINT, &on_end, NULL);
+	sigaction(SIGALRM, &on_end, NULL);
+	alarm(getenv("REAP_SECONDS") ? (unsigned int)atoi(getenv("REAP_SECONDS")) : 0);
 	while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR && !asked_to_end)
 		;
+	if (asked_to_end == SIGALRM) {
+		fputs("# it takes too long and is ended now:\n", stderr);
+		each_child(describe, 0);
+	}
 	end_the_rest();
+	if (asked_to_end == SIGALRM)
+		return 124;
 	if (asked_to_end)
 		return 128 + asked_to_end;
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);

@@ -128,19 +128,40 @@ exact_ended() {
 	exact_pids=("${kept[@]}")
 }
 
+# exact_waited PID [SIGNAL]: waits for a process that should be ending; its exit code. The signal is sent once a second: when bpftrace 0.17
+# gets one in the instant in which its wait of 100 ms ends, it takes no notice. A process that does not end is described and killed.
+exact_waited() {
+	local i task status=0
+	for ((i = 0; i < 1500; i++)); do
+		[ -z "${2:-}" ] || ((i % 50)) || kill "-$2" "$1" 2>/dev/null || true
+		[ -e "/proc/$1" ] && ! grep -q '^State:.Z' "/proc/$1/status" 2>/dev/null || break
+		sleep 0.02
+	done
+	if ((i >= 1500)); then
+		echo "process $1 does not end:" >&2
+		grep -E '^(Name|State|TracerPid|SigPnd|ShdPnd|SigBlk|SigIgn|SigCgt)' "/proc/$1/status" >&2
+		for task in "/proc/$1/task"/*; do
+			echo "thread ${task##*/}: $(cat "$task/wchan" "$task/syscall" 2>/dev/null)" >&2
+			cat "$task/stack" >&2
+		done
+		"$BUILD/bpftime" explain "$1" >&2
+		kill -9 "$1"
+	fi
+	wait "$1" || status=$?
+	exact_ended "$1"
+	return "$status"
+}
+
 # exact_tool_end PID: lets the tool print. It may have ended by itself, with its target.
 exact_tool_end() {
-	kill -INT "$1" 2>/dev/null || true
-	wait "$1" || true
-	exact_ended "$1"
+	exact_waited "$1" INT || true
 }
 
 # exact_workload_end DIR PID: it must end well.
 exact_workload_end() {
 	local status=0
 	echo >"$1/go"
-	wait "$2" || status=$?
-	exact_ended "$2"
+	exact_waited "$2" || status=$?
 	[ "$status" = 0 ] || echo "the workload ended with status $status" >&2
 	return "$status"
 }

@@ -131,7 +131,7 @@ traced() { ! grep -q '^TracerPid:.0$' "/proc/$1/status"; }
 	stays "debugger|traced|strace"
 	exact_go "$dir"
 	exact_called "$dir"
-	kill -INT "$TOOL_PID"
+	while kill -INT "$TOOL_PID" 2>/dev/null; do sleep 1; done
 	wait "$tracer" || true
 	exact_ended "$tracer"
 	exact_workload_end "$dir" "$WORKLOAD_PID"
