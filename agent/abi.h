@@ -19,15 +19,16 @@
 #include "../shm-runtime/shm.h"
 #endif
 
-#define AGENT_ABI_VERSION  1
-#define AGENT_MAX_ACTIONS  8u /* programs at one site; more: the site stays in the kernel */
-#define AGENT_MAX_DIRECT   6u
-#define AGENT_MAX_SITES	   128u
-#define AGENT_MAX_THREADS  1024u /* slots; a power of two */
-#define AGENT_REPLY_SIZE   256u	 /* bytes that one service call can bring back */
-#define AGENT_MAX_SPARES   32u	 /* slots for callers without a thread slot of their own */
-#define AGENT_PROBE_WINDOW 32u	 /* a thread's slot is within so many of where its fs base hashes to */
-#define AGENT_SHADOW_DEPTH 64u	 /* as the kernel's MAX_URETPROBE_DEPTH */
+#define AGENT_ABI_VERSION   2
+#define AGENT_MAX_ACTIONS   8u /* programs at one site; more: the site stays in the kernel */
+#define AGENT_MAX_DIRECT    6u
+#define AGENT_MAX_SITES	    128u
+#define AGENT_COUNTED_SITES 32u	  /* sites whose hits each thread counts for itself; a power of two */
+#define AGENT_MAX_THREADS   1024u /* slots; a power of two */
+#define AGENT_REPLY_SIZE    256u  /* bytes that one service call can bring back */
+#define AGENT_MAX_SPARES    32u	  /* slots for callers without a thread slot of their own */
+#define AGENT_PROBE_WINDOW  32u	  /* a thread's slot is within so many of where its fs base hashes to */
+#define AGENT_SHADOW_DEPTH  64u	  /* as the kernel's MAX_URETPROBE_DEPTH */
 
 /*
  * A stub, as offsets from its entry E (where the site's jump lands). entry.S and site.c must agree.
@@ -74,6 +75,7 @@ struct agent_env {
 enum agent_action_flags {
 	AGENT_ACT_RETURN = 1,	   /* runs when the function returns */
 	AGENT_ACT_PID_LIMITED = 2, /* must not run in fork children */
+	AGENT_ACT_GENERAL = 4,	   /* reads registers that a plain hit does not save, or has string instructions */
 };
 
 /* One program at one site. fn == 0: no action in this place. */
@@ -84,6 +86,17 @@ struct agent_action {
 	struct agent_env env;
 };
 
+enum agent_site_mode {
+	/*
+	 * Serve nothing here; a thread that still comes goes back to the site, whose byte is the kernel's int3 by then.
+	 * Set after the byte was closed, changed before it is opened.
+	 */
+	AGENT_SITE_BOUNCE = 0,
+	AGENT_SITE_GENERAL = 1,
+	AGENT_SITE_PLAIN_ENTRY = 2,  /* the first action, at entry, is the only one */
+	AGENT_SITE_PLAIN_RETURN = 3, /* the same, when the function returns */
+};
+
 /* One probed instruction. Written by the daemon while the site is closed. */
 struct agent_site {
 	__u64 site;	   /* address of the probed instruction */
@@ -91,12 +104,8 @@ struct agent_site {
 	__u64 call_resume; /* for return probes: where the probed function returns to in the stub */
 	__u32 n_actions;
 	__u32 has_return;
-	/*
-	 * 1: serve nothing here; a thread that still comes goes back to the site, whose byte is the kernel's int3 by
-	 * then. Set after the byte was closed, cleared before it is opened.
-	 */
-	__u32 bounce;
-	__u32 pad;
+	__u32 mode;	 /* enum agent_site_mode; see agent_site_serve() */
+	__u32 counter;	 /* index of the site, where a thread counts the hits of the plain modes */
 	__u64 fork_page; /* as in struct agent_env */
 	__u64 shadow;	 /* as in struct agent_target: a return finds its way without any action */
 	struct agent_action action[AGENT_MAX_ACTIONS];
@@ -118,6 +127,11 @@ struct agent_thread {
 	__u64 busy;   /* reply buffer in use by the owning thread (nesting by signals): see ask.h */
 	__s64 result; /* of the last service call */
 	__u8 reply[AGENT_REPLY_SIZE];
+	/*
+	 * Hits of the sites in their plain modes, by counter. Only the thread that owns the slot counts here, by one
+	 * instruction without a lock; a slot that changes hands is counted on. Everything else counts per CPU.
+	 */
+	__u64 hits[AGENT_COUNTED_SITES];
 };
 
 /*
@@ -163,11 +177,35 @@ struct agent_target {
 	__u32 n_sites;
 	__u32 flags;
 	__u64 shadow; /* struct agent_shadow[AGENT_MAX_THREADS] */
-	__u64 pad;
+	/*
+	 * 1: no other task has this memory, so that hits can be counted without lock or owner. The daemon says it when
+	 * it has seen so, a kernel-side program takes it back before a second thread runs.
+	 */
+	__u32 alone;
+	__u32 pad;
+	__u64 alone_hits[AGENT_COUNTED_SITES]; /* as agent_thread.hits, of the thread that was alone */
 	struct agent_thread thread[AGENT_MAX_THREADS];
 	struct agent_thread spare[AGENT_MAX_SPARES]; /* claimed through busy */
 	struct agent_site site[AGENT_MAX_SITES];
 };
+
+/*
+ * The site at this index is to serve its actions. For the daemon, before the site's byte is opened; __ATOMIC_SEQ_CST.
+ */
+static inline void agent_site_serve(struct agent_site *s, __u32 index)
+{
+	const struct agent_action *a = &s->action[0];
+	__u32 mode = AGENT_SITE_GENERAL;
+
+	s->counter = index;
+	if (s->n_actions == 1 && a->fn && !(a->flags & AGENT_ACT_GENERAL) && index < AGENT_COUNTED_SITES) {
+		if ((a->flags & AGENT_ACT_RETURN) && s->call_resume)
+			mode = AGENT_SITE_PLAIN_RETURN;
+		else if (!(a->flags & AGENT_ACT_RETURN) && !s->call_resume)
+			mode = AGENT_SITE_PLAIN_ENTRY;
+	}
+	__atomic_store_n(&s->mode, mode, __ATOMIC_SEQ_CST);
+}
 
 /* First bytes of the agent image. Offsets from its start. */
 struct agent_image_hdr {

@@ -32,6 +32,10 @@ void agent_image__free(struct agent_image *img);
 /* Makes a sealed, read-only, executable-mappable memfd of code. Returns the fd or -errno. */
 int agent_code_memfd(const char *name, const void *code, size_t size);
 
+/* Does the code hold string instructions, which go the wrong way when DF is set? true, too, when it cannot be decoded.
+ */
+bool agent_code_has_strings(const void *code, size_t size);
+
 /* ---- a target process ---- */
 
 struct target; /* a process (mm) that has, or is to get, the agent */

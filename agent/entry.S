@@ -3,12 +3,22 @@
  * entry.S: the way into the agent and out of it. See abi.h for the stub that calls this.
  *
  * agent_entry is called 128 bytes (the red zone) below the probed function's stack pointer. It lays down struct pt_regs as
- * the kernel would show it at a breakpoint and lets agent_hit() say where in the stub to return. Registers that compiled code
- * preserves (rbx, rbp, r12 to r15) are stored for programs to read but not loaded again. Flags come back by sahf, and
- * an addition that overflows when OF was set: popf costs ten times as much.
+ * the kernel would show it at a breakpoint, but only what nearly all programs read: the registers that calls do not
+ * preserve, rsp and rip. agent_hit() serves the common case with it. What it declines is done again by agent_hit_slowly(),
+ * with every register in its place. Both say where in the stub to return.
+ *
+ * Flags are kept as lahf and seto give them and come back by an addition that overflows when OF was set, and sahf: popf
+ * costs ten times as much, and the other flags are changed by nothing here. Nothing that runs before agent_hit_slowly()
+ * has cleared DF has string instructions that would mind it.
  */
 #include "abi.h"
 
+#define R_RBX	 40
+#define R_RBP	 32
+#define R_R12	 24
+#define R_R13	 16
+#define R_R14	  8
+#define R_R15	  0
 #define R_R11	 48
 #define R_R10	 56
 #define R_R9	 64
@@ -18,22 +28,19 @@
 #define R_RDX	 96
 #define R_RSI	104
 #define R_RDI	112
+#define R_ORIG	120
 #define R_RIP	128
+#define R_CS	136
 #define R_FLAGS	144
 #define R_RSP	152
+#define R_SS	160
 #define R_SIZE	168
 #define USER_DS	0x2b
 #define USER_CS	0x33
-#define DF_IN_BYTE_1 0x04
-#define OF_IN_BYTE_1 0x08
 
+	/* In R_FLAGS: lahf's byte, then 1 for OF. */
 	.macro save_regs
-	pushq	$USER_DS
-	pushq	%rax			/* rsp: later */
-	pushfq
-	pushq	$USER_CS
-	pushq	%rax			/* rip: later */
-	pushq	$-1			/* orig_rax: not in a system call */
+	leaq	(R_RDI + 8 - R_SIZE)(%rsp), %rsp
 	pushq	%rdi
 	pushq	%rsi
 	pushq	%rdx
@@ -43,29 +50,30 @@
 	pushq	%r9
 	pushq	%r10
 	pushq	%r11
-	pushq	%rbx
-	pushq	%rbp
-	pushq	%r12
-	pushq	%r13
-	pushq	%r14
-	pushq	%r15
+	leaq	-R_R11(%rsp), %rsp
+	lahf
+	seto	%al
+	movq	%rax, R_FLAGS(%rsp)
+	.endm
+
+	.macro save_other_regs
+	movq	%rbx, R_RBX(%rsp)
+	movq	%rbp, R_RBP(%rsp)
+	movq	%r12, R_R12(%rsp)
+	movq	%r13, R_R13(%rsp)
+	movq	%r14, R_R14(%rsp)
+	movq	%r15, R_R15(%rsp)
+	movq	$-1, R_ORIG(%rsp)		/* not in a system call */
+	movq	$USER_CS, R_CS(%rsp)
+	movq	$USER_DS, R_SS(%rsp)
 	.endm
 
 	/*
-	 * Calls fn(regs, site) with DF clear. The stack is aligned to 8 only: nothing that is called has vector registers to
-	 * spill, and a register to keep the old stack pointer in would put a store and a load into the caller's every loop.
+	 * Where C is called the stack is aligned to 8 only: it has no vector registers to spill, and a register to keep the
+	 * old stack pointer in would put a store and a load into the caller's every loop.
 	 */
-	.macro call_c fn
-	movq	%rsp, %rdi
-	testb	$DF_IN_BYTE_1, R_FLAGS+1(%rsp)
-	jnz	8f
-7:	call	\fn
-	.endm
-
 	.macro restore_regs
-	testb	$DF_IN_BYTE_1, R_FLAGS+1(%rsp)
-	jnz	9f
-6:	movzbl	R_FLAGS+1(%rsp), %eax
+	movq	R_FLAGS(%rsp), %rax
 	movq	R_R11(%rsp), %r11
 	movq	R_R10(%rsp), %r10
 	movq	R_R9(%rsp), %r9
@@ -74,17 +82,10 @@
 	movq	R_RDX(%rsp), %rdx
 	movq	R_RSI(%rsp), %rsi
 	movq	R_RDI(%rsp), %rdi
-	andb	$OF_IN_BYTE_1, %al
-	addb	$0x78, %al		/* 0x78 + 8 overflows */
-	movb	R_FLAGS(%rsp), %ah
+	addb	$0x7f, %al			/* 0x7f + 1 overflows */
 	sahf
 	movq	R_RAX(%rsp), %rax
 	leaq	R_SIZE(%rsp), %rsp
-	ret
-8:	cld
-	jmp	7b
-9:	std
-	jmp	6b
 	.endm
 
 	.section .text.head, "ax", @progbits
@@ -106,9 +107,20 @@ agent_entry:
 	movq	(STUB_SITE_SLOT - STUB_CALLED)(%rsi), %rsi
 	movq	(%rsi), %rax
 	movq	%rax, R_RIP(%rsp)
-	call_c	agent_hit
+	movq	%rsp, %rdi
+	call	agent_hit
+	testl	%eax, %eax
+	jz	1f
+	restore_regs
+	ret
+1:	save_other_regs
+	movq	R_SIZE(%rsp), %rsi
+	movq	(STUB_SITE_SLOT - STUB_CALLED)(%rsi), %rsi
+	movq	%rsp, %rdi
+	call	agent_hit_slowly
 	addq	%rax, R_SIZE(%rsp)
 	restore_regs
+	ret
 	.size	agent_entry, . - agent_entry
 
 	/*
@@ -172,10 +184,20 @@ agent_return:
 	movq	%rax, R_RSP(%rsp)
 	movq	R_SIZE(%rsp), %rsi
 	movq	(STUB_SITE_SLOT - STUB_RET_CALLED)(%rsi), %rsi
-	call_c	agent_returned
-	movq	R_RIP(%rsp), %rax
+	movq	%rsp, %rdi
+	call	agent_returned
+	testl	%eax, %eax
+	jz	1f
+0:	movq	R_RIP(%rsp), %rax
 	movq	%rax, (R_SIZE + 8)(%rsp)
 	restore_regs
+	ret
+1:	save_other_regs
+	movq	R_SIZE(%rsp), %rsi
+	movq	(STUB_SITE_SLOT - STUB_RET_CALLED)(%rsi), %rsi
+	movq	%rsp, %rdi
+	call	agent_returned_slowly
+	jmp	0b
 	.size	agent_return, . - agent_return
 
 	/* A uprobe on the nop runs the kernel's service program, which finds the arguments in their registers. */

@@ -19,9 +19,11 @@ typedef __u64 (*action_fn)(struct pt_regs *regs, struct agent_env *env);
 
 void agent_service(__u64 op, __u64 slot, __u64 a, __u64 b, __u64 c);
 void agent_wait(const __u32 *gate);
-long agent_hit(struct pt_regs *regs, struct agent_site *site);
-long agent_push(struct agent_site *site, __u64 sp);
-void agent_returned(struct pt_regs *regs, struct agent_site *site);
+int agent_hit(struct pt_regs *regs, struct agent_site *site);
+long agent_hit_slowly(struct pt_regs *regs, struct agent_site *site);
+int agent_push(struct agent_site *site, __u64 sp);
+int agent_returned(struct pt_regs *regs, struct agent_site *site);
+void agent_returned_slowly(struct pt_regs *regs, struct agent_site *site);
 
 /* Where agent_entry returns to, relative to where it was called from. */
 #define GO_ON	       0
@@ -43,12 +45,58 @@ static inline int wanted(const struct agent_action *a, int in_child)
 	return a->fn && !((a->flags & AGENT_ACT_PID_LIMITED) && in_child);
 }
 
-static inline void run(struct agent_action *a, struct pt_regs *regs)
+static inline void count(struct agent_action *a, const struct agent_target *t)
 {
-	const struct agent_target *t = (const struct agent_target *)a->env.target;
 	__u64 *hits = (__u64 *)(a->env.arena + a->env.hits_off);
 
 	__atomic_fetch_add(&hits[agent_cpu(t)], 1, __ATOMIC_RELAXED);
+}
+
+/* One instruction is not torn by a signal handler that counts, too. */
+static inline void count_alone(__u64 *hits)
+{
+	__asm__ volatile("incq %0" : "+m"(*hits) : : "cc");
+}
+
+static inline void run(struct agent_action *a, struct pt_regs *regs)
+{
+	count(a, (const struct agent_target *)a->env.target);
+	((action_fn)a->fn)(regs, &a->env);
+}
+
+/*
+ * One of several threads: it counts in its slot, which is its own. When the slot at which it looks first is nobody's it
+ * gets one for its next hits.
+ */
+static __attribute__((noinline)) void count_in_slot(struct agent_action *a, struct agent_target *t, __u32 counter)
+{
+	__u64 fs_base = agent_fs_base(), owner;
+	struct agent_thread *slot = &t->thread[agent_slot_first(fs_base)];
+
+	owner = __atomic_load_n(&slot->fs_base, __ATOMIC_ACQUIRE);
+	if (__builtin_expect(owner == fs_base && __atomic_load_n(&slot->state, __ATOMIC_RELAXED) == AGENT_THREAD_KNOWN,
+			     1)) {
+		count_alone(&slot->hits[counter]);
+		return;
+	}
+	if (!owner)
+		agent_ask(t, a->env.service, a->env.fork_page, AGENT_OP_REGISTER, fs_base);
+	count(a, t);
+}
+
+/*
+ * The only action of a site in a plain mode, not in a fork child. A locked addition costs as much as all the rest, so
+ * it is done without wherever nobody else counts in the same place.
+ */
+static inline void run_plain(struct agent_action *a, struct pt_regs *regs, const struct agent_site *site)
+{
+	struct agent_target *t = (struct agent_target *)a->env.target;
+	__u32 counter = site->counter & (AGENT_COUNTED_SITES - 1);
+
+	if (__atomic_load_n(&t->alone, __ATOMIC_RELAXED))
+		count_alone(&t->alone_hits[counter]);
+	else
+		count_in_slot(a, t, counter);
 	((action_fn)a->fn)(regs, &a->env);
 }
 
@@ -186,18 +234,42 @@ static inline __u64 pop_return(struct agent_site *site, __u64 sp)
 	return ip;
 }
 
+/* Of the flags: those that lahf and seto give; string instructions go downwards. */
+#define LAHF_FLAGS 0xd5ull
+#define FLAG_OF	   0x800ull
+#define FLAG_DF	   0x400ull
+
+/* Makes regs->eflags what the kernel shows, and lets all code be called. Returns what leave_code() takes. */
+static __u64 enter_code(struct pt_regs *regs)
+{
+	__u64 kept = regs->eflags, now;
+
+	__asm__ volatile("pushfq; popq %0" : "=r"(now)::"memory");
+	regs->eflags = (now & ~(LAHF_FLAGS | FLAG_OF)) | (kept >> 8 & LAHF_FLAGS) | (kept & 1 ? FLAG_OF : 0);
+	if (now & FLAG_DF)
+		__asm__ volatile("cld" ::: "memory");
+	return kept;
+}
+
+static void leave_code(struct pt_regs *regs, __u64 kept)
+{
+	if (regs->eflags & FLAG_DF)
+		__asm__ volatile("std" ::: "memory");
+	regs->eflags = kept;
+}
+
 /*
  * What to do at a probed instruction, and where in the stub to go on: GO_*. A fork child is never sent back: its site
  * is still a jump until agent_repair_child(), and it would come here for ever.
  */
-static __attribute__((noinline)) long hit_slowly(struct pt_regs *regs, struct agent_site *site)
+static long serve(struct pt_regs *regs, struct agent_site *site)
 {
 	struct agent_action *a, *end = site->action + n_actions(site), *returning = 0;
 	int in_child = agent_in_fork_child(site->fork_page);
 	long go_on = site->call_resume ? GO_WITHOUT_RET : GO_ON;
 
 again:
-	if (__builtin_expect(__atomic_load_n(&site->bounce, __ATOMIC_ACQUIRE), 0))
+	if (__builtin_expect(__atomic_load_n(&site->mode, __ATOMIC_ACQUIRE) == AGENT_SITE_BOUNCE, 0))
 		return in_child ? go_on : GO_BOUNCE;
 	for (a = site->action; a < end; a++) {
 		const __u32 *gate;
@@ -228,34 +300,41 @@ again:
 	return go_on;
 }
 
-/* One action at an open gate, not in a fork child: the commonest case. */
-static inline int is_plain(const struct agent_site *site, const struct agent_action *a)
+/* The site's only action, at an open gate, not in a fork child: the commonest case. */
+static inline int is_plain(const struct agent_site *site, __u32 mode)
 {
-	return __builtin_expect(site->n_actions == 1 && !__atomic_load_n(&site->bounce, __ATOMIC_ACQUIRE) && a->fn &&
-					__atomic_load_n(gate_of(a), __ATOMIC_ACQUIRE) == SHM_UGATE_OPEN &&
+	return __builtin_expect(__atomic_load_n(&site->mode, __ATOMIC_ACQUIRE) == mode &&
+					__atomic_load_n(gate_of(&site->action[0]), __ATOMIC_ACQUIRE) ==
+						SHM_UGATE_OPEN &&
 					!agent_in_fork_child(site->fork_page),
 				1);
 }
 
-long agent_hit(struct pt_regs *regs, struct agent_site *site)
+long agent_hit_slowly(struct pt_regs *regs, struct agent_site *site)
 {
-	struct agent_action *a = &site->action[0];
+	__u64 kept = enter_code(regs);
+	long go = serve(regs, site);
 
-	if (!is_plain(site, a) || (a->flags & AGENT_ACT_RETURN) || site->call_resume)
-		return hit_slowly(regs, site);
-	run(a, regs);
-	return GO_ON;
+	leave_code(regs, kept);
+	return go;
 }
 
-/* At the entry of a function whose return alone is wanted: no registers needed. 0: it is not so simple, agent_hit(). */
-long agent_push(struct agent_site *site, __u64 sp)
+/* 0: it is not so simple, agent_hit_slowly(). */
+int agent_hit(struct pt_regs *regs, struct agent_site *site)
 {
-	const struct agent_action *a = &site->action[0];
-
-	return is_plain(site, a) && (a->flags & AGENT_ACT_RETURN) && push_return(site, a, sp);
+	if (!is_plain(site, AGENT_SITE_PLAIN_ENTRY))
+		return 0;
+	run_plain(&site->action[0], regs, site);
+	return 1;
 }
 
-static __attribute__((noinline)) void run_returns(struct pt_regs *regs, struct agent_site *site)
+/* At the entry of a function whose return alone is wanted: no registers needed. 0: agent_hit(). */
+int agent_push(struct agent_site *site, __u64 sp)
+{
+	return is_plain(site, AGENT_SITE_PLAIN_RETURN) && push_return(site, &site->action[0], sp);
+}
+
+static void run_returns(struct pt_regs *regs, struct agent_site *site)
 {
 	struct agent_action *a, *end = site->action + n_actions(site);
 
@@ -271,15 +350,21 @@ static __attribute__((noinline)) void run_returns(struct pt_regs *regs, struct a
 /*
  * Called when the function has returned; regs as they are then, rip filled here: where to go on. What began in
  * userspace ends in userspace, whatever the gate says meanwhile: before the daemon moves the truth it waits for
- * target__pending_returns() to be 0 and for threads in here to leave.
+ * target__pending_returns() to be 0 and for threads in here to leave. 0: agent_returned_slowly().
  */
-void agent_returned(struct pt_regs *regs, struct agent_site *site)
+int agent_returned(struct pt_regs *regs, struct agent_site *site)
 {
-	struct agent_action *a = &site->action[0];
-
 	regs->rip = pop_return(site, regs->rsp - 8);
-	if (is_plain(site, a) && (a->flags & AGENT_ACT_RETURN))
-		run(a, regs);
-	else
-		run_returns(regs, site);
+	if (!is_plain(site, AGENT_SITE_PLAIN_RETURN))
+		return 0;
+	run_plain(&site->action[0], regs, site);
+	return 1;
+}
+
+void agent_returned_slowly(struct pt_regs *regs, struct agent_site *site)
+{
+	__u64 kept = enter_code(regs);
+
+	run_returns(regs, site);
+	leave_code(regs, kept);
 }

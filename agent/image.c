@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <Zydis/Zydis.h>
 
 #include "target.h"
 
@@ -101,4 +102,21 @@ void agent_image__free(struct agent_image *img)
 		return;
 	close(img->fd);
 	free(img);
+}
+
+bool agent_code_has_strings(const void *code, size_t size)
+{
+	ZydisDecodedInstruction insn;
+	ZydisDecoder decoder;
+
+	if (!ZYAN_SUCCESS(ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64)))
+		return true;
+	for (size_t at = 0; at < size; at += insn.length) {
+		if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, NULL, (const uint8_t *)code + at, size - at,
+								&insn)))
+			return true;
+		if (insn.meta.category == ZYDIS_CATEGORY_STRINGOP || insn.meta.category == ZYDIS_CATEGORY_IOSTRINGOP)
+			return true;
+	}
+	return false;
 }

@@ -213,6 +213,8 @@ int BPF_PROG(newtask, struct task_struct *task, __u64 clone_flags)
 	t = arena_of(c.owner);
 	if (!t)
 		return 0;
+	if (clone_flags & CLONE_VM)
+		t->alone = 0;
 	if (clone_flags & CLONE_THREAD) {
 		/* A copy's threads are in nobody's table. */
 		if (pc && !pc->fs_base)

@@ -15,6 +15,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "daemon/bytecode.h"
 #include "daemon/khalf.h"
 #include "daemon/library.h"
 #include "daemon/pins.h"
@@ -125,6 +126,8 @@ static int compile(struct group *g, struct gprog *p, struct vm_worker *worker)
 		explain(g, "compiling program ", p->name, err, err_text);
 		return err;
 	}
+	p->plain = bytecode__reads_few_registers(p->insns, p->n_insns) &&
+		   !agent_code_has_strings(p->code.bytes, p->code.size);
 	p->code_fd = agent_code_memfd("bpftimed-program", p->code.bytes, p->code.size);
 	if (p->code_fd < 0) {
 		explain(g, "code memory for program ", p->name, p->code_fd, NULL);

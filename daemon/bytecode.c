@@ -2,7 +2,9 @@
 /* bytecode.c: see bytecode.h. */
 #include "bytecode.h"
 
+#include <asm/ptrace.h>
 #include <endian.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -150,4 +152,52 @@ bool bytecode__has_tag(const struct bpf_insn *insns, size_t n, const uint8_t tag
 	}
 	free(copy);
 	return same;
+}
+
+static bool is_few(int off)
+{
+	return (off >= (int)offsetof(struct pt_regs, r11) && off <= (int)offsetof(struct pt_regs, rdi) + 7) ||
+	       (off >= (int)offsetof(struct pt_regs, rip) && off <= (int)offsetof(struct pt_regs, rip) + 7) ||
+	       (off >= (int)offsetof(struct pt_regs, rsp) && off <= (int)offsetof(struct pt_regs, rsp) + 7);
+}
+
+/* Registers that hold the context anywhere in the program, as a set of bits; r1 does at its start. */
+static unsigned int context_registers(const struct bpf_insn *insns, size_t n)
+{
+	unsigned int set = 1u << BPF_REG_1, before;
+
+	do {
+		before = set;
+		for (size_t i = 0; i < n; i++)
+			if (insns[i].code == (BPF_ALU64 | BPF_MOV | BPF_X) && (set >> insns[i].src_reg & 1))
+				set |= 1u << insns[i].dst_reg;
+	} while (set != before);
+	return set;
+}
+
+/* The verifier lets a program read its context at constant offsets from an unchanged pointer only. */
+bool bytecode__reads_few_registers(const struct bpf_insn *insns, size_t n)
+{
+	unsigned int context = context_registers(insns, n);
+
+	for (size_t i = 0; i < n; i++) {
+		const struct bpf_insn *p = &insns[i];
+		int class = BPF_CLASS(p->code);
+
+		if (p->code == (BPF_LD | BPF_IMM | BPF_DW)) {
+			if (p->src_reg == BPF_PSEUDO_FUNC)
+				return false;
+			i++;
+		} else if (p->code == (BPF_JMP | BPF_CALL) && p->src_reg != 0) {
+			return false;
+		} else if (class == BPF_LDX && (context >> p->src_reg & 1) && !is_few(p->off)) {
+			return false;
+		} else if (class == BPF_STX && (context >> p->src_reg & 1) && p->dst_reg == BPF_REG_10) {
+			return false; /* it may come back in any register */
+		} else if ((class == BPF_ALU64 || class == BPF_ALU) && BPF_OP(p->code) != BPF_MOV &&
+			   (context & ~(1u << BPF_REG_1) & 1u << p->dst_reg)) {
+			return false; /* a changed pointer */
+		}
+	}
+	return true;
 }

@@ -14,6 +14,12 @@ enum { BPF_TAG_LEN = 8 };
 bool insn__names_map(const struct bpf_insn *insn);
 
 /*
+ * Whether a program of probe type reads no other registers of its context (struct pt_regs) than those that calls do not
+ * preserve, the stack pointer and the instruction pointer. Never true by mistake; false when it cannot be told.
+ */
+bool bytecode__reads_few_registers(const struct bpf_insn *insns, size_t n);
+
+/*
  * Whether tag belongs to insns: the kernel's digest over the instructions with the map descriptors zeroed
  * (kernel/bpf/core.c bpf_prog_calc_tag): the first 8 bytes of SHA-256 since Linux 6.18, of SHA-1 before; either is
  * accepted. false, too, when there is no memory for it.

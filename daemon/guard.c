@@ -122,7 +122,7 @@ static void close_places(const char *name, void *arg)
 		if (pread(mem, &now, 1, (off_t)site->site) == 1 && now == JMP_REL32 &&
 		    pwrite(mem, &closed, 1, (off_t)site->site) != 1)
 			continue;
-		__atomic_store_n(&site->bounce, 1, __ATOMIC_SEQ_CST);
+		__atomic_store_n(&site->mode, AGENT_SITE_BOUNCE, __ATOMIC_SEQ_CST);
 	}
 	if (mem >= 0)
 		close(mem);

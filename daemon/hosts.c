@@ -11,6 +11,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "agent/counters.h"
 #include "agent/service.h"
 #include "daemon/kernel_features.h"
 #include "daemon/pins.h"
@@ -251,6 +252,10 @@ static int inject(struct hosts *hs, struct host *h, struct agent_error *err)
 		return ret;
 	}
 	h->injected = true;
+	/* From here on a kernel-side program takes it back when a task is made that shares the memory. */
+	__atomic_store_n(&h->arena->alone, 1, __ATOMIC_SEQ_CST);
+	if (procfs_threads(h->pid) != 1)
+		__atomic_store_n(&h->arena->alone, 0, __ATOMIC_SEQ_CST);
 	return 0;
 }
 
@@ -330,6 +335,9 @@ void host__unlodge(struct host *h, struct group *g)
 
 		if (l->group != g)
 			continue;
+		for (unsigned int i = 0; i < AGENT_MAX_SITES; i++)
+			if (h->place[i].used && h->place[i].counts == g)
+				host__settle_hits(h, &h->place[i]);
 		*link = l->next;
 		if (h->target && target__alive(h->target))
 			target__unmap(h->target, l->maps, l->n_maps, &err);
@@ -396,14 +404,35 @@ struct place *host__place(struct hosts *hs, struct host *h, const struct probe *
 		snprintf(pl->why, sizeof(pl->why), "%s", err.text);
 		return pl;
 	}
-	site__fill_addresses(pl->site, h->arena)->bounce = 1;
+	site__fill_addresses(pl->site, h->arena)->mode = AGENT_SITE_BOUNCE;
 	return pl;
+}
+
+uint64_t host__counted_hits(const struct host *h, const struct place *p, const struct group *g, unsigned int hit_index)
+{
+	if (p->counts != g || p->hit_index != hit_index || !h->arena)
+		return 0;
+	return agent_counted_hits(h->arena, (uint32_t)(p - h->place));
+}
+
+void host__settle_hits(struct host *h, struct place *p)
+{
+	uint64_t nowhere = 0, *home = &nowhere;
+
+	if (!h->arena)
+		return;
+	if (p->counts && host__lodging(h, p->counts))
+		home = (uint64_t *)((char *)p->counts->arena + p->counts->arena->hits_off) +
+		       (size_t)p->hit_index * p->counts->arena->n_cpus;
+	agent_settle_hits(h->arena, (uint32_t)(p - h->place), home);
+	p->counts = NULL;
 }
 
 void host__drop_place(struct host *h, struct place *p)
 {
 	if (!p->used)
 		return;
+	host__settle_hits(h, p);
 	if (p->site)
 		site__free(p->site);
 	memset(p, 0, sizeof(*p));

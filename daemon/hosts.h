@@ -48,6 +48,13 @@ struct place *host__place(struct hosts *hs, struct host *h, const struct probe *
 struct place *host__find_place(struct host *h, uint64_t ino, uint64_t offset);
 void host__drop_place(struct host *h, struct place *p);
 
+/*
+ * Of the hits in this place, those of the probe of the group that its threads have counted for themselves; and: they go
+ * to the group's counters, because something changes here. Nobody may be inside.
+ */
+uint64_t host__counted_hits(const struct host *h, const struct place *p, const struct group *g, unsigned int hit_index);
+void host__settle_hits(struct host *h, struct place *p);
+
 /* Where code runs that must have ended before memory is moved: the agent's programs of all groups in this host. */
 size_t host__code_ranges(const struct host *h, struct code_range *ranges, size_t max);
 

@@ -81,6 +81,7 @@ struct gprog {
 	size_t n_insns;
 	struct vm_code code;
 	int code_fd;
+	bool plain;   /* a hit without AGENT_ACT_GENERAL does for its code */
 	int khalf_fd; /* the translated program, or -1 */
 };
 
@@ -133,7 +134,9 @@ struct place {
 	struct site *site;	  /* NULL: cannot be patched, see why */
 	bool has_return;
 	bool open;
-	uint64_t closed_at; /* CLOCK_MONOTONIC ns; 0: open, or never opened */
+	const struct group *counts; /* whose only program its threads count for themselves, or NULL */
+	unsigned int hit_index;	    /* of its probe there */
+	uint64_t closed_at;	    /* CLOCK_MONOTONIC ns; 0: open, or never opened */
 	char why[REASON_SIZE];
 };
 

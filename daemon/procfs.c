@@ -23,22 +23,39 @@ static int read_file(pid_t pid, const char *name, char *buf, size_t size)
 	return n ? 0 : -ESRCH;
 }
 
-/* Field 22 of stat(5), counted after the last ')': a comm may hold anything. */
-uint64_t procfs_start_time(pid_t pid)
+struct stat_fields {
+	char state;
+	long threads;
+	unsigned long long start;
+};
+
+/* stat(5), counted after the last ')': a comm may hold anything. */
+static int read_stat(pid_t pid, struct stat_fields *f)
 {
 	char buf[1024], *p;
-	unsigned long long start = 0;
-	long threads;
-	char state;
 
 	if (read_file(pid, "stat", buf, sizeof(buf)))
-		return 0;
+		return -ESRCH;
 	p = strrchr(buf, ')');
 	if (!p || sscanf(p + 1, " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %ld %*d %llu",
-			 &state, &threads, &start) != 3)
-		return 0;
+			 &f->state, &f->threads, &f->start) != 3)
+		return -ESRCH;
+	return 0;
+}
+
+uint64_t procfs_start_time(pid_t pid)
+{
+	struct stat_fields f;
+
 	/* A zombie with other threads is one whose first thread has ended. */
-	return state == 'Z' && threads <= 1 ? 0 : start;
+	return read_stat(pid, &f) || (f.state == 'Z' && f.threads <= 1) ? 0 : f.start;
+}
+
+long procfs_threads(pid_t pid)
+{
+	struct stat_fields f;
+
+	return read_stat(pid, &f) ? 0 : f.threads;
 }
 
 void procfs_comm(pid_t pid, char *comm, size_t size)

@@ -220,7 +220,7 @@ static void open_places(struct old *old)
 		for (unsigned int k = 0; k < h->n_sites; k++) {
 			if (!h->was_open[k])
 				continue;
-			__atomic_store_n(&h->arena->site[h->index[k]].bounce, 0, __ATOMIC_SEQ_CST);
+			agent_site_serve(&h->arena->site[h->index[k]], h->index[k]);
 			if (!site__is_open(h->site[k]))
 				site__open(h->site[k], &err);
 		}
@@ -237,7 +237,7 @@ static void close_places(struct old *old)
 		for (unsigned int k = 0; k < h->n_sites; k++) {
 			if (site__is_open(h->site[k]) && site__close(h->site[k], &err))
 				log_warning("%s", err.text);
-			__atomic_store_n(&h->arena->site[h->index[k]].bounce, 1, __ATOMIC_SEQ_CST);
+			__atomic_store_n(&h->arena->site[h->index[k]].mode, AGENT_SITE_BOUNCE, __ATOMIC_SEQ_CST);
 		}
 	}
 }

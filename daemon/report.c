@@ -28,7 +28,7 @@ static double seconds_since(const struct timespec *then)
 	return (double)(now.tv_sec - then->tv_sec) + (double)(now.tv_nsec - then->tv_nsec) / 1e9;
 }
 
-static uint64_t hits_of(const struct probe *p)
+static uint64_t hits_of(struct engine *e, const struct probe *p)
 {
 	const struct shm_group_hdr *a = p->group ? p->group->arena : NULL;
 	uint64_t sum = 0;
@@ -37,6 +37,11 @@ static uint64_t hits_of(const struct probe *p)
 		sum += __atomic_load_n((const uint64_t *)((const char *)a + SHM_HDR_SIZE) + p->hit_index * a->n_cpus +
 					       cpu,
 				       __ATOMIC_RELAXED);
+	for (struct host *h = e->hosts.list; a && h; h = h->next) {
+		const struct place *pl = host__find_place(h, p->o.ino, p->o.offset);
+
+		sum += pl ? host__counted_hits(h, pl, p->group, p->hit_index) : 0;
+	}
 	return sum;
 }
 
@@ -81,7 +86,7 @@ static void fill_probe(struct engine *e, const struct probe *p, struct report *r
 		.offset = p->o.offset,
 		.symbol = p->symbol[0] ? p->symbol : NULL,
 		.program = r->names[i],
-		.hits = hits_of(p),
+		.hits = hits_of(e, p),
 		.since =
 			seconds_since(p->group && p->group->state == GROUP_SHARED ? &p->group->since : &p->tool->since),
 	};

@@ -167,7 +167,7 @@ static void open_place(struct host *h, struct place *pl)
 {
 	struct agent_error err;
 
-	__atomic_store_n(&descriptor(h, pl)->bounce, 0, __ATOMIC_SEQ_CST);
+	agent_site_serve(descriptor(h, pl), (uint32_t)(pl - h->place));
 	if (!site__is_open(pl->site) && site__open(pl->site, &err))
 		return;
 	pl->open = true;
@@ -181,7 +181,7 @@ static void close_place(struct host *h, struct place *pl)
 
 	if (site__is_open(pl->site) && site__close(pl->site, &err) && site__is_open(pl->site))
 		return;
-	__atomic_store_n(&descriptor(h, pl)->bounce, 1, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&descriptor(h, pl)->mode, AGENT_SITE_BOUNCE, __ATOMIC_SEQ_CST);
 	pl->open = false;
 }
 
@@ -208,9 +208,12 @@ static void fill_action(struct agent_action *a, const struct host *h, const stru
 			},
 	};
 	memcpy(a->env.direct, l->direct, sizeof(a->env.direct));
-	for (unsigned int i = 0; i < g->n_progs; i++)
-		if (g->prog[i].id == p->o.prog_id)
-			a->fn = l->code[i];
+	for (unsigned int i = 0; i < g->n_progs; i++) {
+		if (g->prog[i].id != p->o.prog_id)
+			continue;
+		a->fn = l->code[i];
+		a->flags |= g->prog[i].plain ? 0 : AGENT_ACT_GENERAL;
+	}
 }
 
 /* The kernel runs the newest consumer first; so do we. Nobody may be inside. */
@@ -219,12 +222,17 @@ static void fill_place(struct switcher *sw, struct host *h, struct place *pl)
 	struct agent_site *s = site__fill_addresses(pl->site, h->arena);
 	uint32_t n = 0, n_return = 0;
 
+	host__settle_hits(h, pl);
 	for (const struct probe *p = *sw->probes; p && n < AGENT_MAX_ACTIONS; p = p->next) {
 		if (!probe_is_at(p, pl) || !probe_reaches(p, h) || !p->group || !host__lodging(h, p->group))
 			continue;
 		fill_action(&s->action[n++], h, pl, p);
+		pl->counts = p->group;
+		pl->hit_index = p->hit_index;
 		n_return += p->o.kind == PROBE_URETPROBE;
 	}
+	if (n != 1)
+		pl->counts = NULL;
 	s->has_return = n_return > 0;
 	__atomic_store_n(&s->n_actions, n, __ATOMIC_SEQ_CST);
 }

@@ -19,6 +19,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "agent/counters.h"
 #include "agent_fixture.h"
 #include "daemon/kernel_features.h"
 
@@ -221,6 +222,11 @@ void rider_gate(struct rider *rd, enum shm_ugate gate)
 	__atomic_store_n(&((struct shm_group_hdr *)rd->group)->ugate, gate, __ATOMIC_SEQ_CST);
 }
 
+static uint64_t rider_hits_off(uint32_t n)
+{
+	return GROUP_HITS_OFF + (uint64_t)n * MAX_CPUS / N_COUNTERS * sizeof(uint64_t);
+}
+
 void rider_action(struct rider *rd, struct agent_site *s, uint32_t which, uint32_t n, uint32_t flags)
 {
 	s->action[which] = (struct agent_action){
@@ -232,13 +238,14 @@ void rider_action(struct rider *rd, struct agent_site *s, uint32_t which, uint32
 				.target = target__arena_addr(rd->t),
 				.service = target__service_addr(rd->t),
 				.vdso_gettime = target__vdso_gettime(rd->t),
-				.hits_off = GROUP_HITS_OFF + (uint64_t)n * MAX_CPUS / N_COUNTERS * sizeof(uint64_t),
+				.hits_off = rider_hits_off(n),
 				.func_ip = s->site,
 				.fork_page = target__fork_page(rd->t),
 			},
 	};
 	if (s->n_actions < which + 1)
 		s->n_actions = which + 1;
+	agent_site_serve(s, (uint32_t)(s - rd->arena->site));
 }
 
 uint64_t rider_count(const struct rider *rd, uint32_t n)
@@ -253,6 +260,12 @@ uint64_t rider_hits(const struct rider *rd, uint32_t n)
 
 	for (unsigned int i = 0; i < MAX_CPUS / N_COUNTERS; i++)
 		sum += hits[i];
+	for (uint32_t i = 0; i < AGENT_MAX_SITES; i++) {
+		const struct agent_site *s = &rd->arena->site[i];
+
+		if (s->n_actions == 1 && s->action[0].env.hits_off == rider_hits_off(n))
+			sum += agent_counted_hits(rd->arena, i);
+	}
 	return sum;
 }
 

@@ -65,13 +65,13 @@ static void move(struct rider *rd, struct site *s, struct agent_site *as, bool t
 
 	if (to_user) {
 		rider_gate(rd, SHM_UGATE_OPEN);
-		as->bounce = 0;
+		agent_site_serve(as, (uint32_t)(as - rd->arena->site));
 		check_ok(site__open(s, &err), &err);
 		assert_true(site__is_open(s));
 	} else {
 		check_ok(site__close(s, &err), &err);
 		rider_gate(rd, SHM_UGATE_KERNEL);
-		as->bounce = 1;
+		as->mode = AGENT_SITE_BOUNCE;
 	}
 }
 
@@ -102,7 +102,7 @@ static void flip_under_load(const struct shape *sh)
 	rider_start(&rd, &rig, v.pid);
 	s = plan(&rd, sh->symbol, sh->has_return, 3, SITE_DONE, &err);
 	as = site__fill_addresses(s, rd.arena);
-	as->bounce = 1;
+	as->mode = AGENT_SITE_BOUNCE;
 	rider_action(&rd, as, 0, 0, AGENT_ACT_PID_LIMITED);
 	if (sh->has_return)
 		rider_action(&rd, as, 1, 1, AGENT_ACT_PID_LIMITED | AGENT_ACT_RETURN);
