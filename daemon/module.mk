@@ -4,11 +4,12 @@ POLICY_OBJS := $(B)/daemon/policy.o $(B)/daemon/json_place.o
 SHELL_OBJS  := $(addprefix $(B)/daemon/,main.o server.o runtime_dir.o log.o status.o) $(POLICY_OBJS)
 SHELL_LIBS  := -ljson-c -lsystemd
 
-UNIT += $(B)/tests/unit/test_policy $(B)/tests/unit/test_status
+UNIT += $(B)/tests/unit/test_policy $(B)/tests/unit/test_status $(B)/tests/unit/test_bytecode
 $(B)/tests/unit/test_policy: LIBS := -ljson-c
 $(B)/tests/unit/test_policy: $(POLICY_OBJS)
 $(B)/tests/unit/test_status: LIBS := -ljson-c
 $(B)/tests/unit/test_status: $(B)/daemon/status.o
+$(B)/tests/unit/test_bytecode: $(B)/daemon/bytecode.o
 
 # The engine, and the whole daemon.
 ENGINE_OBJS := $(addprefix $(B)/daemon/,engine.o converge.o plan.o build.o hosts.o switch.o report.o symbol.o uprobe.o procfs.o \

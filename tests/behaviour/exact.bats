@@ -233,3 +233,33 @@ offloaded_is_exact() {
 	grep -qx "@\[$a\]: 200000" "$SESSION/tool"
 	grep -qx "@\[$b\]: 240000" "$SESSION/tool"
 }
+
+@test "all registers that a program reads are those that the kernel shows" {
+	local first kernel=$SESSION/kernel user=$SESSION/user top=$SESSION p=$B/tests/victims/calls
+	mkdir "$kernel" "$user"
+	SESSION=$kernel
+	victim calls flags 1 3000
+	first=$VICTIM
+	SESSION=$user
+	victim calls flags 1 5000
+	SESSION=$top
+	tool_run "$SESSION/tool" bpftrace -e "uprobe:$p:flags_probe {
+		@all[reg(\"flags\"), reg(\"cs\"), reg(\"ss\"), reg(\"orig_rax\")] = count(); @flags = sum(reg(\"flags\")); @n = count(); }"
+	offloaded "$TOOL_PID"
+	"$B/bpftime" handback "$TOOL_PID"
+	in_kernel "$TOOL_PID"
+	echo >"$kernel/victim_go"
+	wait "$first"
+	exact_ended "$first"
+	"$B/bpftime" takeover "$TOOL_PID"
+	offloaded "$TOOL_PID"
+	echo >"$user/victim_go"
+	wait "$VICTIM"
+	exact_ended "$VICTIM"
+	run -0 "$B/bpftime" ps --json
+	[ "$(json "sum(p['hits'] for t in j for p in t['probes'])")" = 5000 ]
+	exact_tool_end "$TOOL_PID"
+	grep -qx '@n: 8000' "$SESSION/tool"
+	same "kinds of registers" "$(grep -c '^@all' "$SESSION/tool")" 1
+	grep -q '^@all.*: 8000$' "$SESSION/tool"
+}

@@ -20,7 +20,6 @@
 #include <unistd.h>
 #include <bpf/bpf.h>
 
-#include "daemon/bytecode.h"
 #include "daemon/observer.h"
 #include "daemon/recover.h"
 
@@ -255,27 +254,9 @@ static void test_funclatency(void **state)
 	check_tool(argv, 2, true);
 }
 
-/* FIPS 180-4's examples for "abc". */
-static void test_digests(void **state)
-{
-	static const uint8_t one[] = {0xa9, 0x99, 0x3e, 0x36, 0x47, 0x06, 0x81, 0x6a, 0xba, 0x3e};
-	static const uint8_t two[] = {0xba, 0x78, 0x16, 0xbf, 0x8f, 0x01, 0xcf, 0xea, 0x41, 0x41};
-	static const uint8_t two_long[] = {0x24, 0x8d, 0x6a, 0x61, 0xd2, 0x06, 0x38, 0xb8};
-	const char *text = "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq";
-	uint8_t digest[32];
-
-	sha1("abc", 3, digest);
-	assert_memory_equal(digest, one, sizeof(one));
-	sha256("abc", 3, digest);
-	assert_memory_equal(digest, two, sizeof(two));
-	sha256(text, strlen(text), digest);
-	assert_memory_equal(digest, two_long, sizeof(two_long));
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_digests),
 		cmocka_unit_test_teardown(test_count, stop_tool),
 		cmocka_unit_test_teardown(test_keyed_count, stop_tool),
 		cmocka_unit_test_teardown(test_sum_and_str, stop_tool),
