@@ -43,6 +43,8 @@ struct want {
 struct job {
 	struct want *want;
 	size_t n;
+	int fds[MAX_FDS]; /* those of want[], as the tracer has them */
+	size_t n_fds;
 	const struct target_mapping *unmap;
 	size_t n_unmap;
 	struct agent_error *err;
@@ -184,20 +186,33 @@ static int check_tsc(struct remote *r)
 	return rc;
 }
 
+/* What the tracer needs, before anybody is stopped. */
+static int prepare(struct target *t, struct job *j)
+{
+	j->n_fds = 0;
+	for (size_t i = 0; i < j->n; i++) {
+		int fd;
+
+		if (j->want[i].fd < 0)
+			continue;
+		if (j->n_fds == MAX_FDS)
+			return agent_fail(j->err, -E2BIG, "too many mappings at once");
+		fd = tracer_fd(t, j->want[i].fd);
+		if (fd < 0)
+			return agent_fail(j->err, fd, "a descriptor cannot be handed to the tracer: %s", strerror(-fd));
+		j->fds[j->n_fds++] = fd;
+	}
+	return 0;
+}
+
 /* Runs in the tracer with the thread stopped. */
 static int do_job(struct remote *r, struct job *j)
 {
-	int fds[MAX_FDS], rc = 0;
-	size_t n_fds = 0, next = 0;
+	size_t next = 0;
+	int rc = 0;
 	long ret;
 
-	for (size_t i = 0; i < j->n; i++)
-		if (j->want[i].fd >= 0) {
-			if (n_fds == MAX_FDS)
-				return agent_fail(r->err, -E2BIG, "too many mappings at once");
-			fds[n_fds++] = j->want[i].fd;
-		}
-	if (n_fds) {
+	if (j->n_fds) {
 		rc = call(r, &ret, "mmap()", SYS_mmap, 0, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
 			  0);
 		if (rc)
@@ -205,7 +220,7 @@ static int do_job(struct remote *r, struct job *j)
 		r->scratch = (uint64_t)ret;
 		rc = check_tsc(r);
 		if (!rc)
-			rc = transfer(r, fds, n_fds);
+			rc = transfer(r, j->fds, j->n_fds);
 	}
 	for (size_t i = 0; !rc && i < j->n; i++)
 		rc = map_one(r, &j->want[i], j->want[i].fd >= 0 ? r->fds[next++] : -1);
@@ -236,9 +251,8 @@ static void undo(struct remote *r, struct job *j, bool failed)
 	r->err = err;
 }
 
-static int job_in_tracer(struct target *t, void *arg)
+static int stop_and_do(struct target *t, struct job *j)
 {
-	struct job *j = arg;
 	struct remote r = {.t = t, .err = j->err, .pair = {-1, -1}};
 	pid_t tid;
 	int rc = choose_thread(t->pid, &tid);
@@ -251,8 +265,22 @@ static int job_in_tracer(struct target *t, void *arg)
 	if (rc)
 		return rc;
 	rc = do_job(&r, j);
+	if (!rc && tracer_is_orphan(t))
+		rc = agent_fail(j->err, -ECANCELED, "the daemon ended");
 	undo(&r, j, rc != 0);
 	thread_resume(t, &r.s);
+	return rc;
+}
+
+static int job_in_tracer(struct target *t, void *arg)
+{
+	struct job *j = arg;
+	int rc = prepare(t, j);
+
+	if (!rc)
+		rc = stop_and_do(t, j);
+	for (size_t i = 0; i < j->n_fds; i++)
+		close(j->fds[i]);
 	return rc;
 }
 
@@ -273,6 +301,8 @@ static int run_job(struct target *t, struct job *j)
 		struct timespec nap = {0, 500000};
 		int rc = tracer_run(t, job_in_tracer, j);
 
+		if (rc == -ECHILD)
+			return agent_fail(j->err, rc, "the process that traces process %d was killed", t->pid);
 		if (rc != -EAGAIN && rc != -ETIMEDOUT)
 			return rc;
 		if (now_ms() > deadline)

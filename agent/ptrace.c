@@ -2,16 +2,29 @@
 /*
  * ptrace.c: stopping a thread so that the program cannot tell, and system calls in its name.
  *
- * All ptrace calls on a target are made by one thread of ours, the tracer. A thread that was asked to stop and does not
- * (a vfork parent, a disk wait) cannot be let go of by PTRACE_DETACH, which wants it stopped; but when the tracer ends,
- * the kernel detaches everything that it held (exit_ptrace() in kernel/ptrace.c).
+ * All ptrace calls on a target are made by one process of ours, the tracer, and not by a thread of the daemon. When a
+ * tracer ends, the kernel lets go of what it holds as it is (exit_ptrace() in kernel/ptrace.c), and a thread in the
+ * middle of a call of ours would run on with our registers. A daemon that is killed takes its threads along, but not
+ * this process: it brings the thread home, and then sees that its parent is gone. So whoever kills the daemon at
+ * whatever moment does not harm a target. (Who kills the tracer itself at that moment does. It is in the daemon's
+ * control group.)
+ *
+ * The tracer shares the daemon's memory, and of its descriptors has only the target's. It has no thread-local storage
+ * of its own either: it uses the daemon's, which waits meanwhile. Only one of the two runs at any time; what is done
+ * while both may run uses no errno (raw_syscall()).
+ *
+ * A thread that was asked to stop and does not (a vfork parent, a disk wait) cannot be let go of by PTRACE_DETACH,
+ * which wants it stopped: then the tracer is ended.
  */
 #include <errno.h>
+#include <linux/futex.h>
 #include <poll.h>
-#include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -24,34 +37,134 @@
 #define ERESTARTNOHAND	  514
 #define SYSCALL_INSN_SIZE 2
 #define MAX_ODD_STOPS	  64
+#define TRACER_STACK	  (256ul << 10)
+#define STACK_GUARD	  4096ul
 
-struct tracer {
-	pthread_t thread;
-	pthread_mutex_t lock;
-	pthread_cond_t cond;
-	enum { TRACER_IDLE, TRACER_ASKED, TRACER_DONE, TRACER_END } state;
-	int (*fn)(struct target *t, void *arg);
-	struct target *target;
-	void *arg;
-	int result;
+/* To the tracer: blocked in it, and waited for. */
+#define SIGNAL_ASKED  SIGUSR1
+#define SIGNAL_ORPHAN SIGHUP
+
+enum tracer_state {
+	TRACER_ENDED = 0, /* the kernel writes this when the process ends (CLONE_CHILD_CLEARTID) */
+	TRACER_STARTS,
+	TRACER_IDLE,
+	TRACER_ASKED,
+	TRACER_DONE,
+	TRACER_QUITS,
 };
 
-static void *tracer_main(void *arg)
+struct tracer {
+	int state; /* enum tracer_state; a futex */
+	pid_t pid, owner;
+	int owner_fd; /* a pidfd, among the tracer's descriptors */
+	char *stack;
+	struct target *target;
+	int (*fn)(struct target *t, void *arg);
+	void *arg;
+	int result;
+	bool urgent, is_urgent; /* to be scheduled before all ordinary tasks, as the daemon is while threads are held */
+};
+
+/* Two of us may be here at once, and there is one errno. */
+static long raw_syscall(long nr, long a, long b, long c, long d)
+{
+	register long r10 __asm__("r10") = d;
+	long ret;
+
+	__asm__ volatile("syscall" : "=a"(ret) : "a"(nr), "D"(a), "S"(b), "d"(c), "r"(r10) : "rcx", "r11", "memory");
+	return ret;
+}
+
+static int state_of(const struct tracer *tr)
+{
+	return __atomic_load_n(&tr->state, __ATOMIC_SEQ_CST);
+}
+
+static void set_state(struct tracer *tr, enum tracer_state state)
+{
+	__atomic_store_n(&tr->state, (int)state, __ATOMIC_SEQ_CST);
+	raw_syscall(SYS_futex, (long)&tr->state, FUTEX_WAKE, 1, 0);
+}
+
+static void wait_while(struct tracer *tr, enum tracer_state state)
+{
+	while (state_of(tr) == (int)state)
+		raw_syscall(SYS_futex, (long)&tr->state, FUTEX_WAIT, (long)state, 0);
+}
+
+/* ---- in the tracer ---- */
+
+static void close_all_but(int a, int b)
+{
+	int low = a < b ? a : b, high = a < b ? b : a;
+
+	if (low > 0)
+		close_range(0, (unsigned int)low - 1, 0);
+	if (high > low + 1)
+		close_range((unsigned int)low + 1, (unsigned int)high - 1, 0);
+	close_range((unsigned int)high + 1, ~0u, 0);
+}
+
+static void become_urgent(struct tracer *tr, bool urgent)
+{
+	const struct sched_param param = {.sched_priority = urgent ? 1 : 0};
+
+	if (tr->is_urgent != urgent && !sched_setscheduler(0, urgent ? SCHED_FIFO : SCHED_OTHER, &param))
+		tr->is_urgent = urgent;
+}
+
+static int tracer_main(void *arg)
 {
 	struct tracer *tr = arg;
+	sigset_t wanted;
 
-	pthread_mutex_lock(&tr->lock);
-	for (;;) {
-		while (tr->state != TRACER_ASKED && tr->state != TRACER_END)
-			pthread_cond_wait(&tr->cond, &tr->lock);
-		if (tr->state == TRACER_END)
-			break;
-		tr->result = tr->fn(tr->target, tr->arg);
-		tr->state = TRACER_DONE;
-		pthread_cond_broadcast(&tr->cond);
+	prctl(PR_SET_PDEATHSIG, SIGNAL_ORPHAN);
+	prctl(PR_SET_NAME, "bpftimed-tracer");
+	setsid();
+	close_all_but(tr->target->mem, tr->target->pidfd);
+	tr->owner_fd = (int)syscall(SYS_pidfd_open, tr->owner, 0);
+	sigemptyset(&wanted);
+	sigaddset(&wanted, SIGNAL_ASKED);
+	sigaddset(&wanted, SIGNAL_ORPHAN);
+	if (getppid() == tr->owner)
+		set_state(tr, TRACER_IDLE);
+	while (raw_syscall(SYS_getppid, 0, 0, 0, 0) == tr->owner && state_of(tr) != TRACER_QUITS) {
+		if (state_of(tr) == TRACER_ASKED) {
+			become_urgent(tr, tr->urgent);
+			tr->result = tr->fn(tr->target, tr->arg);
+			set_state(tr, TRACER_DONE);
+		}
+		raw_syscall(SYS_rt_sigtimedwait, (long)&wanted, 0, 0, _NSIG / 8);
 	}
-	pthread_mutex_unlock(&tr->lock);
-	return NULL;
+	raw_syscall(SYS_exit, 0, 0, 0, 0);
+	return 0;
+}
+
+bool tracer_is_orphan(const struct target *t)
+{
+	return getppid() != t->tracer->owner;
+}
+
+int tracer_fd(const struct target *t, int fd)
+{
+	int own = (int)syscall(SYS_pidfd_getfd, t->tracer->owner_fd, fd, 0);
+
+	return own < 0 ? -errno : own;
+}
+
+/* ---- in the daemon ---- */
+
+/* Unless the kernel has said that the tracer has ended. */
+static bool change_state(struct tracer *tr, int from, enum tracer_state to)
+{
+	return __atomic_compare_exchange_n(&tr->state, &from, (int)to, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
+static void free_tracer(struct tracer *tr)
+{
+	if (tr->stack)
+		munmap(tr->stack, TRACER_STACK);
+	free(tr);
 }
 
 static int tracer_start(struct target *t)
@@ -62,18 +175,30 @@ static int tracer_start(struct target *t)
 
 	if (!tr)
 		return -ENOMEM;
-	pthread_mutex_init(&tr->lock, NULL);
-	pthread_cond_init(&tr->cond, NULL);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	err = pthread_create(&tr->thread, NULL, tracer_main, tr);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (err) {
-		free(tr);
-		return -err;
+	tr->stack = mmap(NULL, TRACER_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+	if (tr->stack == MAP_FAILED || mprotect(tr->stack, STACK_GUARD, PROT_NONE)) {
+		err = -errno;
+		tr->stack = tr->stack == MAP_FAILED ? NULL : tr->stack;
+		free_tracer(tr);
+		return err;
 	}
+	tr->state = TRACER_STARTS;
+	tr->target = t;
+	tr->owner = getpid();
 	t->tracer = tr;
-	return 0;
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, &old);
+	tr->pid = clone(tracer_main, tr->stack + TRACER_STACK, CLONE_VM | CLONE_CHILD_CLEARTID, tr, NULL, NULL,
+			&tr->state);
+	err = tr->pid < 0 ? -errno : 0;
+	if (!err)
+		wait_while(tr, TRACER_STARTS);
+	sigprocmask(SIG_SETMASK, &old, NULL);
+	if (err) {
+		t->tracer = NULL;
+		free_tracer(tr);
+	}
+	return err;
 }
 
 void tracer_end(struct target *t)
@@ -82,14 +207,13 @@ void tracer_end(struct target *t)
 
 	if (!tr)
 		return;
-	pthread_mutex_lock(&tr->lock);
-	tr->state = TRACER_END;
-	pthread_cond_broadcast(&tr->cond);
-	pthread_mutex_unlock(&tr->lock);
-	pthread_join(tr->thread, NULL);
-	pthread_cond_destroy(&tr->cond);
-	pthread_mutex_destroy(&tr->lock);
-	free(tr);
+	if (change_state(tr, TRACER_IDLE, TRACER_QUITS)) {
+		syscall(SYS_tgkill, tr->pid, tr->pid, SIGNAL_ASKED);
+		wait_while(tr, TRACER_QUITS);
+	}
+	while (waitpid(tr->pid, NULL, __WALL) < 0 && errno == EINTR)
+		;
+	free_tracer(tr);
 	t->tracer = NULL;
 }
 
@@ -105,18 +229,17 @@ int tracer_run(struct target *t, int (*fn)(struct target *t, void *arg), void *a
 			return err;
 	}
 	tr = t->tracer;
-	pthread_mutex_lock(&tr->lock);
 	tr->fn = fn;
-	tr->target = t;
 	tr->arg = arg;
-	tr->state = TRACER_ASKED;
-	pthread_cond_broadcast(&tr->cond);
-	while (tr->state != TRACER_DONE)
-		pthread_cond_wait(&tr->cond, &tr->lock);
-	tr->state = TRACER_IDLE;
+	tr->urgent = (sched_getscheduler(0) & ~SCHED_RESET_ON_FORK) == SCHED_FIFO;
+	tr->result = -ECHILD;
+	if (change_state(tr, TRACER_IDLE, TRACER_ASKED)) {
+		raw_syscall(SYS_tgkill, tr->pid, tr->pid, SIGNAL_ASKED, 0);
+		wait_while(tr, TRACER_ASKED);
+		change_state(tr, TRACER_DONE, TRACER_IDLE);
+	}
 	result = tr->result;
-	pthread_mutex_unlock(&tr->lock);
-	if (result == -ETIMEDOUT)
+	if (result == -ETIMEDOUT || state_of(tr) == TRACER_ENDED)
 		tracer_end(t);
 	return result;
 }

@@ -290,7 +290,7 @@ int target__quiesce(struct target *t, const struct code_range *ranges, size_t n_
 
 		before = q.n_seen;
 		rc = hold || has_unseen(t, &q) ? tracer_run(t, one_pass, &q) : 0;
-		if (rc == -ETIMEDOUT) {
+		if (rc == -ETIMEDOUT || rc == -ECHILD) {
 			/* The tracer's end let go of everybody. */
 			free(t->held);
 			t->held = NULL;
