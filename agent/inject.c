@@ -259,6 +259,8 @@ static int stop_and_do(struct target *t, struct job *j)
 
 	if (rc)
 		return rc == -EAGAIN ? -EAGAIN : agent_fail(j->err, -ESRCH, "process %d ended", t->pid);
+	if (tracer_is_orphan(t))
+		return -ECANCELED;
 	rc = thread_stop(t, tid, STOP_MS, &r.s, j->err);
 	if (rc == -ESRCH && target__alive(t))
 		return -EAGAIN; /* only that thread ended */
