@@ -8,8 +8,10 @@
  */
 #include <cpuid.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -25,6 +27,9 @@
 #define STOP_MS	  50
 #define CHOOSE_MS 2000
 
+#ifndef PIDFD_THREAD /* since Linux 6.9 */
+#define PIDFD_THREAD O_EXCL
+#endif
 #ifndef MAP_FIXED_NOREPLACE
 #define MAP_FIXED_NOREPLACE 0x100000
 #endif
@@ -99,6 +104,22 @@ static int send_fds(int sock, const int *fds, size_t n)
 	return sendmsg(sock, &m, MSG_NOSIGNAL) < 0 ? -errno : 0;
 }
 
+/* A copy of the target's descriptor. A main thread that has ended has none any more; then we ask the one that we hold.
+ */
+static int borrow(const struct remote *r, int fd)
+{
+	int own = (int)syscall(SYS_pidfd_getfd, r->t->pidfd, fd, 0), thread;
+
+	if (own >= 0 || errno != ESRCH)
+		return own;
+	thread = (int)syscall(SYS_pidfd_open, r->s.tid, PIDFD_THREAD);
+	if (thread < 0)
+		return -1;
+	own = (int)syscall(SYS_pidfd_getfd, thread, fd, 0);
+	close(thread);
+	return own;
+}
+
 /* Brings our descriptors into the target: r->fds[]. */
 static int transfer(struct remote *r, const int *fds, size_t n)
 {
@@ -115,7 +136,7 @@ static int transfer(struct remote *r, const int *fds, size_t n)
 	rc = target_read(r->t, at + offsetof(struct scratch, pair), r->pair, sizeof(r->pair));
 	if (rc)
 		return agent_fail(r->err, rc, "process %d ended", r->t->pid);
-	sock = (int)syscall(SYS_pidfd_getfd, r->t->pidfd, r->pair[0], 0);
+	sock = borrow(r, r->pair[0]);
 	if (sock < 0)
 		return agent_fail(r->err, -errno, "a socket of process %d cannot be borrowed: %s", r->t->pid,
 				  strerror(errno));
@@ -175,9 +196,12 @@ static int map_one(struct remote *r, struct want *w, int fd)
  */
 static int check_tsc(struct remote *r)
 {
-	int mode;
+	int mode, rc;
 	long ret;
-	int rc = call(r, &ret, "prctl()", SYS_prctl, PR_GET_TSC, (long)r->scratch, 0, 0, 0, 0);
+
+	if (r->t->image || !r->t->vdso_gettime) /* asked before, or of no use */
+		return 0;
+	rc = call(r, &ret, "prctl()", SYS_prctl, PR_GET_TSC, (long)r->scratch, 0, 0, 0, 0);
 
 	if (!rc)
 		rc = target_read(r->t, r->scratch, &mode, sizeof(mode));
@@ -229,6 +253,34 @@ static int do_job(struct remote *r, struct job *j)
 	return rc;
 }
 
+static int by_number(const void *a, const void *b)
+{
+	return *(const int *)a - *(const int *)b;
+}
+
+/* Descriptors that follow each other, which is the rule, by one call. */
+static void close_all(struct remote *r)
+{
+	int fds[MAX_FDS + 2];
+	size_t n = 0, run;
+	long ret;
+
+	for (size_t i = 0; i < r->n_fds; i++)
+		fds[n++] = r->fds[i];
+	for (int i = 0; i < 2; i++)
+		if (r->pair[i] >= 0)
+			fds[n++] = r->pair[i];
+	qsort(fds, n, sizeof(fds[0]), by_number);
+	for (size_t i = 0; i < n; i += run) {
+		for (run = 1; i + run < n && fds[i + run] == fds[i] + (int)run;)
+			run++;
+		if (run > 1 && !call(r, &ret, "close_range()", SYS_close_range, fds[i], fds[i + run - 1], 0, 0, 0, 0))
+			continue;
+		for (size_t k = i; k < i + run; k++)
+			call(r, &ret, "close()", SYS_close, fds[k], 0, 0, 0, 0, 0);
+	}
+}
+
 /* Whatever happened, nothing of ours stays behind but finished mappings. */
 static void undo(struct remote *r, struct job *j, bool failed)
 {
@@ -241,27 +293,17 @@ static void undo(struct remote *r, struct job *j, bool failed)
 			call(r, &ret, "munmap()", SYS_munmap, (long)j->want[i].at, (long)j->want[i].size, 0, 0, 0, 0);
 			j->want[i].at = 0;
 		}
-	for (size_t i = 0; i < r->n_fds; i++)
-		call(r, &ret, "close()", SYS_close, r->fds[i], 0, 0, 0, 0, 0);
-	for (int i = 0; i < 2; i++)
-		if (r->pair[i] >= 0)
-			call(r, &ret, "close()", SYS_close, r->pair[i], 0, 0, 0, 0, 0);
+	close_all(r);
 	if (r->scratch)
 		call(r, &ret, "munmap()", SYS_munmap, (long)r->scratch, PAGE, 0, 0, 0, 0);
 	r->err = err;
 }
 
-static int stop_and_do(struct target *t, struct job *j)
+static int stop_and_do(struct target *t, struct job *j, pid_t tid)
 {
 	struct remote r = {.t = t, .err = j->err, .pair = {-1, -1}};
-	pid_t tid;
-	int rc = choose_thread(t->pid, &tid);
+	int rc = thread_stop(t, tid, STOP_MS, &r.s, j->err);
 
-	if (rc)
-		return rc == -EAGAIN ? -EAGAIN : agent_fail(j->err, -ESRCH, "process %d ended", t->pid);
-	if (tracer_is_orphan(t))
-		return -ECANCELED;
-	rc = thread_stop(t, tid, STOP_MS, &r.s, j->err);
 	if (rc == -ESRCH && target__alive(t))
 		return -EAGAIN; /* only that thread ended */
 	if (rc)
@@ -278,9 +320,20 @@ static int job_in_tracer(struct target *t, void *arg)
 {
 	struct job *j = arg;
 	int rc = prepare(t, j);
+	pid_t tid;
 
-	if (!rc)
-		rc = stop_and_do(t, j);
+	if (!rc) {
+		rc = choose_thread(t->pid, &tid);
+		if (rc && rc != -EAGAIN)
+			rc = agent_fail(j->err, -ESRCH, "process %d ended", t->pid);
+	}
+	if (!rc && tracer_is_orphan(t))
+		rc = -ECANCELED;
+	if (!rc) {
+		tracer_hurry(t, true);
+		rc = stop_and_do(t, j, tid);
+		tracer_hurry(t, false);
+	}
 	for (size_t i = 0; i < j->n_fds; i++)
 		close(j->fds[i]);
 	return rc;
@@ -307,6 +360,8 @@ static int run_job(struct target *t, struct job *j)
 			return agent_fail(j->err, rc, "the process that traces process %d was killed", t->pid);
 		if (rc != -EAGAIN && rc != -ETIMEDOUT)
 			return rc;
+		if (!target__alive(t))
+			return agent_fail(j->err, -ESRCH, "process %d ended", t->pid);
 		if (now_ms() > deadline)
 			return agent_fail(j->err, -ETIMEDOUT,
 					  "process %d has no thread that can be stopped without its noticing", t->pid);

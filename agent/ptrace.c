@@ -37,6 +37,7 @@
 #define ERESTARTNOHAND	  514
 #define SYSCALL_INSN_SIZE 2
 #define MAX_ODD_STOPS	  64
+#define MAX_SLEEP_US	  100000 /* then we look whatever the signals say */
 #define TRACER_STACK	  (256ul << 10)
 #define STACK_GUARD	  4096ul
 
@@ -138,6 +139,11 @@ static int tracer_main(void *arg)
 	}
 	raw_syscall(SYS_exit, 0, 0, 0, 0);
 	return 0;
+}
+
+void tracer_hurry(struct target *t, bool hurry)
+{
+	become_urgent(t->tracer, hurry || t->tracer->urgent);
 }
 
 bool tracer_is_orphan(const struct target *t)
@@ -252,25 +258,31 @@ static int64_t now_us(void)
 	return ts.tv_sec * 1000000ll + ts.tv_nsec / 1000;
 }
 
-/* Waits for the next stop. 0 with *status, -ESRCH when the thread ended, -ETIMEDOUT. */
+/*
+ * Waits for the next stop. 0 with *status, -ESRCH when the thread ended, -ETIMEDOUT. The kernel says by SIGCHLD that
+ * there is something to wait for; the tracer has all signals blocked.
+ */
 static int wait_stop(pid_t tid, int64_t deadline_us, int *status)
 {
-	for (int tries = 0;; tries++) {
+	sigset_t child;
+
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	for (;;) {
 		pid_t got = waitpid(tid, status, __WALL | WNOHANG);
+		int64_t left = deadline_us - now_us();
+		struct timespec ts;
 
 		if (got == tid)
 			return WIFSTOPPED(*status) ? 0 : -ESRCH;
 		if (got < 0 && errno != EINTR)
 			return errno == ECHILD ? -ESRCH : -errno;
-		if (now_us() > deadline_us)
+		if (left <= 0)
 			return -ETIMEDOUT;
-		if (tries > 20) {
-			struct timespec nap = {0, 20000};
-
-			nanosleep(&nap, NULL);
-		} else {
-			sched_yield();
-		}
+		if (left > MAX_SLEEP_US)
+			left = MAX_SLEEP_US;
+		ts = (struct timespec){left / 1000000, left % 1000000 * 1000};
+		sigtimedwait(&child, NULL, &ts);
 	}
 }
 

@@ -84,6 +84,8 @@ int target_write(const struct target *t, uint64_t addr, const void *buf, size_t 
 int tracer_run(struct target *t, int (*fn)(struct target *t, void *arg), void *arg);
 /* In the tracer: is who asked for this gone? */
 bool tracer_is_orphan(const struct target *t);
+/* In the tracer: to run before all ordinary tasks while a thread stands still because of us. */
+void tracer_hurry(struct target *t, bool hurry);
 /* In the tracer: a copy of the daemon's descriptor, or -errno. */
 int tracer_fd(const struct target *t, int fd);
 void tracer_end(struct target *t);

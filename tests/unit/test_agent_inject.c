@@ -152,7 +152,7 @@ static void test_seccomp(void **state)
 
 static void test_signals(void **state)
 {
-	char *const argv[] = {"signal", "1500", NULL};
+	char *const argv[] = {"signal", "3000", NULL};
 	struct victim v;
 
 	(void)state;
@@ -260,6 +260,40 @@ static void test_killed(void **state)
 	kill_injectors(seccomp, 100, "calls", 1000);
 }
 
+/* ---- the main thread ends ---- */
+
+static void test_leaderless(void **state)
+{
+	char *const argv[] = {"leaderless", "3000", "2", NULL};
+	struct agent_error err = {""};
+	struct target_mapping m;
+	struct target *again;
+	struct rider rd;
+	struct victim v;
+
+	(void)state;
+	victim_start(&v, argv);
+	rider_start(&rd, &rig, v.pid);
+	victim_go(&v);
+	usleep(200000);
+	assert_true(target__alive(rd.t));
+	m = (struct target_mapping){rd.code_fd, 4096, PROT_READ | PROT_EXEC, 0};
+	for (int i = 0; i < 50; i++) {
+		if (target__map(rd.t, &m, 1, &err) || target__quiesce(rd.t, NULL, 0, 1000, false, &err) ||
+		    target__quiesce(rd.t, NULL, 0, 1000, true, &err))
+			fail_msg("%s", err.text);
+		target__resume(rd.t);
+		if (target__unmap(rd.t, &m, 1, &err))
+			fail_msg("%s", err.text);
+		m.addr = 0;
+	}
+	assert_int_not_equal(target__open(v.pid, &again, &err), 0);
+	assert_non_null(strstr(err.text, "the main thread"));
+	assert_int_equal(victim_number(&v, "calls"), 6000);
+	rider_stop(&rd);
+	assert_int_equal(victim_wait(&v), 0);
+}
+
 static void refused(pid_t pid, int want)
 {
 	struct agent_error err = {""};
@@ -281,7 +315,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_blocked), cmocka_unit_test(test_hot),    cmocka_unit_test(test_seccomp),
-		cmocka_unit_test(test_signals), cmocka_unit_test(test_killed), cmocka_unit_test(test_refused),
+		cmocka_unit_test(test_signals), cmocka_unit_test(test_killed), cmocka_unit_test(test_leaderless),
+		cmocka_unit_test(test_refused),
 	};
 
 	cmocka_set_message_output(CM_OUTPUT_TAP);
