@@ -37,7 +37,8 @@
 #define ERESTARTNOHAND	  514
 #define SYSCALL_INSN_SIZE 2
 #define MAX_ODD_STOPS	  64
-#define MAX_SLEEP_US	  100000 /* then we look whatever the signals say */
+#define SYSCALL_STOP	  (SIGTRAP | 0x80) /* PTRACE_O_TRACESYSGOOD */
+#define MAX_SLEEP_US	  100000	   /* then we look whatever the signals say */
 #define TRACER_STACK	  (256ul << 10)
 #define STACK_GUARD	  4096ul
 
@@ -324,7 +325,8 @@ int thread_stop(struct target *t, pid_t tid, int timeout_ms, struct stopped *s, 
 
 	memset(s, 0, sizeof(*s));
 	s->tid = tid;
-	if (ptrace(PTRACE_SEIZE, tid, NULL, PTRACE_O_SUSPEND_SECCOMP) && ptrace(PTRACE_SEIZE, tid, NULL, NULL))
+	if (ptrace(PTRACE_SEIZE, tid, NULL, PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP) &&
+	    ptrace(PTRACE_SEIZE, tid, NULL, PTRACE_O_TRACESYSGOOD))
 		return agent_fail(err, -errno, "thread %d of process %d cannot be traced: %s", tid, t->pid,
 				  strerror(errno));
 	for (;;) {
@@ -376,11 +378,39 @@ static int mask_signals(struct stopped *s)
 	return 0;
 }
 
+static void note_signal(struct stopped *s, int status)
+{
+	if (!is_interrupt_stop(status))
+		s->resend |= 1u << (WSTOPSIG(status) & 31);
+}
+
+/*
+ * From the end of a system call to where we stopped it first: only there does the kernel look at the registers that we
+ * give back and restart what was interrupted (arch_do_signal_or_restart() in arch/x86/kernel/signal.c). No instruction
+ * is executed on the way.
+ */
+static int back_to_interrupt(struct stopped *s)
+{
+	int status, rc;
+
+	if (ptrace(PTRACE_INTERRUPT, s->tid, NULL, NULL))
+		return -errno;
+	for (int odd = 0; odd < MAX_ODD_STOPS; odd++) {
+		if (ptrace(PTRACE_CONT, s->tid, NULL, NULL))
+			return -errno;
+		rc = wait_stop(s->tid, INT64_MAX, &status);
+		if (rc || is_interrupt_stop(status))
+			return rc;
+		note_signal(s, status);
+	}
+	return -EPROTO;
+}
+
 int thread_resume(struct target *t, struct stopped *s)
 {
-	int rc = 0;
+	int rc = s->masked ? back_to_interrupt(s) : 0;
 
-	if (ptrace(PTRACE_SETREGS, s->tid, NULL, &s->regs))
+	if (ptrace(PTRACE_SETREGS, s->tid, NULL, &s->regs) && !rc)
 		rc = -errno;
 	if (s->masked && ptrace(PTRACE_SETSIGMASK, s->tid, sizeof(s->sigmask), &s->sigmask) && !rc)
 		rc = -errno;
@@ -392,11 +422,17 @@ int thread_resume(struct target *t, struct stopped *s)
 	return rc;
 }
 
+/*
+ * Not by PTRACE_SINGLESTEP: its SIGTRAP is forced upon the thread, and when the signal is blocked or ignored the kernel
+ * forgets the program's handler for it (force_sig_info_to_task() in kernel/signal.c). A stop at a system call is no
+ * signal.
+ */
 int thread_syscall(struct target *t, struct stopped *s, long *result, long nr, long a, long b, long c, long d, long e,
 		   long f)
 {
 	struct user_regs_struct r = s->regs;
 	int status, rc = mask_signals(s);
+	bool entered = false;
 
 	if (rc)
 		return rc;
@@ -411,20 +447,23 @@ int thread_syscall(struct target *t, struct stopped *s, long *result, long nr, l
 	r.r9 = f;
 	if (ptrace(PTRACE_SETREGS, s->tid, NULL, &r))
 		return -errno;
-	for (int odd = 0; odd < MAX_ODD_STOPS; odd++) {
-		if (ptrace(PTRACE_SINGLESTEP, s->tid, NULL, NULL))
+	for (int odd = 0; odd < MAX_ODD_STOPS;) {
+		if (ptrace(PTRACE_SYSCALL, s->tid, NULL, NULL))
 			return -errno;
 		/* No deadline: letting go of the thread now would leave it in the middle of our call. */
 		rc = wait_stop(s->tid, INT64_MAX, &status);
 		if (rc)
 			return rc;
-		if (!is_interrupt_stop(status) && WSTOPSIG(status) != SIGTRAP)
-			s->resend |= 1u << (WSTOPSIG(status) & 31);
-		if (ptrace(PTRACE_GETREGS, s->tid, NULL, &r))
+		if (WSTOPSIG(status) != SYSCALL_STOP) {
+			note_signal(s, status);
+			odd++;
+		} else if (!entered) {
+			entered = true;
+		} else if (ptrace(PTRACE_GETREGS, s->tid, NULL, &r)) {
 			return -errno;
-		if (r.rip == t->syscall_insn + SYSCALL_INSN_SIZE) {
+		} else {
 			*result = (long)r.rax;
-			return 0;
+			return r.rip == t->syscall_insn + SYSCALL_INSN_SIZE ? 0 : -EPROTO;
 		}
 	}
 	return -EPROTO;

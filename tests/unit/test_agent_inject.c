@@ -251,10 +251,12 @@ static void kill_injectors(char *const argv[], int rounds, const char *end, long
 static void test_killed(void **state)
 {
 	char *const spin[] = {"steady", "spin", NULL}, *const wait[] = {"steady", "wait", NULL},
-		    *const blocked[] = {"blocked", NULL}, *const seccomp[] = {"seccomp", "1000", NULL};
+		    *const blocked[] = {"blocked", NULL}, *const seccomp[] = {"seccomp", "1000", NULL},
+		    *const ignores[] = {"steady", "spin", "ignore", NULL};
 
 	(void)state;
 	kill_injectors(spin, 300, "wrong", 0);
+	kill_injectors(ignores, 100, "wrong", 0);
 	kill_injectors(wait, 300, "wrong", 0);
 	kill_injectors(blocked, 100, "disturbed", 0);
 	kill_injectors(seccomp, 100, "calls", 1000);

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT
 /*
- * steady: looks after itself: registers, red zone, and what a blocking call says.
+ * steady: looks after itself: registers, red zone, what a blocking call says, and what it does at a SIGTRAP.
  *
- * usage: steady spin|wait
+ * usage: steady spin|wait [ignore]
  * Prints "ready". spin: the only thread is nearly always in user mode, with a value that it knows in every register.
  * wait: it sits in read(). On a line on stdin prints "rounds N" and "wrong N" and exits 0.
  */
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -88,11 +89,17 @@ __asm__(".text\n.p2align 4\n.globl watch\n.type watch, @function\nwatch:\n"
 	" pop %r15\n pop %r14\n pop %r13\n pop %r12\n pop %rbp\n pop %rbx\n ret\n.size watch, . - watch\n");
 /* clang-format on */
 
+static void trapped(int sig)
+{
+}
+
 int main(int argc, char **argv)
 {
+	struct sigaction act = {.sa_handler = argc > 2 ? SIG_IGN : trapped}, now;
 	long rounds = 0, wrong = 0;
 	char c;
 
+	sigaction(SIGTRAP, &act, NULL);
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	puts("ready");
 	if (argc > 1 && !strcmp(argv[1], "spin")) {
@@ -109,6 +116,7 @@ int main(int argc, char **argv)
 		wrong += read(0, &c, 1) != 1;
 		rounds++;
 	}
+	wrong += sigaction(SIGTRAP, NULL, &now) || now.sa_handler != act.sa_handler;
 	printf("rounds %ld\nwrong %ld\n", rounds, wrong);
 	return 0;
 }
