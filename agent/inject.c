@@ -4,7 +4,7 @@
  *
  * One thread is stopped and made to call socketpair() and recvmsg(): descriptors travel as SCM_RIGHTS, which works for
  * targets without rights and in other namespaces. They are mapped and closed in the same stop. The scratch page in
- * which the call's arguments lie is the target's for that moment only.
+ * which the call's arguments lie is behind the agent's fork page, so that later stops do not have to make one.
  */
 #include <cpuid.h>
 #include <errno.h>
@@ -48,7 +48,8 @@ struct want {
 struct job {
 	struct want *want;
 	size_t n;
-	int fds[MAX_FDS]; /* those of want[], as the tracer has them */
+	struct want *scratch; /* the one of them whose second page becomes the target's scratch page, or NULL */
+	int fds[MAX_FDS];     /* those of want[], as the tracer has them */
 	size_t n_fds;
 	const struct target_mapping *unmap;
 	size_t n_unmap;
@@ -70,7 +71,8 @@ struct remote {
 	struct stopped s;
 	struct agent_error *err;
 	uint64_t scratch;
-	int pair[2]; /* numbers in the target, -1: none */
+	bool scratch_is_lent; /* only for this stop */
+	int pair[2];	      /* numbers in the target, -1: none */
 	int fds[MAX_FDS];
 	size_t n_fds;
 };
@@ -210,6 +212,28 @@ static int check_tsc(struct remote *r)
 	return rc;
 }
 
+static int find_scratch(struct remote *r, struct job *j)
+{
+	long ret;
+	int rc;
+
+	if (r->t->fork_page) {
+		r->scratch = r->t->fork_page + PAGE;
+		return 0;
+	}
+	if (j->scratch) {
+		rc = map_one(r, j->scratch, -1);
+		r->scratch = j->scratch->at + PAGE;
+		return rc;
+	}
+	rc = call(r, &ret, "mmap()", SYS_mmap, 0, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (rc)
+		return rc;
+	r->scratch = (uint64_t)ret;
+	r->scratch_is_lent = true;
+	return 0;
+}
+
 /* What the tracer needs, before anybody is stopped. */
 static int prepare(struct target *t, struct job *j)
 {
@@ -237,17 +261,15 @@ static int do_job(struct remote *r, struct job *j)
 	long ret;
 
 	if (j->n_fds) {
-		rc = call(r, &ret, "mmap()", SYS_mmap, 0, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-			  0);
-		if (rc)
-			return rc;
-		r->scratch = (uint64_t)ret;
-		rc = check_tsc(r);
+		rc = find_scratch(r, j);
+		if (!rc)
+			rc = check_tsc(r);
 		if (!rc)
 			rc = transfer(r, j->fds, j->n_fds);
 	}
 	for (size_t i = 0; !rc && i < j->n; i++)
-		rc = map_one(r, &j->want[i], j->want[i].fd >= 0 ? r->fds[next++] : -1);
+		if (!j->want[i].at)
+			rc = map_one(r, &j->want[i], j->want[i].fd >= 0 ? r->fds[next++] : -1);
 	for (size_t i = 0; !rc && i < j->n_unmap; i++)
 		rc = call(r, &ret, "munmap()", SYS_munmap, (long)j->unmap[i].addr, (long)j->unmap[i].size, 0, 0, 0, 0);
 	return rc;
@@ -294,7 +316,7 @@ static void undo(struct remote *r, struct job *j, bool failed)
 			j->want[i].at = 0;
 		}
 	close_all(r);
-	if (r->scratch)
+	if (r->scratch_is_lent)
 		call(r, &ret, "munmap()", SYS_munmap, (long)r->scratch, PAGE, 0, 0, 0, 0);
 	r->err = err;
 }
@@ -385,11 +407,11 @@ int target__inject(struct target *t, const struct agent_image *img, int arena_fd
 		[IMAGE] = {agent_image__fd(img), agent_image__size(), PROT_READ | PROT_EXEC, MAP_PRIVATE, 0, 0, 0},
 		[ARENA] = {arena_fd, (sizeof(struct agent_target) + PAGE - 1) & ~(PAGE - 1), PROT_READ | PROT_WRITE,
 			   MAP_SHARED, 0, 0, 0},
-		[FORK] = {-1, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, MADV_WIPEONFORK, 0, 0},
+		[FORK] = {-1, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, MADV_WIPEONFORK, 0, 0},
 		[SHADOW] = {-1, sizeof(struct agent_shadow) * AGENT_MAX_THREADS, PROT_READ | PROT_WRITE,
 			    MAP_PRIVATE | MAP_NORESERVE, MADV_NOHUGEPAGE, 0, 0},
 	};
-	struct job j = {.want = want, .n = N, .err = err};
+	struct job j = {.want = want, .n = N, .scratch = &want[FORK], .err = err};
 	struct agent_target *arena;
 	uint32_t alive = 1;
 	int rc;
