@@ -48,8 +48,7 @@ struct want {
 struct job {
 	struct want *want;
 	size_t n;
-	struct want *scratch; /* the one of them whose second page becomes the target's scratch page, or NULL */
-	int fds[MAX_FDS];     /* those of want[], as the tracer has them */
+	int fds[MAX_FDS]; /* those of want[], as the tracer has them */
 	size_t n_fds;
 	const struct target_mapping *unmap;
 	size_t n_unmap;
@@ -212,7 +211,7 @@ static int check_tsc(struct remote *r)
 	return rc;
 }
 
-static int find_scratch(struct remote *r, struct job *j)
+static int find_scratch(struct remote *r)
 {
 	long ret;
 	int rc;
@@ -220,11 +219,6 @@ static int find_scratch(struct remote *r, struct job *j)
 	if (r->t->fork_page) {
 		r->scratch = r->t->fork_page + PAGE;
 		return 0;
-	}
-	if (j->scratch) {
-		rc = map_one(r, j->scratch, -1);
-		r->scratch = j->scratch->at + PAGE;
-		return rc;
 	}
 	rc = call(r, &ret, "mmap()", SYS_mmap, 0, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (rc)
@@ -261,15 +255,14 @@ static int do_job(struct remote *r, struct job *j)
 	long ret;
 
 	if (j->n_fds) {
-		rc = find_scratch(r, j);
+		rc = find_scratch(r);
 		if (!rc)
 			rc = check_tsc(r);
 		if (!rc)
 			rc = transfer(r, j->fds, j->n_fds);
 	}
 	for (size_t i = 0; !rc && i < j->n; i++)
-		if (!j->want[i].at)
-			rc = map_one(r, &j->want[i], j->want[i].fd >= 0 ? r->fds[next++] : -1);
+		rc = map_one(r, &j->want[i], j->want[i].fd >= 0 ? r->fds[next++] : -1);
 	for (size_t i = 0; !rc && i < j->n_unmap; i++)
 		rc = call(r, &ret, "munmap()", SYS_munmap, (long)j->unmap[i].addr, (long)j->unmap[i].size, 0, 0, 0, 0);
 	return rc;
@@ -398,20 +391,48 @@ static bool cpu_has_rdpid(void)
 	return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & bit_RDPID);
 }
 
+/* Memory of the target's own: its first page for what only the target knows, the second for later injections. */
+static int make_room(struct target *t, struct agent_error *err)
+{
+	struct want want[] = {
+		{-1, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, MADV_WIPEONFORK, 0, 0},
+		{-1, sizeof(struct agent_shadow) * AGENT_MAX_THREADS, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_NORESERVE, MADV_NOHUGEPAGE, 0, 0},
+	};
+	struct job j = {.want = want, .n = 2, .err = err};
+	int rc = run_job(t, &j);
+
+	if (!rc) {
+		t->fork_page = want[0].at;
+		t->shadow = want[1].at;
+	}
+	return rc;
+}
+
+static void give_up_room(struct target *t)
+{
+	const struct target_mapping room[] = {
+		{.addr = t->fork_page, .size = 2 * PAGE},
+		{.addr = t->shadow, .size = sizeof(struct agent_shadow) * AGENT_MAX_THREADS},
+	};
+	struct agent_error ignored;
+
+	if (target__alive(t))
+		target__unmap(t, room, 2, &ignored);
+	t->fork_page = t->shadow = 0;
+}
+
 int target__inject(struct target *t, const struct agent_image *img, int arena_fd, struct agent_error *err)
 {
-	enum { IMAGE, ARENA, FORK, SHADOW, N };
+	enum { IMAGE, ARENA, N };
 	struct want want[N] = {
 		/* private: the kernel puts a breakpoint on the nop of agent_service(), which it does not in shared
 		   memory */
 		[IMAGE] = {agent_image__fd(img), agent_image__size(), PROT_READ | PROT_EXEC, MAP_PRIVATE, 0, 0, 0},
 		[ARENA] = {arena_fd, (sizeof(struct agent_target) + PAGE - 1) & ~(PAGE - 1), PROT_READ | PROT_WRITE,
 			   MAP_SHARED, 0, 0, 0},
-		[FORK] = {-1, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, MADV_WIPEONFORK, 0, 0},
-		[SHADOW] = {-1, sizeof(struct agent_shadow) * AGENT_MAX_THREADS, PROT_READ | PROT_WRITE,
-			    MAP_PRIVATE | MAP_NORESERVE, MADV_NOHUGEPAGE, 0, 0},
 	};
-	struct job j = {.want = want, .n = N, .scratch = &want[FORK], .err = err};
+	struct job j = {.want = want, .n = N, .err = err};
 	struct agent_target *arena;
 	uint32_t alive = 1;
 	int rc;
@@ -421,14 +442,18 @@ int target__inject(struct target *t, const struct agent_image *img, int arena_fd
 	arena = mmap(NULL, want[ARENA].size, PROT_READ | PROT_WRITE, MAP_SHARED, arena_fd, 0);
 	if (arena == MAP_FAILED)
 		return agent_fail(err, -errno, "the arena of process %d cannot be mapped: %s", t->pid, strerror(errno));
-	rc = run_job(t, &j);
+	/* Two stops: each is half as long. */
+	rc = make_room(t, err);
 	if (rc)
 		goto out;
+	rc = run_job(t, &j);
+	if (rc) {
+		give_up_room(t);
+		goto out;
+	}
 	t->image_hdr = *agent_image__hdr(img);
 	t->image = want[IMAGE].at;
 	t->arena = want[ARENA].at;
-	t->fork_page = want[FORK].at;
-	t->shadow = want[SHADOW].at;
 	arena->version = AGENT_ABI_VERSION;
 	arena->tgid = (uint32_t)t->pid;
 	arena->flags = cpu_has_rdpid() ? AGENT_TARGET_RDPID : 0;
