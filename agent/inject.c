@@ -48,6 +48,7 @@ struct want {
 struct job {
 	struct want *want;
 	size_t n;
+	bool makes_room;  /* the first of them is the fork page and the scratch page: see make_room() */
 	int fds[MAX_FDS]; /* those of want[], as the tracer has them */
 	size_t n_fds;
 	const struct target_mapping *unmap;
@@ -200,7 +201,7 @@ static int check_tsc(struct remote *r)
 	int mode, rc;
 	long ret;
 
-	if (r->t->image || !r->t->vdso_gettime) /* asked before, or of no use */
+	if (!r->t->vdso_gettime)
 		return 0;
 	rc = call(r, &ret, "prctl()", SYS_prctl, PR_GET_TSC, (long)r->scratch, 0, 0, 0, 0);
 
@@ -257,12 +258,14 @@ static int do_job(struct remote *r, struct job *j)
 	if (j->n_fds) {
 		rc = find_scratch(r);
 		if (!rc)
-			rc = check_tsc(r);
-		if (!rc)
 			rc = transfer(r, j->fds, j->n_fds);
 	}
 	for (size_t i = 0; !rc && i < j->n; i++)
 		rc = map_one(r, &j->want[i], j->want[i].fd >= 0 ? r->fds[next++] : -1);
+	if (!rc && j->makes_room) {
+		r->scratch = j->want[0].at + PAGE;
+		rc = check_tsc(r);
+	}
 	for (size_t i = 0; !rc && i < j->n_unmap; i++)
 		rc = call(r, &ret, "munmap()", SYS_munmap, (long)j->unmap[i].addr, (long)j->unmap[i].size, 0, 0, 0, 0);
 	return rc;
@@ -399,7 +402,7 @@ static int make_room(struct target *t, struct agent_error *err)
 		{-1, sizeof(struct agent_shadow) * AGENT_MAX_THREADS, PROT_READ | PROT_WRITE,
 		 MAP_PRIVATE | MAP_NORESERVE, MADV_NOHUGEPAGE, 0, 0},
 	};
-	struct job j = {.want = want, .n = 2, .err = err};
+	struct job j = {.want = want, .n = 2, .makes_room = true, .err = err};
 	int rc = run_job(t, &j);
 
 	if (!rc) {
