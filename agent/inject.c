@@ -82,6 +82,8 @@ static int call(struct remote *r, long *result, const char *what, long nr, long 
 {
 	int rc = thread_syscall(r->t, &r->s, result, nr, a, b, c, d, e, f);
 
+	if (rc == -EOPNOTSUPP)
+		return agent_fail(r->err, rc, "process %d catches system calls of its own", r->t->pid);
 	if (rc)
 		return agent_fail(r->err, rc, "%s in process %d was cut short: %s", what, r->t->pid, strerror(-rc));
 	if (*result < 0 && *result > -4096)

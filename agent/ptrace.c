@@ -18,7 +18,6 @@
  */
 #include <errno.h>
 #include <linux/futex.h>
-#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -34,13 +33,14 @@
 #include "target.h"
 
 /* The kernel's own code for "restart unless a handler runs", from include/linux/errno.h. */
-#define ERESTARTNOHAND	  514
-#define SYSCALL_INSN_SIZE 2
-#define MAX_ODD_STOPS	  64
-#define SYSCALL_STOP	  (SIGTRAP | 0x80) /* PTRACE_O_TRACESYSGOOD */
-#define MAX_SLEEP_US	  100000	   /* then we look whatever the signals say */
-#define TRACER_STACK	  (256ul << 10)
-#define STACK_GUARD	  4096ul
+#define ERESTARTNOHAND	    514
+#define SYSCALL_INSN_SIZE   2
+#define MAX_ODD_STOPS	    64
+#define SYSCALL_STOP	    (SIGTRAP | 0x80) /* PTRACE_O_TRACESYSGOOD */
+#define GET_DISPATCH_CONFIG 0x4211	     /* PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, since Linux 6.4 */
+#define MAX_SLEEP_US	    100000	     /* then we look whatever the signals say */
+#define TRACER_STACK	    (256ul << 10)
+#define STACK_GUARD	    4096ul
 
 /* To the tracer: blocked in it, and waited for. */
 #define SIGNAL_ASKED  SIGUSR1
@@ -120,6 +120,7 @@ static int tracer_main(void *arg)
 	struct tracer *tr = arg;
 	sigset_t wanted;
 
+	signal(SIGCHLD, SIG_DFL);
 	prctl(PR_SET_PDEATHSIG, SIGNAL_ORPHAN);
 	prctl(PR_SET_NAME, "bpftimed-tracer");
 	setsid();
@@ -364,6 +365,17 @@ int thread_stop(struct target *t, pid_t tid, int timeout_ms, struct stopped *s, 
 	return 0;
 }
 
+/* Does the program catch system calls of its own threads (prctl(2), PR_SET_SYSCALL_USER_DISPATCH)? It would catch ours.
+ */
+static bool catches_calls(const struct stopped *s)
+{
+	struct {
+		uint64_t mode, selector, offset, len;
+	} config = {0};
+
+	return !ptrace(GET_DISPATCH_CONFIG, s->tid, sizeof(config), &config) && config.mode;
+}
+
 /* Signals wait while we use the thread. SIGKILL and SIGSTOP do not. */
 static int mask_signals(struct stopped *s)
 {
@@ -371,6 +383,8 @@ static int mask_signals(struct stopped *s)
 
 	if (s->masked)
 		return 0;
+	if (catches_calls(s))
+		return -EOPNOTSUPP;
 	if (ptrace(PTRACE_GETSIGMASK, s->tid, sizeof(s->sigmask), &s->sigmask) ||
 	    ptrace(PTRACE_SETSIGMASK, s->tid, sizeof(all), &all))
 		return -errno;

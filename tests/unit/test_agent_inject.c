@@ -296,6 +296,27 @@ static void test_leaderless(void **state)
 	assert_int_equal(victim_wait(&v), 0);
 }
 
+static void test_catches_calls(void **state)
+{
+	char *const argv[] = {"dispatch", NULL};
+	const uint8_t nothing[] = {0xc3};
+	struct target_mapping m = {agent_code_memfd("test-nothing", nothing, 1), 4096, PROT_READ | PROT_EXEC, 0};
+	struct agent_error err = {""};
+	struct target *t;
+	struct victim v;
+
+	(void)state;
+	victim_start(&v, argv);
+	assert_int_equal(target__open(v.pid, &t, &err), 0);
+	assert_int_equal(target__map(t, &m, 1, &err), -95 /* EOPNOTSUPP */);
+	assert_non_null(strstr(err.text, "system calls of its own"));
+	target__free(t);
+	close(m.fd);
+	victim_go(&v);
+	assert_int_equal(victim_number(&v, "calls"), 0);
+	assert_int_equal(victim_wait(&v), 0);
+}
+
 static void refused(pid_t pid, int want)
 {
 	struct agent_error err = {""};
@@ -316,9 +337,9 @@ static void test_refused(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_blocked), cmocka_unit_test(test_hot),    cmocka_unit_test(test_seccomp),
-		cmocka_unit_test(test_signals), cmocka_unit_test(test_killed), cmocka_unit_test(test_leaderless),
-		cmocka_unit_test(test_refused),
+		cmocka_unit_test(test_blocked),	      cmocka_unit_test(test_hot),     cmocka_unit_test(test_seccomp),
+		cmocka_unit_test(test_signals),	      cmocka_unit_test(test_killed),  cmocka_unit_test(test_leaderless),
+		cmocka_unit_test(test_catches_calls), cmocka_unit_test(test_refused),
 	};
 
 	cmocka_set_message_output(CM_OUTPUT_TAP);
