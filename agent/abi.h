@@ -8,6 +8,7 @@
  *   - the *target arena*: the value of a BPF_MAP_TYPE_ARRAY (BPF_F_MMAPABLE, one element of struct agent_target),
  *     shared by the target, the daemon and the kernel-side programs: thread slots and site descriptors;
  *   - the fork page: private, anonymous, MADV_WIPEONFORK: its first word is 1 in the target and 0 in a fork child;
+ * behind it a page in which the arguments of injected system calls lie (agent/inject.c);
  *   - trampoline pages near the probed functions: per-site stubs (code, r-x, from a sealed memfd).
  *
  * Everything here may be scribbled upon by a hostile target; it then harms only itself.

@@ -4,12 +4,14 @@
  *
  * One thread is stopped and made to call socketpair() and recvmsg(): descriptors travel as SCM_RIGHTS, which works for
  * targets without rights and in other namespaces. They are mapped and closed in the same stop. The scratch page in
- * which the call's arguments lie is the target's for that moment only.
+ * which the call's arguments lie is behind the agent's fork page, so that later stops do not have to make one.
  */
 #include <cpuid.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -25,6 +27,9 @@
 #define STOP_MS	  50
 #define CHOOSE_MS 2000
 
+#ifndef PIDFD_THREAD /* since Linux 6.9 */
+#define PIDFD_THREAD O_EXCL
+#endif
 #ifndef MAP_FIXED_NOREPLACE
 #define MAP_FIXED_NOREPLACE 0x100000
 #endif
@@ -43,6 +48,9 @@ struct want {
 struct job {
 	struct want *want;
 	size_t n;
+	bool makes_room;  /* the first of them is the fork page and the scratch page: see make_room() */
+	int fds[MAX_FDS]; /* those of want[], as the tracer has them */
+	size_t n_fds;
 	const struct target_mapping *unmap;
 	size_t n_unmap;
 	struct agent_error *err;
@@ -63,7 +71,8 @@ struct remote {
 	struct stopped s;
 	struct agent_error *err;
 	uint64_t scratch;
-	int pair[2]; /* numbers in the target, -1: none */
+	bool scratch_is_lent; /* only for this stop */
+	int pair[2];	      /* numbers in the target, -1: none */
 	int fds[MAX_FDS];
 	size_t n_fds;
 };
@@ -73,6 +82,8 @@ static int call(struct remote *r, long *result, const char *what, long nr, long 
 {
 	int rc = thread_syscall(r->t, &r->s, result, nr, a, b, c, d, e, f);
 
+	if (rc == -EOPNOTSUPP)
+		return agent_fail(r->err, rc, "process %d catches system calls of its own", r->t->pid);
 	if (rc)
 		return agent_fail(r->err, rc, "%s in process %d was cut short: %s", what, r->t->pid, strerror(-rc));
 	if (*result < 0 && *result > -4096)
@@ -97,6 +108,22 @@ static int send_fds(int sock, const int *fds, size_t n)
 	return sendmsg(sock, &m, MSG_NOSIGNAL) < 0 ? -errno : 0;
 }
 
+/* A copy of the target's descriptor. A main thread that has ended has none any more; then we ask the one that we hold.
+ */
+static int borrow(const struct remote *r, int fd)
+{
+	int own = (int)syscall(SYS_pidfd_getfd, r->t->pidfd, fd, 0), thread;
+
+	if (own >= 0 || errno != ESRCH)
+		return own;
+	thread = (int)syscall(SYS_pidfd_open, r->s.tid, PIDFD_THREAD);
+	if (thread < 0)
+		return -1;
+	own = (int)syscall(SYS_pidfd_getfd, thread, fd, 0);
+	close(thread);
+	return own;
+}
+
 /* Brings our descriptors into the target: r->fds[]. */
 static int transfer(struct remote *r, const int *fds, size_t n)
 {
@@ -113,7 +140,7 @@ static int transfer(struct remote *r, const int *fds, size_t n)
 	rc = target_read(r->t, at + offsetof(struct scratch, pair), r->pair, sizeof(r->pair));
 	if (rc)
 		return agent_fail(r->err, rc, "process %d ended", r->t->pid);
-	sock = (int)syscall(SYS_pidfd_getfd, r->t->pidfd, r->pair[0], 0);
+	sock = borrow(r, r->pair[0]);
 	if (sock < 0)
 		return agent_fail(r->err, -errno, "a socket of process %d cannot be borrowed: %s", r->t->pid,
 				  strerror(errno));
@@ -173,9 +200,12 @@ static int map_one(struct remote *r, struct want *w, int fd)
  */
 static int check_tsc(struct remote *r)
 {
-	int mode;
+	int mode, rc;
 	long ret;
-	int rc = call(r, &ret, "prctl()", SYS_prctl, PR_GET_TSC, (long)r->scratch, 0, 0, 0, 0);
+
+	if (!r->t->vdso_gettime)
+		return 0;
+	rc = call(r, &ret, "prctl()", SYS_prctl, PR_GET_TSC, (long)r->scratch, 0, 0, 0, 0);
 
 	if (!rc)
 		rc = target_read(r->t, r->scratch, &mode, sizeof(mode));
@@ -184,34 +214,91 @@ static int check_tsc(struct remote *r)
 	return rc;
 }
 
+static int find_scratch(struct remote *r)
+{
+	long ret;
+	int rc;
+
+	if (r->t->fork_page) {
+		r->scratch = r->t->fork_page + PAGE;
+		return 0;
+	}
+	rc = call(r, &ret, "mmap()", SYS_mmap, 0, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (rc)
+		return rc;
+	r->scratch = (uint64_t)ret;
+	r->scratch_is_lent = true;
+	return 0;
+}
+
+/* What the tracer needs, before anybody is stopped. */
+static int prepare(struct target *t, struct job *j)
+{
+	j->n_fds = 0;
+	for (size_t i = 0; i < j->n; i++) {
+		int fd;
+
+		if (j->want[i].fd < 0)
+			continue;
+		if (j->n_fds == MAX_FDS)
+			return agent_fail(j->err, -E2BIG, "too many mappings at once");
+		fd = tracer_fd(t, j->want[i].fd);
+		if (fd < 0)
+			return agent_fail(j->err, fd, "a descriptor cannot be handed to the tracer: %s", strerror(-fd));
+		j->fds[j->n_fds++] = fd;
+	}
+	return 0;
+}
+
 /* Runs in the tracer with the thread stopped. */
 static int do_job(struct remote *r, struct job *j)
 {
-	int fds[MAX_FDS], rc = 0;
-	size_t n_fds = 0, next = 0;
+	size_t next = 0;
+	int rc = 0;
 	long ret;
 
-	for (size_t i = 0; i < j->n; i++)
-		if (j->want[i].fd >= 0) {
-			if (n_fds == MAX_FDS)
-				return agent_fail(r->err, -E2BIG, "too many mappings at once");
-			fds[n_fds++] = j->want[i].fd;
-		}
-	if (n_fds) {
-		rc = call(r, &ret, "mmap()", SYS_mmap, 0, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-			  0);
-		if (rc)
-			return rc;
-		r->scratch = (uint64_t)ret;
-		rc = check_tsc(r);
+	if (j->n_fds) {
+		rc = find_scratch(r);
 		if (!rc)
-			rc = transfer(r, fds, n_fds);
+			rc = transfer(r, j->fds, j->n_fds);
 	}
 	for (size_t i = 0; !rc && i < j->n; i++)
 		rc = map_one(r, &j->want[i], j->want[i].fd >= 0 ? r->fds[next++] : -1);
+	if (!rc && j->makes_room) {
+		r->scratch = j->want[0].at + PAGE;
+		rc = check_tsc(r);
+	}
 	for (size_t i = 0; !rc && i < j->n_unmap; i++)
 		rc = call(r, &ret, "munmap()", SYS_munmap, (long)j->unmap[i].addr, (long)j->unmap[i].size, 0, 0, 0, 0);
 	return rc;
+}
+
+static int by_number(const void *a, const void *b)
+{
+	return *(const int *)a - *(const int *)b;
+}
+
+/* Descriptors that follow each other, which is the rule, by one call. */
+static void close_all(struct remote *r)
+{
+	int fds[MAX_FDS + 2];
+	size_t n = 0, run;
+	long ret;
+
+	for (size_t i = 0; i < r->n_fds; i++)
+		fds[n++] = r->fds[i];
+	for (int i = 0; i < 2; i++)
+		if (r->pair[i] >= 0)
+			fds[n++] = r->pair[i];
+	qsort(fds, n, sizeof(fds[0]), by_number);
+	for (size_t i = 0; i < n; i += run) {
+		for (run = 1; i + run < n && fds[i + run] == fds[i] + (int)run;)
+			run++;
+		if (run > 1 && !call(r, &ret, "close_range()", SYS_close_range, fds[i], fds[i + run - 1], 0, 0, 0, 0))
+			continue;
+		for (size_t k = i; k < i + run; k++)
+			call(r, &ret, "close()", SYS_close, fds[k], 0, 0, 0, 0, 0);
+	}
 }
 
 /* Whatever happened, nothing of ours stays behind but finished mappings. */
@@ -226,33 +313,49 @@ static void undo(struct remote *r, struct job *j, bool failed)
 			call(r, &ret, "munmap()", SYS_munmap, (long)j->want[i].at, (long)j->want[i].size, 0, 0, 0, 0);
 			j->want[i].at = 0;
 		}
-	for (size_t i = 0; i < r->n_fds; i++)
-		call(r, &ret, "close()", SYS_close, r->fds[i], 0, 0, 0, 0, 0);
-	for (int i = 0; i < 2; i++)
-		if (r->pair[i] >= 0)
-			call(r, &ret, "close()", SYS_close, r->pair[i], 0, 0, 0, 0, 0);
-	if (r->scratch)
+	close_all(r);
+	if (r->scratch_is_lent)
 		call(r, &ret, "munmap()", SYS_munmap, (long)r->scratch, PAGE, 0, 0, 0, 0);
 	r->err = err;
 }
 
-static int job_in_tracer(struct target *t, void *arg)
+static int stop_and_do(struct target *t, struct job *j, pid_t tid)
 {
-	struct job *j = arg;
 	struct remote r = {.t = t, .err = j->err, .pair = {-1, -1}};
-	pid_t tid;
-	int rc = choose_thread(t->pid, &tid);
+	int rc = thread_stop(t, tid, STOP_MS, &r.s, j->err);
 
-	if (rc)
-		return rc == -EAGAIN ? -EAGAIN : agent_fail(j->err, -ESRCH, "process %d ended", t->pid);
-	rc = thread_stop(t, tid, STOP_MS, &r.s, j->err);
 	if (rc == -ESRCH && target__alive(t))
 		return -EAGAIN; /* only that thread ended */
 	if (rc)
 		return rc;
 	rc = do_job(&r, j);
+	if (!rc && tracer_is_orphan(t))
+		rc = agent_fail(j->err, -ECANCELED, "the daemon ended");
 	undo(&r, j, rc != 0);
 	thread_resume(t, &r.s);
+	return rc;
+}
+
+static int job_in_tracer(struct target *t, void *arg)
+{
+	struct job *j = arg;
+	int rc = prepare(t, j);
+	pid_t tid;
+
+	if (!rc) {
+		rc = choose_thread(t->pid, &tid);
+		if (rc && rc != -EAGAIN)
+			rc = agent_fail(j->err, -ESRCH, "process %d ended", t->pid);
+	}
+	if (!rc && tracer_is_orphan(t))
+		rc = -ECANCELED;
+	if (!rc) {
+		tracer_hurry(t, true);
+		rc = stop_and_do(t, j, tid);
+		tracer_hurry(t, false);
+	}
+	for (size_t i = 0; i < j->n_fds; i++)
+		close(j->fds[i]);
 	return rc;
 }
 
@@ -273,8 +376,12 @@ static int run_job(struct target *t, struct job *j)
 		struct timespec nap = {0, 500000};
 		int rc = tracer_run(t, job_in_tracer, j);
 
+		if (rc == -ECHILD)
+			return agent_fail(j->err, rc, "the process that traces process %d was killed", t->pid);
 		if (rc != -EAGAIN && rc != -ETIMEDOUT)
 			return rc;
+		if (!target__alive(t))
+			return agent_fail(j->err, -ESRCH, "process %d ended", t->pid);
 		if (now_ms() > deadline)
 			return agent_fail(j->err, -ETIMEDOUT,
 					  "process %d has no thread that can be stopped without its noticing", t->pid);
@@ -289,18 +396,46 @@ static bool cpu_has_rdpid(void)
 	return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & bit_RDPID);
 }
 
+/* Memory of the target's own: its first page for what only the target knows, the second for later injections. */
+static int make_room(struct target *t, struct agent_error *err)
+{
+	struct want want[] = {
+		{-1, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, MADV_WIPEONFORK, 0, 0},
+		{-1, sizeof(struct agent_shadow) * AGENT_MAX_THREADS, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_NORESERVE, MADV_NOHUGEPAGE, 0, 0},
+	};
+	struct job j = {.want = want, .n = 2, .makes_room = true, .err = err};
+	int rc = run_job(t, &j);
+
+	if (!rc) {
+		t->fork_page = want[0].at;
+		t->shadow = want[1].at;
+	}
+	return rc;
+}
+
+static void give_up_room(struct target *t)
+{
+	const struct target_mapping room[] = {
+		{.addr = t->fork_page, .size = 2 * PAGE},
+		{.addr = t->shadow, .size = sizeof(struct agent_shadow) * AGENT_MAX_THREADS},
+	};
+	struct agent_error ignored;
+
+	if (target__alive(t))
+		target__unmap(t, room, 2, &ignored);
+	t->fork_page = t->shadow = 0;
+}
+
 int target__inject(struct target *t, const struct agent_image *img, int arena_fd, struct agent_error *err)
 {
-	enum { IMAGE, ARENA, FORK, SHADOW, N };
+	enum { IMAGE, ARENA, N };
 	struct want want[N] = {
 		/* private: the kernel puts a breakpoint on the nop of agent_service(), which it does not in shared
 		   memory */
 		[IMAGE] = {agent_image__fd(img), agent_image__size(), PROT_READ | PROT_EXEC, MAP_PRIVATE, 0, 0, 0},
 		[ARENA] = {arena_fd, (sizeof(struct agent_target) + PAGE - 1) & ~(PAGE - 1), PROT_READ | PROT_WRITE,
 			   MAP_SHARED, 0, 0, 0},
-		[FORK] = {-1, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, MADV_WIPEONFORK, 0, 0},
-		[SHADOW] = {-1, sizeof(struct agent_shadow) * AGENT_MAX_THREADS, PROT_READ | PROT_WRITE,
-			    MAP_PRIVATE | MAP_NORESERVE, MADV_NOHUGEPAGE, 0, 0},
 	};
 	struct job j = {.want = want, .n = N, .err = err};
 	struct agent_target *arena;
@@ -312,14 +447,18 @@ int target__inject(struct target *t, const struct agent_image *img, int arena_fd
 	arena = mmap(NULL, want[ARENA].size, PROT_READ | PROT_WRITE, MAP_SHARED, arena_fd, 0);
 	if (arena == MAP_FAILED)
 		return agent_fail(err, -errno, "the arena of process %d cannot be mapped: %s", t->pid, strerror(errno));
-	rc = run_job(t, &j);
+	/* Two stops: each is half as long. */
+	rc = make_room(t, err);
 	if (rc)
 		goto out;
+	rc = run_job(t, &j);
+	if (rc) {
+		give_up_room(t);
+		goto out;
+	}
 	t->image_hdr = *agent_image__hdr(img);
 	t->image = want[IMAGE].at;
 	t->arena = want[ARENA].at;
-	t->fork_page = want[FORK].at;
-	t->shadow = want[SHADOW].at;
 	arena->version = AGENT_ABI_VERSION;
 	arena->tgid = (uint32_t)t->pid;
 	arena->flags = cpu_has_rdpid() ? AGENT_TARGET_RDPID : 0;

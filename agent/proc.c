@@ -27,14 +27,13 @@ int agent_fail(struct agent_error *err, int code, const char *fmt, ...)
 	return code;
 }
 
-int proc_maps(pid_t pid, struct vmas *out)
+static int read_maps(const char *path, struct vmas *out)
 {
-	char path[64], *line = NULL;
+	char *line = NULL;
 	size_t cap = 0, room = 0;
 	FILE *f;
 
 	memset(out, 0, sizeof(*out));
-	snprintf(path, sizeof(path), "/proc/%d/maps", pid);
 	f = fopen(path, "re");
 	if (!f)
 		return -errno;
@@ -68,6 +67,30 @@ int proc_maps(pid_t pid, struct vmas *out)
 	free(line);
 	fclose(f);
 	return 0;
+}
+
+int proc_maps(pid_t pid, struct vmas *out)
+{
+	char path[64];
+	pid_t *tids;
+	int n, rc;
+
+	snprintf(path, sizeof(path), "/proc/%d/maps", pid);
+	rc = read_maps(path, out);
+	if (rc || out->n)
+		return rc;
+	/* A main thread that has ended has no memory; the others have. */
+	n = proc_threads(pid, &tids);
+	for (int i = 0; i < n && !rc && !out->n; i++) {
+		vmas_clear(out);
+		snprintf(path, sizeof(path), "/proc/%d/task/%d/maps", pid, tids[i]);
+		rc = read_maps(path, out);
+		if (rc == -ENOENT || rc == -ESRCH)
+			rc = 0;
+	}
+	if (n >= 0)
+		free(tids);
+	return rc;
 }
 
 void vmas_clear(struct vmas *m)

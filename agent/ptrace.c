@@ -2,16 +2,28 @@
 /*
  * ptrace.c: stopping a thread so that the program cannot tell, and system calls in its name.
  *
- * All ptrace calls on a target are made by one thread of ours, the tracer. A thread that was asked to stop and does not
- * (a vfork parent, a disk wait) cannot be let go of by PTRACE_DETACH, which wants it stopped; but when the tracer ends,
- * the kernel detaches everything that it held (exit_ptrace() in kernel/ptrace.c).
+ * All ptrace calls on a target are made by one process of ours, the tracer, and not by a thread of the daemon. When a
+ * tracer ends, the kernel lets go of what it holds as it is (exit_ptrace() in kernel/ptrace.c), and a thread in the
+ * middle of a call of ours would run on with our registers. A daemon that is killed takes its threads along, but not
+ * this process: it brings the thread home, and then sees that its parent is gone. So whoever kills the daemon at
+ * whatever moment does not harm a target. (Who kills the tracer itself at that moment does. It is in the daemon's
+ * control group.)
+ *
+ * The tracer shares the daemon's memory, and of its descriptors has only the target's. It has no thread-local storage
+ * of its own either: it uses the daemon's, which waits meanwhile. Only one of the two runs at any time; what is done
+ * while both may run uses no errno (raw_syscall()).
+ *
+ * A thread that was asked to stop and does not (a vfork parent, a disk wait) cannot be let go of by PTRACE_DETACH,
+ * which wants it stopped: then the tracer is ended.
  */
 #include <errno.h>
-#include <poll.h>
-#include <pthread.h>
+#include <linux/futex.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -21,37 +33,146 @@
 #include "target.h"
 
 /* The kernel's own code for "restart unless a handler runs", from include/linux/errno.h. */
-#define ERESTARTNOHAND	  514
-#define SYSCALL_INSN_SIZE 2
-#define MAX_ODD_STOPS	  64
+#define ERESTARTNOHAND	    514
+#define SYSCALL_INSN_SIZE   2
+#define MAX_ODD_STOPS	    64
+#define SYSCALL_STOP	    (SIGTRAP | 0x80) /* PTRACE_O_TRACESYSGOOD */
+#define GET_DISPATCH_CONFIG 0x4211	     /* PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, since Linux 6.4 */
+#define MAX_SLEEP_US	    100000	     /* then we look whatever the signals say */
+#define TRACER_STACK	    (256ul << 10)
+#define STACK_GUARD	    4096ul
 
-struct tracer {
-	pthread_t thread;
-	pthread_mutex_t lock;
-	pthread_cond_t cond;
-	enum { TRACER_IDLE, TRACER_ASKED, TRACER_DONE, TRACER_END } state;
-	int (*fn)(struct target *t, void *arg);
-	struct target *target;
-	void *arg;
-	int result;
+/* To the tracer: blocked in it, and waited for. */
+#define SIGNAL_ASKED  SIGUSR1
+#define SIGNAL_ORPHAN SIGHUP
+
+enum tracer_state {
+	TRACER_ENDED = 0, /* the kernel writes this when the process ends (CLONE_CHILD_CLEARTID) */
+	TRACER_STARTS,
+	TRACER_IDLE,
+	TRACER_ASKED,
+	TRACER_DONE,
+	TRACER_QUITS,
 };
 
-static void *tracer_main(void *arg)
+struct tracer {
+	int state; /* enum tracer_state; a futex */
+	pid_t pid, owner;
+	int owner_fd; /* a pidfd, among the tracer's descriptors */
+	char *stack;
+	struct target *target;
+	int (*fn)(struct target *t, void *arg);
+	void *arg;
+	int result;
+	bool urgent, is_urgent; /* to be scheduled before all ordinary tasks, as the daemon is while threads are held */
+};
+
+/* Two of us may be here at once, and there is one errno. */
+static long raw_syscall(long nr, long a, long b, long c, long d)
+{
+	register long r10 __asm__("r10") = d;
+	long ret;
+
+	__asm__ volatile("syscall" : "=a"(ret) : "a"(nr), "D"(a), "S"(b), "d"(c), "r"(r10) : "rcx", "r11", "memory");
+	return ret;
+}
+
+static int state_of(const struct tracer *tr)
+{
+	return __atomic_load_n(&tr->state, __ATOMIC_SEQ_CST);
+}
+
+static void set_state(struct tracer *tr, enum tracer_state state)
+{
+	__atomic_store_n(&tr->state, (int)state, __ATOMIC_SEQ_CST);
+	raw_syscall(SYS_futex, (long)&tr->state, FUTEX_WAKE, 1, 0);
+}
+
+static void wait_while(struct tracer *tr, enum tracer_state state)
+{
+	while (state_of(tr) == (int)state)
+		raw_syscall(SYS_futex, (long)&tr->state, FUTEX_WAIT, (long)state, 0);
+}
+
+/* ---- in the tracer ---- */
+
+static void close_all_but(int a, int b)
+{
+	int low = a < b ? a : b, high = a < b ? b : a;
+
+	if (low > 0)
+		close_range(0, (unsigned int)low - 1, 0);
+	if (high > low + 1)
+		close_range((unsigned int)low + 1, (unsigned int)high - 1, 0);
+	close_range((unsigned int)high + 1, ~0u, 0);
+}
+
+static void become_urgent(struct tracer *tr, bool urgent)
+{
+	const struct sched_param param = {.sched_priority = urgent ? 1 : 0};
+
+	if (tr->is_urgent != urgent && !sched_setscheduler(0, urgent ? SCHED_FIFO : SCHED_OTHER, &param))
+		tr->is_urgent = urgent;
+}
+
+static int tracer_main(void *arg)
 {
 	struct tracer *tr = arg;
+	sigset_t wanted;
 
-	pthread_mutex_lock(&tr->lock);
-	for (;;) {
-		while (tr->state != TRACER_ASKED && tr->state != TRACER_END)
-			pthread_cond_wait(&tr->cond, &tr->lock);
-		if (tr->state == TRACER_END)
-			break;
-		tr->result = tr->fn(tr->target, tr->arg);
-		tr->state = TRACER_DONE;
-		pthread_cond_broadcast(&tr->cond);
+	signal(SIGCHLD, SIG_DFL);
+	prctl(PR_SET_PDEATHSIG, SIGNAL_ORPHAN);
+	prctl(PR_SET_NAME, "bpftimed-tracer");
+	setsid();
+	close_all_but(tr->target->mem, tr->target->pidfd);
+	tr->owner_fd = (int)syscall(SYS_pidfd_open, tr->owner, 0);
+	sigemptyset(&wanted);
+	sigaddset(&wanted, SIGNAL_ASKED);
+	sigaddset(&wanted, SIGNAL_ORPHAN);
+	if (getppid() == tr->owner)
+		set_state(tr, TRACER_IDLE);
+	while (raw_syscall(SYS_getppid, 0, 0, 0, 0) == tr->owner && state_of(tr) != TRACER_QUITS) {
+		if (state_of(tr) == TRACER_ASKED) {
+			become_urgent(tr, tr->urgent);
+			tr->result = tr->fn(tr->target, tr->arg);
+			set_state(tr, TRACER_DONE);
+		}
+		raw_syscall(SYS_rt_sigtimedwait, (long)&wanted, 0, 0, _NSIG / 8);
 	}
-	pthread_mutex_unlock(&tr->lock);
-	return NULL;
+	raw_syscall(SYS_exit, 0, 0, 0, 0);
+	return 0;
+}
+
+void tracer_hurry(struct target *t, bool hurry)
+{
+	become_urgent(t->tracer, hurry || t->tracer->urgent);
+}
+
+bool tracer_is_orphan(const struct target *t)
+{
+	return getppid() != t->tracer->owner;
+}
+
+int tracer_fd(const struct target *t, int fd)
+{
+	int own = (int)syscall(SYS_pidfd_getfd, t->tracer->owner_fd, fd, 0);
+
+	return own < 0 ? -errno : own;
+}
+
+/* ---- in the daemon ---- */
+
+/* Unless the kernel has said that the tracer has ended. */
+static bool change_state(struct tracer *tr, int from, enum tracer_state to)
+{
+	return __atomic_compare_exchange_n(&tr->state, &from, (int)to, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
+static void free_tracer(struct tracer *tr)
+{
+	if (tr->stack)
+		munmap(tr->stack, TRACER_STACK);
+	free(tr);
 }
 
 static int tracer_start(struct target *t)
@@ -62,18 +183,30 @@ static int tracer_start(struct target *t)
 
 	if (!tr)
 		return -ENOMEM;
-	pthread_mutex_init(&tr->lock, NULL);
-	pthread_cond_init(&tr->cond, NULL);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	err = pthread_create(&tr->thread, NULL, tracer_main, tr);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (err) {
-		free(tr);
-		return -err;
+	tr->stack = mmap(NULL, TRACER_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+	if (tr->stack == MAP_FAILED || mprotect(tr->stack, STACK_GUARD, PROT_NONE)) {
+		err = -errno;
+		tr->stack = tr->stack == MAP_FAILED ? NULL : tr->stack;
+		free_tracer(tr);
+		return err;
 	}
+	tr->state = TRACER_STARTS;
+	tr->target = t;
+	tr->owner = getpid();
 	t->tracer = tr;
-	return 0;
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, &old);
+	tr->pid = clone(tracer_main, tr->stack + TRACER_STACK, CLONE_VM | CLONE_CHILD_CLEARTID, tr, NULL, NULL,
+			&tr->state);
+	err = tr->pid < 0 ? -errno : 0;
+	if (!err)
+		wait_while(tr, TRACER_STARTS);
+	sigprocmask(SIG_SETMASK, &old, NULL);
+	if (err) {
+		t->tracer = NULL;
+		free_tracer(tr);
+	}
+	return err;
 }
 
 void tracer_end(struct target *t)
@@ -82,14 +215,13 @@ void tracer_end(struct target *t)
 
 	if (!tr)
 		return;
-	pthread_mutex_lock(&tr->lock);
-	tr->state = TRACER_END;
-	pthread_cond_broadcast(&tr->cond);
-	pthread_mutex_unlock(&tr->lock);
-	pthread_join(tr->thread, NULL);
-	pthread_cond_destroy(&tr->cond);
-	pthread_mutex_destroy(&tr->lock);
-	free(tr);
+	if (change_state(tr, TRACER_IDLE, TRACER_QUITS)) {
+		syscall(SYS_tgkill, tr->pid, tr->pid, SIGNAL_ASKED);
+		wait_while(tr, TRACER_QUITS);
+	}
+	while (waitpid(tr->pid, NULL, __WALL) < 0 && errno == EINTR)
+		;
+	free_tracer(tr);
 	t->tracer = NULL;
 }
 
@@ -105,18 +237,17 @@ int tracer_run(struct target *t, int (*fn)(struct target *t, void *arg), void *a
 			return err;
 	}
 	tr = t->tracer;
-	pthread_mutex_lock(&tr->lock);
 	tr->fn = fn;
-	tr->target = t;
 	tr->arg = arg;
-	tr->state = TRACER_ASKED;
-	pthread_cond_broadcast(&tr->cond);
-	while (tr->state != TRACER_DONE)
-		pthread_cond_wait(&tr->cond, &tr->lock);
-	tr->state = TRACER_IDLE;
+	tr->urgent = (sched_getscheduler(0) & ~SCHED_RESET_ON_FORK) == SCHED_FIFO;
+	tr->result = -ECHILD;
+	if (change_state(tr, TRACER_IDLE, TRACER_ASKED)) {
+		raw_syscall(SYS_tgkill, tr->pid, tr->pid, SIGNAL_ASKED, 0);
+		wait_while(tr, TRACER_ASKED);
+		change_state(tr, TRACER_DONE, TRACER_IDLE);
+	}
 	result = tr->result;
-	pthread_mutex_unlock(&tr->lock);
-	if (result == -ETIMEDOUT)
+	if (result == -ETIMEDOUT || state_of(tr) == TRACER_ENDED)
 		tracer_end(t);
 	return result;
 }
@@ -129,25 +260,31 @@ static int64_t now_us(void)
 	return ts.tv_sec * 1000000ll + ts.tv_nsec / 1000;
 }
 
-/* Waits for the next stop. 0 with *status, -ESRCH when the thread ended, -ETIMEDOUT. */
+/*
+ * Waits for the next stop. 0 with *status, -ESRCH when the thread ended, -ETIMEDOUT. The kernel says by SIGCHLD that
+ * there is something to wait for; the tracer has all signals blocked.
+ */
 static int wait_stop(pid_t tid, int64_t deadline_us, int *status)
 {
-	for (int tries = 0;; tries++) {
+	sigset_t child;
+
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	for (;;) {
 		pid_t got = waitpid(tid, status, __WALL | WNOHANG);
+		int64_t left = deadline_us - now_us();
+		struct timespec ts;
 
 		if (got == tid)
 			return WIFSTOPPED(*status) ? 0 : -ESRCH;
 		if (got < 0 && errno != EINTR)
 			return errno == ECHILD ? -ESRCH : -errno;
-		if (now_us() > deadline_us)
+		if (left <= 0)
 			return -ETIMEDOUT;
-		if (tries > 20) {
-			struct timespec nap = {0, 20000};
-
-			nanosleep(&nap, NULL);
-		} else {
-			sched_yield();
-		}
+		if (left > MAX_SLEEP_US)
+			left = MAX_SLEEP_US;
+		ts = (struct timespec){left / 1000000, left % 1000000 * 1000};
+		sigtimedwait(&child, NULL, &ts);
 	}
 }
 
@@ -189,7 +326,8 @@ int thread_stop(struct target *t, pid_t tid, int timeout_ms, struct stopped *s, 
 
 	memset(s, 0, sizeof(*s));
 	s->tid = tid;
-	if (ptrace(PTRACE_SEIZE, tid, NULL, PTRACE_O_SUSPEND_SECCOMP) && ptrace(PTRACE_SEIZE, tid, NULL, NULL))
+	if (ptrace(PTRACE_SEIZE, tid, NULL, PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP) &&
+	    ptrace(PTRACE_SEIZE, tid, NULL, PTRACE_O_TRACESYSGOOD))
 		return agent_fail(err, -errno, "thread %d of process %d cannot be traced: %s", tid, t->pid,
 				  strerror(errno));
 	for (;;) {
@@ -227,6 +365,17 @@ int thread_stop(struct target *t, pid_t tid, int timeout_ms, struct stopped *s, 
 	return 0;
 }
 
+/* Does the program catch system calls of its own threads (prctl(2), PR_SET_SYSCALL_USER_DISPATCH)? It would catch ours.
+ */
+static bool catches_calls(const struct stopped *s)
+{
+	struct {
+		uint64_t mode, selector, offset, len;
+	} config = {0};
+
+	return !ptrace(GET_DISPATCH_CONFIG, s->tid, sizeof(config), &config) && config.mode;
+}
+
 /* Signals wait while we use the thread. SIGKILL and SIGSTOP do not. */
 static int mask_signals(struct stopped *s)
 {
@@ -234,6 +383,8 @@ static int mask_signals(struct stopped *s)
 
 	if (s->masked)
 		return 0;
+	if (catches_calls(s))
+		return -EOPNOTSUPP;
 	if (ptrace(PTRACE_GETSIGMASK, s->tid, sizeof(s->sigmask), &s->sigmask) ||
 	    ptrace(PTRACE_SETSIGMASK, s->tid, sizeof(all), &all))
 		return -errno;
@@ -241,11 +392,39 @@ static int mask_signals(struct stopped *s)
 	return 0;
 }
 
+static void note_signal(struct stopped *s, int status)
+{
+	if (!is_interrupt_stop(status))
+		s->resend |= 1u << (WSTOPSIG(status) & 31);
+}
+
+/*
+ * From the end of a system call to where we stopped it first: only there does the kernel look at the registers that we
+ * give back and restart what was interrupted (arch_do_signal_or_restart() in arch/x86/kernel/signal.c). No instruction
+ * is executed on the way.
+ */
+static int back_to_interrupt(struct stopped *s)
+{
+	int status, rc;
+
+	if (ptrace(PTRACE_INTERRUPT, s->tid, NULL, NULL))
+		return -errno;
+	for (int odd = 0; odd < MAX_ODD_STOPS; odd++) {
+		if (ptrace(PTRACE_CONT, s->tid, NULL, NULL))
+			return -errno;
+		rc = wait_stop(s->tid, INT64_MAX, &status);
+		if (rc || is_interrupt_stop(status))
+			return rc;
+		note_signal(s, status);
+	}
+	return -EPROTO;
+}
+
 int thread_resume(struct target *t, struct stopped *s)
 {
-	int rc = 0;
+	int rc = s->masked ? back_to_interrupt(s) : 0;
 
-	if (ptrace(PTRACE_SETREGS, s->tid, NULL, &s->regs))
+	if (ptrace(PTRACE_SETREGS, s->tid, NULL, &s->regs) && !rc)
 		rc = -errno;
 	if (s->masked && ptrace(PTRACE_SETSIGMASK, s->tid, sizeof(s->sigmask), &s->sigmask) && !rc)
 		rc = -errno;
@@ -257,11 +436,17 @@ int thread_resume(struct target *t, struct stopped *s)
 	return rc;
 }
 
+/*
+ * Not by PTRACE_SINGLESTEP: its SIGTRAP is forced upon the thread, and when the signal is blocked or ignored the kernel
+ * forgets the program's handler for it (force_sig_info_to_task() in kernel/signal.c). A stop at a system call is no
+ * signal.
+ */
 int thread_syscall(struct target *t, struct stopped *s, long *result, long nr, long a, long b, long c, long d, long e,
 		   long f)
 {
 	struct user_regs_struct r = s->regs;
 	int status, rc = mask_signals(s);
+	bool entered = false;
 
 	if (rc)
 		return rc;
@@ -276,20 +461,23 @@ int thread_syscall(struct target *t, struct stopped *s, long *result, long nr, l
 	r.r9 = f;
 	if (ptrace(PTRACE_SETREGS, s->tid, NULL, &r))
 		return -errno;
-	for (int odd = 0; odd < MAX_ODD_STOPS; odd++) {
-		if (ptrace(PTRACE_SINGLESTEP, s->tid, NULL, NULL))
+	for (int odd = 0; odd < MAX_ODD_STOPS;) {
+		if (ptrace(PTRACE_SYSCALL, s->tid, NULL, NULL))
 			return -errno;
 		/* No deadline: letting go of the thread now would leave it in the middle of our call. */
 		rc = wait_stop(s->tid, INT64_MAX, &status);
 		if (rc)
 			return rc;
-		if (!is_interrupt_stop(status) && WSTOPSIG(status) != SIGTRAP)
-			s->resend |= 1u << (WSTOPSIG(status) & 31);
-		if (ptrace(PTRACE_GETREGS, s->tid, NULL, &r))
+		if (WSTOPSIG(status) != SYSCALL_STOP) {
+			note_signal(s, status);
+			odd++;
+		} else if (!entered) {
+			entered = true;
+		} else if (ptrace(PTRACE_GETREGS, s->tid, NULL, &r)) {
 			return -errno;
-		if (r.rip == t->syscall_insn + SYSCALL_INSN_SIZE) {
+		} else {
 			*result = (long)r.rax;
-			return 0;
+			return r.rip == t->syscall_insn + SYSCALL_INSN_SIZE ? 0 : -EPROTO;
 		}
 	}
 	return -EPROTO;

@@ -125,6 +125,14 @@ static int look_at_stopped(struct target *t, struct quiesce *q, struct stopped *
 	return !inside && !q->hold;
 }
 
+/* A main thread that ends before others do stays to be seen, and cannot be stopped. */
+static bool has_ended(pid_t pid, pid_t tid)
+{
+	char state = proc_task_state(pid, tid);
+
+	return state == 'Z' || state == 'X';
+}
+
 static int look_at_thread(struct target *t, struct quiesce *q, pid_t tid)
 {
 	struct task_at at = proc_task_at(t->pid, tid);
@@ -133,7 +141,7 @@ static int look_at_thread(struct target *t, struct quiesce *q, pid_t tid)
 
 	if (at.where == TASK_IN_SYSCALL)
 		return !stack_points_into(t, q, at.sp, false);
-	if (at.where == TASK_GONE)
+	if (at.where == TASK_GONE || has_ended(t->pid, tid))
 		return 1;
 	rc = thread_stop(t, tid, STOP_MS, &s, q->err);
 	if (rc == -ESRCH)
@@ -290,7 +298,7 @@ int target__quiesce(struct target *t, const struct code_range *ranges, size_t n_
 
 		before = q.n_seen;
 		rc = hold || has_unseen(t, &q) ? tracer_run(t, one_pass, &q) : 0;
-		if (rc == -ETIMEDOUT) {
+		if (rc == -ETIMEDOUT || rc == -ECHILD) {
 			/* The tracer's end let go of everybody. */
 			free(t->held);
 			t->held = NULL;

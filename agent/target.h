@@ -76,10 +76,18 @@ int target_write(const struct target *t, uint64_t addr, const void *buf, size_t 
 /* ---- ptrace.c ---- */
 
 /*
- * Runs fn(arg) in the target's tracer thread. ptrace belongs to a thread; when a stop does not come in time, only the
- * end of the tracer can let go of the thread, so after -ETIMEDOUT the tracer is ended and a new one started.
+ * Runs fn(arg) in the target's tracer, a process that shares our memory and of our descriptors has t->mem and t->pidfd:
+ * others it takes by tracer_fd(). We wait meanwhile; it goes on to the end when we are killed. A thread that does not
+ * stop in time can be let go of only by the end of the tracer, so after -ETIMEDOUT a new one is started. -ECHILD: the
+ * tracer was killed.
  */
 int tracer_run(struct target *t, int (*fn)(struct target *t, void *arg), void *arg);
+/* In the tracer: is who asked for this gone? */
+bool tracer_is_orphan(const struct target *t);
+/* In the tracer: to run before all ordinary tasks while a thread stands still because of us. */
+void tracer_hurry(struct target *t, bool hurry);
+/* In the tracer: a copy of the daemon's descriptor, or -errno. */
+int tracer_fd(const struct target *t, int fd);
 void tracer_end(struct target *t);
 
 struct stopped {

@@ -448,6 +448,22 @@ int BPF_PROG(process_exec, struct task_struct *task)
 	return 0;
 }
 
+#define SIGNAL_GROUP_EXIT 4 /* include/linux/sched/signal.h */
+
+/* The end of a whole process is seen by its pidfd. */
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(thread_exit, struct task_struct *task)
+{
+	__s32 tgid;
+
+	if (task->pid != task->tgid || task->signal->live.counter <= 0 || (task->signal->flags & SIGNAL_GROUP_EXIT))
+		return 0;
+	tgid = ns_tgid(task);
+	if (bpf_map_lookup_elem(&watched, &tgid))
+		send(OBS_REC_LEADER, tgid, 0);
+	return 0;
+}
+
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child)
 {

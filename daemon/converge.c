@@ -648,6 +648,23 @@ void converge__evict(struct engine *e, struct host *h)
 	state__save(e->groups, &e->hosts);
 }
 
+void converge__leader_gone(struct engine *e, pid_t pid)
+{
+	struct host *h = hosts__find(&e->hosts, pid);
+
+	if (!h || !h->injected || procfs_start_time(pid) != h->start_time)
+		return;
+	for (struct group *g = e->groups; g; g = g->next) {
+		if (!host__lodging(h, g))
+			continue;
+		g->retry_at = 0;
+		g->attempts = 0;
+		g->tool->dirty_at = now_ns();
+	}
+	converge__evict(e, h);
+	changed(e);
+}
+
 void converge__drop_all(struct engine *e)
 {
 	while (e->groups)

@@ -50,6 +50,12 @@ uint64_t converge__run(struct engine *e);
 int converge__handback_tool(struct engine *e, struct tool *t, bool force, char *err, size_t err_size);
 /* The process may not carry the agent any longer: its groups are handed back, and taken over again without it. */
 void converge__evict(struct engine *e, struct host *h);
+/*
+ * The main thread of a process has ended. The uprobes that hold our places are limited to the process by that thread
+ * (uprobe_perf_filter() in kernel/trace/trace_uprobe.c compares its mm): the kernel takes their int3s away when it
+ * meets them next. So the process goes back to the kernel.
+ */
+void converge__leader_gone(struct engine *e, pid_t pid);
 void converge__drop_all(struct engine *e);
 
 #endif

@@ -171,14 +171,13 @@ struct host *hosts__get(struct hosts *hs, pid_t pid)
 
 /* ---- who maps a file ---- */
 
-bool host__maps_file(pid_t pid, uint64_t dev, uint64_t ino)
+static bool lists_file(const char *maps, uint64_t dev, uint64_t ino, bool *is_empty)
 {
-	char path[64], line[PATH_MAX + 128];
+	char line[PATH_MAX + 128];
 	bool found = false;
 	FILE *f;
 
-	snprintf(path, sizeof(path), "/proc/%d/maps", pid);
-	f = fopen(path, "re");
+	f = fopen(maps, "re");
 	if (!f)
 		return false;
 	setvbuf(f, NULL, _IOFBF, 65536);
@@ -187,11 +186,42 @@ bool host__maps_file(pid_t pid, uint64_t dev, uint64_t ino)
 		unsigned long long inode;
 		char perms[8];
 
+		*is_empty = false;
 		if (sscanf(line, "%*x-%*x %7s %*x %x:%x %llu", perms, &major_nr, &minor_nr, &inode) == 4)
 			found = perms[2] == 'x' && inode == ino && (!dev || dev == makedev(major_nr, minor_nr));
 	}
 	fclose(f);
 	return found;
+}
+
+/* A main thread that has ended has no memory; another thread of the process has. */
+static bool thread_maps_file(pid_t pid, uint64_t dev, uint64_t ino)
+{
+	char path[PATH_MAX];
+	bool found = false, is_empty = true;
+	struct dirent *e;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", pid);
+	dir = opendir(path);
+	while (dir && is_empty && (e = readdir(dir))) {
+		snprintf(path, sizeof(path), "/proc/%d/task/%s/maps", pid, e->d_name);
+		if (e->d_name[0] != '.')
+			found = lists_file(path, dev, ino, &is_empty);
+	}
+	if (dir)
+		closedir(dir);
+	return found;
+}
+
+bool host__maps_file(pid_t pid, uint64_t dev, uint64_t ino)
+{
+	bool is_empty = true, found;
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/maps", pid);
+	found = lists_file(path, dev, ino, &is_empty);
+	return found || (is_empty && thread_maps_file(pid, dev, ino));
 }
 
 void hosts__each_mapping(uint64_t dev, uint64_t ino, void (*cb)(pid_t pid, void *arg), void *arg)

@@ -141,6 +141,8 @@ static int attach_all(struct observer *o, char *err, size_t err_size)
 
 	if (!ret)
 		ret = attach_program(o, o->skel->progs.process_fork, err, err_size);
+	if (!ret)
+		ret = attach_program(o, o->skel->progs.thread_exit, err, err_size);
 	if (ret)
 		return ret;
 	if (o->hook == BPF_HOOK_TRACEPOINT)
@@ -184,6 +186,8 @@ static int on_record(void *arg, void *data, size_t size)
 		return queue_event(o, OBS_CHANGED, rec->tgid, 0);
 	case OBS_REC_EXEC:
 		return queue_event(o, OBS_EXEC, rec->tgid, 0);
+	case OBS_REC_LEADER:
+		return queue_event(o, OBS_LEADER, rec->tgid, 0);
 	case OBS_REC_FORK:
 		return queue_event(o, OBS_FORK, rec->tgid, rec->arg);
 	}

@@ -69,10 +69,11 @@ struct obs_scan {
 enum obs_event_kind {
 	OBS_CHANGED = 1, /* something about this process's bpf objects changed: scan again */
 	OBS_EXEC = 2,
-	OBS_EXIT = 3, /* a watched process (see observer__watch) ended */
-	OBS_FORK = 4, /* a watched process forked: child in arg */
-	OBS_LOST = 5, /* ring buffer overflowed: scan everything */
-	OBS_MMAP = 6, /* reserved */
+	OBS_EXIT = 3,	/* a watched process (see observer__watch) ended */
+	OBS_FORK = 4,	/* a watched process forked: child in arg */
+	OBS_LOST = 5,	/* ring buffer overflowed: scan everything */
+	OBS_MMAP = 6,	/* reserved */
+	OBS_LEADER = 7, /* the main thread of a watched process ended, others go on */
 };
 
 struct observer;

@@ -55,6 +55,22 @@ counts() {
 	done
 }
 
+@test "the main thread ends, others go on: the kernel serves them, nothing is lost" {
+	local state
+	for state in kernel userspace; do
+		victim leaderless 2000 3
+		watched "$state" bpftrace "$B/tests/victims/leaderless:work"
+		victim_go
+		sleep 0.5
+		grep -q '^State:.Z' "/proc/$VICTIM/status"
+		"$B/bpftime" explain "$TOOL_PID" >"$SESSION/explained"
+		in_kernel "$TOOL_PID"
+		victim_end
+		exact_tool_end "$TOOL_PID"
+		same "$state" "$(counted "$SESSION/tool")" "$(victim_calls)"
+	done
+}
+
 @test "vfork: children in their parent's memory" {
 	counts bsscount vfork 30
 	counts bpftrace vfork 30

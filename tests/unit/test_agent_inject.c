@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: MIT
 /* Memory is brought into processes that are blocked, busy, filtered or in another namespace, and they do not notice. */
 #include <dirent.h>
+#include <fcntl.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -148,7 +152,7 @@ static void test_seccomp(void **state)
 
 static void test_signals(void **state)
 {
-	char *const argv[] = {"signal", "1500", NULL};
+	char *const argv[] = {"signal", "3000", NULL};
 	struct victim v;
 
 	(void)state;
@@ -157,6 +161,159 @@ static void test_signals(void **state)
 	usleep(100000);
 	in_and_out(v.pid, 300, "5,000 signals a second");
 	assert_true(victim_number(&v, "calls") > 0);
+	assert_int_equal(victim_wait(&v), 0);
+}
+
+/* ---- who injects is killed ---- */
+
+static void inject_until_killed(pid_t pid, int code_fd, int ready)
+{
+	struct agent_error err;
+	struct target *t;
+	int rc = target__open(pid, &t, &err);
+
+	for (int i = 0; !rc; i++) {
+		struct target_mapping m = {code_fd, 4096, PROT_READ | PROT_EXEC, 0};
+
+		rc = target__map(t, &m, 1, &err);
+		if (!rc)
+			rc = target__unmap(t, &m, 1, &err);
+		if (!rc && !i)
+			rc = write(ready, "x", 1) != 1;
+	}
+	fprintf(stderr, "%s\n", err.text);
+	_exit(1);
+}
+
+static int field_of_status(pid_t pid, const char *field)
+{
+	char path[64], line[256];
+	int value = 0;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	f = fopen(path, "re");
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f))
+		if (!strncmp(line, field, strlen(field)))
+			value = atoi(line + strlen(field));
+	fclose(f);
+	return value;
+}
+
+/* Somebody kills the daemon at any moment of an injection, again and again: the target does not notice. */
+static void kill_injectors(char *const argv[], int rounds, const char *end, long want)
+{
+	const uint8_t nothing[] = {0xc3};
+	int code_fd = agent_code_memfd("test-nothing", nothing, sizeof(nothing)), in_the_middle = 0, fds, maps;
+	struct victim v;
+
+	assert_true(code_fd >= 0);
+	assert_int_equal(prctl(PR_SET_CHILD_SUBREAPER, 1), 0);
+	victim_start(&v, argv);
+	fds = count_fds(v.pid);
+	maps = count_maps(v.pid);
+	srand(1);
+	for (int i = 0; i < rounds; i++) {
+		int ready[2], status;
+		pid_t injector;
+		char c;
+
+		assert_int_equal(pipe2(ready, O_CLOEXEC), 0);
+		injector = fork();
+		assert_true(injector >= 0);
+		if (!injector)
+			inject_until_killed(v.pid, code_fd, ready[1]);
+		close(ready[1]);
+		assert_int_equal(read(ready[0], &c, 1), 1);
+		usleep((useconds_t)(rand() % 3000));
+		assert_int_equal(kill(injector, SIGKILL), 0);
+		assert_int_equal(waitpid(injector, &status, 0), injector);
+		assert_true(WIFSIGNALED(status));
+		in_the_middle += field_of_status(v.pid, "TracerPid:") != 0;
+		/* What it left is our child now: its tracer, which ends. */
+		assert_true(waitpid(-1, NULL, __WALL) > 0);
+		assert_int_equal(field_of_status(v.pid, "TracerPid:"), 0);
+		close(ready[0]);
+	}
+	printf("# %s: killed %d times, %d times while a thread was ours\n", argv[1] ? argv[1] : argv[0], rounds,
+	       in_the_middle);
+	assert_true(in_the_middle > rounds / 10);
+	assert_int_equal(count_fds(v.pid), fds);
+	/* A mapping that was finished when its owner was killed stays; what was not finished is gone. */
+	assert_true(count_maps(v.pid) <= maps + rounds);
+	victim_go(&v);
+	assert_int_equal(victim_number(&v, end), want);
+	assert_int_equal(victim_wait(&v), 0);
+	close(code_fd);
+}
+
+static void test_killed(void **state)
+{
+	char *const spin[] = {"steady", "spin", NULL}, *const wait[] = {"steady", "wait", NULL},
+		    *const blocked[] = {"blocked", NULL}, *const seccomp[] = {"seccomp", "1000", NULL},
+		    *const ignores[] = {"steady", "spin", "ignore", NULL};
+
+	(void)state;
+	kill_injectors(spin, 300, "wrong", 0);
+	kill_injectors(ignores, 100, "wrong", 0);
+	kill_injectors(wait, 300, "wrong", 0);
+	kill_injectors(blocked, 100, "disturbed", 0);
+	kill_injectors(seccomp, 100, "calls", 1000);
+}
+
+/* ---- the main thread ends ---- */
+
+static void test_leaderless(void **state)
+{
+	char *const argv[] = {"leaderless", "3000", "2", NULL};
+	struct agent_error err = {""};
+	struct target_mapping m;
+	struct target *again;
+	struct rider rd;
+	struct victim v;
+
+	(void)state;
+	victim_start(&v, argv);
+	rider_start(&rd, &rig, v.pid);
+	victim_go(&v);
+	usleep(200000);
+	assert_true(target__alive(rd.t));
+	m = (struct target_mapping){rd.code_fd, 4096, PROT_READ | PROT_EXEC, 0};
+	for (int i = 0; i < 50; i++) {
+		if (target__map(rd.t, &m, 1, &err) || target__quiesce(rd.t, NULL, 0, 1000, false, &err) ||
+		    target__quiesce(rd.t, NULL, 0, 1000, true, &err))
+			fail_msg("%s", err.text);
+		target__resume(rd.t);
+		if (target__unmap(rd.t, &m, 1, &err))
+			fail_msg("%s", err.text);
+		m.addr = 0;
+	}
+	assert_int_not_equal(target__open(v.pid, &again, &err), 0);
+	assert_non_null(strstr(err.text, "the main thread"));
+	assert_int_equal(victim_number(&v, "calls"), 6000);
+	rider_stop(&rd);
+	assert_int_equal(victim_wait(&v), 0);
+}
+
+static void test_catches_calls(void **state)
+{
+	char *const argv[] = {"dispatch", NULL};
+	const uint8_t nothing[] = {0xc3};
+	struct target_mapping m = {agent_code_memfd("test-nothing", nothing, 1), 4096, PROT_READ | PROT_EXEC, 0};
+	struct agent_error err = {""};
+	struct target *t;
+	struct victim v;
+
+	(void)state;
+	victim_start(&v, argv);
+	assert_int_equal(target__open(v.pid, &t, &err), 0);
+	assert_int_equal(target__map(t, &m, 1, &err), -95 /* EOPNOTSUPP */);
+	assert_non_null(strstr(err.text, "system calls of its own"));
+	target__free(t);
+	close(m.fd);
+	victim_go(&v);
+	assert_int_equal(victim_number(&v, "calls"), 0);
 	assert_int_equal(victim_wait(&v), 0);
 }
 
@@ -180,8 +337,9 @@ static void test_refused(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_blocked), cmocka_unit_test(test_hot),	cmocka_unit_test(test_seccomp),
-		cmocka_unit_test(test_signals), cmocka_unit_test(test_refused),
+		cmocka_unit_test(test_blocked),	      cmocka_unit_test(test_hot),     cmocka_unit_test(test_seccomp),
+		cmocka_unit_test(test_signals),	      cmocka_unit_test(test_killed),  cmocka_unit_test(test_leaderless),
+		cmocka_unit_test(test_catches_calls), cmocka_unit_test(test_refused),
 	};
 
 	cmocka_set_message_output(CM_OUTPUT_TAP);
