@@ -244,7 +244,7 @@ offloaded_is_exact() {
 	victim calls flags 1 5000
 	SESSION=$top
 	tool_run "$SESSION/tool" bpftrace -e "uprobe:$p:flags_probe {
-		@all[reg(\"flags\"), reg(\"cs\"), reg(\"ss\"), reg(\"orig_rax\")] = count(); @flags = sum(reg(\"flags\")); @n = count(); }"
+		@all[reg(\"flags\"), reg(\"cs\"), reg(\"ss\")] = count(); @flags = sum(reg(\"flags\")); @n = count(); }"
 	offloaded "$TOOL_PID"
 	"$B/bpftime" handback "$TOOL_PID"
 	in_kernel "$TOOL_PID"
