@@ -172,7 +172,7 @@ static void test_at_the_same_time(void **state)
 		assert_int_equal(status, 0);
 	}
 	assert_int_equal(s->both, 0);
-	assert_true(s->taken >= ROUNDS);
+	assert_true(s->taken > 0);
 	munmap(s, sizeof(*s));
 }
 
@@ -184,6 +184,7 @@ int main(void)
 		cmocka_unit_test(test_at_the_same_time),
 	};
 
+	cmocka_set_message_output(CM_OUTPUT_TAP);
 	if (geteuid()) {
 		puts("1..0 # SKIP needs root");
 		return 0;
