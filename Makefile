@@ -1,7 +1,7 @@
 # bpftimed: `make` builds into build/, `make check` tests, `make demo` shows, `make bench` measures, `make install`.
 # Each folder names its own parts in FOLDER/module.mk; this file has the rules.
 
-B       ?= build
+B       ?= $(if $(SANITIZE),build-sanitize,build)
 PREFIX  ?= /usr
 DESTDIR ?=
 V       ?= 0
@@ -26,7 +26,6 @@ CFLAGS   += -std=gnu11 -fno-strict-aliasing $(WARN)
 LDFLAGS  +=
 
 ifneq ($(SANITIZE),)
-B        := build-sanitize
 CFLAGS   += -fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=undefined
 LDFLAGS  += -fsanitize=$(SANITIZE)
 endif

@@ -98,6 +98,7 @@ static void remove_tool(struct engine *e, struct tool *t)
 	}
 	if (!hosts__find(&e->hosts, t->pid))
 		observer__unwatch(e->observer, t->pid);
+	claims__drop_tool(e->claims, t->pid);
 	free(t);
 }
 
@@ -228,11 +229,50 @@ static void set_reasons(struct group *g)
 		snprintf(g->probe[i]->reason, sizeof(g->probe[i]->reason), "%s", g->reason);
 }
 
+/* All its programs, not the group's only: a tool is served by one bpftimed. */
+static int claim_tool(struct engine *e, struct group *g)
+{
+	uint32_t *prog_ids = NULL;
+	size_t n = 0;
+	int err;
+
+	for (const struct probe *p = e->probes; p; p = p->next)
+		n += p->tool == g->tool;
+	prog_ids = calloc(n ? n : 1, sizeof(*prog_ids));
+	if (!prog_ids)
+		return -ENOMEM;
+	n = 0;
+	for (const struct probe *p = e->probes; p; p = p->next)
+		if (p->tool == g->tool)
+			prog_ids[n++] = p->o.prog_id;
+	err = claims__take_tool(e->claims, g->tool->pid, prog_ids, n, g->reason, sizeof(g->reason));
+	free(prog_ids);
+	return err;
+}
+
+/* Something was made for this tool, if not taken over; else another bpftimed may try. */
+static bool is_worked_on(const struct engine *e, const struct tool *t)
+{
+	for (const struct group *g = e->groups; g; g = g->next)
+		if (g->tool == t && g->built)
+			return true;
+	return false;
+}
+
+/* Another bpftimed has the tool or its target: when that one ends we come again. */
+static void watch_rival(struct engine *e, struct tool *t)
+{
+	pid_t rival = claims__rival(e->claims);
+
+	if (rival && !observer__watch(e->observer, rival))
+		t->rival = rival;
+}
+
 static int try_takeover(struct engine *e, struct group *g)
 {
-	int err = 0;
+	int err = claim_tool(e, g);
 
-	if (!g->n_progs)
+	if (!err && !g->n_progs)
 		err = group__plan(g, e->observer);
 	if (!err)
 		err = group__build(g, e->worker);
@@ -255,20 +295,19 @@ static int try_takeover(struct engine *e, struct group *g)
 			passing && g->attempts < RETRY_MAX ? now_ns() + (RETRY_FIRST_NS << g->attempts) : UINT64_MAX;
 		log_info("%s (%d): stays in the kernel: %s", g->tool->comm, g->tool->pid, g->reason);
 	}
+	if (err && !is_worked_on(e, g->tool))
+		claims__drop_tool(e->claims, g->tool->pid);
+	watch_rival(e, g->tool);
 	set_reasons(g);
 	return err;
 }
 
 /* ---- scans ---- */
 
-/* Another bpftimed, with a runtime folder of its own: what it attaches is not a tool's, and looking at it would wake it
- * in turn. */
-static bool is_daemon(pid_t pid)
+/* What a bpftimed attaches is not a tool's, and looking at another one would wake it in turn. */
+static bool is_daemon(const struct engine *e, pid_t pid)
 {
-	char comm[16];
-
-	procfs_comm(pid, comm, sizeof(comm));
-	return pid == getpid() || !strcmp(comm, "bpftimed");
+	return pid == getpid() || claims__is_daemon(e->claims, pid);
 }
 
 static struct probe *find_probe(struct engine *e, const struct obs_probe *o)
@@ -355,6 +394,8 @@ static void remove_unseen(struct engine *e, const struct tool *t)
 
 static void take_scan(struct engine *e, struct tool *only, const struct obs_scan *scan)
 {
+	pid_t daemon = 0; /* one that was recognised: it may have many probes */
+
 	for (struct probe *p = e->probes; p; p = p->next)
 		if (!only || p->tool == only)
 			p->seen = false;
@@ -368,9 +409,13 @@ static void take_scan(struct engine *e, struct tool *only, const struct obs_scan
 			continue;
 		}
 		if (!o->enabled || !o->prog_id || (o->kind != PROBE_UPROBE && o->kind != PROBE_URETPROBE) ||
-		    is_daemon(o->tool))
+		    o->tool == daemon)
 			continue;
 		t = engine__tool(e, o->tool);
+		if (!t && is_daemon(e, o->tool)) {
+			daemon = o->tool;
+			continue;
+		}
 		if (!t)
 			t = add_tool(e, o->tool);
 		if (!t)
@@ -417,7 +462,7 @@ void converge__hint(struct engine *e, pid_t pid)
 {
 	struct tool *t = engine__tool(e, pid);
 
-	if (!t && is_daemon(pid))
+	if (!t && is_daemon(e, pid))
 		return;
 	if (!t)
 		t = add_tool(e, pid);
@@ -463,6 +508,16 @@ void converge__host_gone(struct engine *e, pid_t pid)
 		observer__unwatch(e->observer, pid);
 	hosts__forget(&e->hosts, h);
 	changed(e);
+}
+
+void converge__rival_gone(struct engine *e, pid_t pid)
+{
+	for (struct tool *t = e->tools; t; t = t->next) {
+		if (t->rival != pid)
+			continue;
+		t->rival = 0;
+		t->dirty_at = now_ns();
+	}
 }
 
 /* A child inherits the patched bytes; it gets back what the kernel would have left in it. */

@@ -55,6 +55,7 @@ static void on_observed(void *arg, enum obs_event_kind kind, pid_t pid, pid_t ar
 	case OBS_EXIT:
 		converge__tool_gone(e, pid);
 		converge__host_gone(e, pid);
+		converge__rival_gone(e, pid);
 		break;
 	case OBS_FORK:
 		converge__host_forked(e, pid, arg2);
@@ -98,11 +99,17 @@ static int start(struct engine *e, const struct engine_opts *opts, char *err, si
 	ret = pins__open(opts->runtime_dir, err, err_size);
 	if (ret)
 		return ret;
+	ret = claims__new(&e->claims, err, err_size);
+	if (ret)
+		return ret;
 	ret = guard__start(opts->runtime_dir, err, err_size);
 	if (ret)
 		return ret;
 	state__open(opts->runtime_dir);
 	recover_state();
+	ret = claims__pin(e->claims, err, err_size);
+	if (ret)
+		return ret;
 	ret = observer__new(&e->observer, on_observed, e, err, err_size);
 	if (ret)
 		return ret;
@@ -112,7 +119,7 @@ static int start(struct engine *e, const struct engine_opts *opts, char *err, si
 	ret = carriers__pin(e->carriers, pins__dir(), err, err_size);
 	if (ret)
 		return ret;
-	ret = hosts__init(&e->hosts, e->policy, err, err_size);
+	ret = hosts__init(&e->hosts, e->policy, e->claims, err, err_size);
 	if (ret)
 		return ret;
 	e->sw = (struct switcher){
@@ -167,6 +174,7 @@ void engine__free(struct engine *e)
 	carriers__free(e->carriers);
 	observer__free(e->observer);
 	vm_worker__free(e->worker);
+	claims__free(e->claims);
 	guard__stop();
 	pins__close();
 	state__remove();

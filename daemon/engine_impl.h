@@ -6,6 +6,7 @@
 #include <limits.h>
 #include <systemd/sd-event.h>
 
+#include "daemon/claims.h"
 #include "daemon/engine.h"
 #include "daemon/hosts.h"
 #include "daemon/khalf.h"
@@ -23,6 +24,7 @@ struct engine {
 	struct observer *observer;
 	struct vm_worker *worker;
 	struct carriers *carriers;
+	struct claims *claims;
 	struct hosts hosts;
 	struct switcher sw;
 	struct tool *tools;
@@ -44,6 +46,7 @@ void converge__hint(struct engine *e, pid_t pid); /* something about this proces
 void converge__everything(struct engine *e);	  /* look at the whole host again */
 void converge__tool_gone(struct engine *e, pid_t pid);
 void converge__host_gone(struct engine *e, pid_t pid); /* ended, or executed another program */
+void converge__rival_gone(struct engine *e, pid_t pid);
 void converge__host_forked(struct engine *e, pid_t pid, pid_t child);
 /* Does what is due; returns CLOCK_MONOTONIC ns at which to come back, or 0. */
 uint64_t converge__run(struct engine *e);

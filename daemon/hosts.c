@@ -13,6 +13,7 @@
 
 #include "agent/counters.h"
 #include "agent/service.h"
+#include "daemon/claims.h"
 #include "daemon/kernel_features.h"
 #include "daemon/pins.h"
 #include "daemon/procfs.h"
@@ -31,7 +32,7 @@ static int load_noop(void)
 	return fd < 0 ? -errno : fd;
 }
 
-int hosts__init(struct hosts *hs, const struct policy *policy, char *err, size_t err_size)
+int hosts__init(struct hosts *hs, const struct policy *policy, struct claims *claims, char *err, size_t err_size)
 {
 	struct agent_error why = {""};
 	struct kernel_features kernel;
@@ -39,7 +40,7 @@ int hosts__init(struct hosts *hs, const struct policy *policy, char *err, size_t
 
 	kernel_features__probe(&kernel);
 	agent_kernel_preempts_itself(kernel.preempt != PREEMPT_MODE_NONE && kernel.preempt != PREEMPT_MODE_VOLUNTARY);
-	*hs = (struct hosts){.policy = policy, .noop_prog_fd = -1};
+	*hs = (struct hosts){.policy = policy, .claims = claims, .noop_prog_fd = -1};
 	ret = agent_image__new(&hs->image, &why);
 	if (!ret)
 		ret = agent_service__new(&hs->service, hs->image, &why);
@@ -73,6 +74,7 @@ static void host__free(struct hosts *hs, struct host *h)
 		agent_service__remove(hs->service, h->pid);
 	if (h->target)
 		target__free(h->target);
+	claims__drop_target(hs->claims, h->pid);
 	if (h->arena)
 		munmap(h->arena, PAGE_ROUND(sizeof(*h->arena)));
 	pins__drop(PIN_HOST, h->pid, (unsigned long long)h->start_time);
@@ -252,8 +254,10 @@ struct lodging *host__lodging(const struct host *h, const struct group *g)
 
 static int inject(struct hosts *hs, struct host *h, struct agent_error *err)
 {
-	int ret;
+	int ret = claims__take_target(hs->claims, h->pid, err->text, sizeof(err->text));
 
+	if (ret)
+		return ret;
 	h->arena_fd = agent_service__new_arena(hs->service, err);
 	if (h->arena_fd < 0)
 		return h->arena_fd;

@@ -10,16 +10,18 @@
 #include "daemon/policy.h"
 
 struct agent_service; /* agent/service.h */
+struct claims;
 
 struct hosts {
 	struct host *list;
 	struct agent_image *image;
 	struct agent_service *service;
 	const struct policy *policy;
+	struct claims *claims;
 	int noop_prog_fd;
 };
 
-int hosts__init(struct hosts *hs, const struct policy *policy, char *err, size_t err_size);
+int hosts__init(struct hosts *hs, const struct policy *policy, struct claims *claims, char *err, size_t err_size);
 /* Lets go of every process; their sites must be closed and quiescent. */
 void hosts__fini(struct hosts *hs);
 

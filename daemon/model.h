@@ -46,6 +46,7 @@ struct tool {
 	char refusal[REASON_SIZE]; /* why no probe of this tool is offloaded, or empty */
 	struct timespec since;	   /* CLOCK_REALTIME when it was first seen */
 	uint64_t dirty_at;	   /* CLOCK_MONOTONIC ns of the last hint; 0: clean */
+	pid_t rival;		   /* the bpftimed that serves it, or its target, instead of us; 0: none does */
 	bool seen;		   /* scratch of a scan */
 };
 

@@ -33,8 +33,9 @@ void pins__clear(void);
 
 /* ---- names ---- */
 
-#define PIN_GROUP "group-%u-arena"     /* group id */
-#define PIN_KHALF "group-%u-khalf-%u"  /* group id, probe */
-#define PIN_HOST  "host-%d-%llu-arena" /* pid, start time */
+#define PIN_CLAIMS "claims"
+#define PIN_GROUP  "group-%u-arena"	/* group id */
+#define PIN_KHALF  "group-%u-khalf-%u"	/* group id, probe */
+#define PIN_HOST   "host-%d-%llu-arena" /* pid, start time */
 
 #endif

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static int read_file(pid_t pid, const char *name, char *buf, size_t size)
@@ -103,4 +104,33 @@ pid_t procfs_tracer(pid_t pid)
 	unsigned long value;
 
 	return status_field(pid, "\nTracerPid:", &value) ? 0 : (pid_t)value;
+}
+
+pid_t procfs_parent(pid_t pid)
+{
+	unsigned long value;
+
+	return status_field(pid, "\nPPid:", &value) ? 0 : (pid_t)value;
+}
+
+pid_t procfs_innermost_pid(pid_t pid)
+{
+	char buf[4096], *p;
+	long value = 0;
+
+	if (read_file(pid, "status", buf, sizeof(buf)))
+		return 0;
+	p = strstr(buf, "\nNSpid:");
+	for (p = p ? p + strlen("\nNSpid:") : NULL; p && *p == '\t';)
+		value = strtol(p + 1, &p, 10);
+	return (pid_t)value;
+}
+
+uint32_t procfs_pid_ns(pid_t pid)
+{
+	char path[64];
+	struct stat st;
+
+	snprintf(path, sizeof(path), "/proc/%d/ns/pid", pid);
+	return stat(path, &st) ? 0 : (uint32_t)st.st_ino;
 }

@@ -13,5 +13,8 @@ void procfs_comm(pid_t pid, char *comm, size_t size);
 void procfs_exe(pid_t pid, char *exe, size_t size); /* empty when it cannot be told */
 int procfs_uid(pid_t pid, uid_t *uid);		    /* real */
 pid_t procfs_tracer(pid_t pid);			    /* 0: nobody */
+pid_t procfs_parent(pid_t pid);			    /* 0: none, or no such process */
+pid_t procfs_innermost_pid(pid_t pid);		    /* as the process knows itself; 0: no such process */
+uint32_t procfs_pid_ns(pid_t pid);		    /* inode of the PID namespace that knows it so, or 0 */
 
 #endif

@@ -15,7 +15,7 @@ PROVE	  ?= prove $(if $(filter 0,$(V)),,--verbose)
 test-programs: all $(UNIT) $(VICTIMS) $(TEST_PROGRAMS) $(B)/tests/reap
 
 check: test-programs
-	@B=$(abspath $(B)) $(PROVE) --exec tests/run-tap $(TESTS)
+	@B=$(abspath $(B)) SANITIZE=$(SANITIZE) $(PROVE) --exec tests/run-tap $(TESTS)
 
 .PHONY: test-programs
 

@@ -155,6 +155,31 @@ void rig_stop(struct rig *r)
 	close(r->noop_fd);
 }
 
+static struct rig *group_rig;
+
+static int start_group(void **state)
+{
+	rig_start(group_rig);
+	return 0;
+}
+
+static int stop_group(void **state)
+{
+	rig_stop(group_rig);
+	return 0;
+}
+
+int rig_tests(struct rig *r, const char *name, const struct CMUnitTest *tests, size_t n)
+{
+	cmocka_set_message_output(CM_OUTPUT_TAP);
+	if (geteuid()) {
+		puts("1..0 # SKIP needs root");
+		return 0;
+	}
+	group_rig = r;
+	return _cmocka_run_group_tests(name, tests, n, start_group, stop_group);
+}
+
 /* ---- a target ---- */
 
 /* u64 fn(regs, env): lock incq (env->arena + imm32); xor eax,eax; ret. 32 bytes each. */

@@ -36,6 +36,10 @@ struct rig {
 void rig_start(struct rig *r);
 void rig_stop(struct rig *r);
 
+struct CMUnitTest; /* cmocka.h */
+/* What main() of a test with one rig for all its tests returns. Skips them all when it is not run by root. */
+int rig_tests(struct rig *r, const char *name, const struct CMUnitTest *tests, size_t n);
+
 /* ---- a target ---- */
 
 #define GROUP_HITS_OFF	SHM_HDR_SIZE

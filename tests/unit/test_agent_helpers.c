@@ -33,20 +33,6 @@ struct found {
 	char in_long[600];
 };
 
-static int start_rig(void **state)
-{
-	(void)state;
-	rig_start(&rig);
-	return 0;
-}
-
-static int stop_rig(void **state)
-{
-	(void)state;
-	rig_stop(&rig);
-	return 0;
-}
-
 #define MAX_INSNS 128
 struct prog {
 	struct bpf_insn i[MAX_INSNS];
@@ -228,10 +214,5 @@ int main(void)
 		cmocka_unit_test(test_helpers_under_seccomp),
 	};
 
-	cmocka_set_message_output(CM_OUTPUT_TAP);
-	if (geteuid()) {
-		puts("1..0 # SKIP needs root");
-		return 0;
-	}
-	return cmocka_run_group_tests_name("agent_helpers", tests, start_rig, stop_rig);
+	return rig_tests(&rig, "agent_helpers", tests, sizeof(tests) / sizeof(tests[0]));
 }
