@@ -6,6 +6,8 @@
  * and maps opened by id are all seen. A mirrored map is known by its address: the daemon holds the map, so that no
  * other object can have it; that the file is a map at all is known by its operations, learnt once from a map of the
  * daemon.
+ *
+ * Calls that change something are met again at their end: the carrier has noted them.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_core_read.h>
@@ -31,10 +33,17 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
-	__uint(max_entries, CARRY_MAX);
+	__uint(max_entries, 2 * CARRY_MAX); /* the second half: for the exit */
 	__uint(key_size, 4);
 	__uint(value_size, 4);
 } carriers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, CARRY_CALLS);
+	__type(key, __u64); /* pid_tgid */
+	__type(value, struct carry_call);
+} calls SEC(".maps");
 
 /* For who comes after the daemon. */
 struct {
@@ -121,6 +130,17 @@ int carry_enter(struct trace_event_raw_sys_enter *ctx)
 	place = bpf_map_lookup_elem(&carried, &key);
 	if (place && permitted(file, map, need))
 		bpf_tail_call(ctx, &carriers, *place);
+	return 0;
+}
+
+SEC("tracepoint/syscalls/sys_exit_bpf")
+int carry_exit(struct trace_event_raw_sys_exit *ctx)
+{
+	__u64 caller = bpf_get_current_pid_tgid();
+	struct carry_call *call = bpf_map_lookup_elem(&calls, &caller);
+
+	if (call)
+		bpf_tail_call(ctx, &carriers, CARRY_MAX + call->place);
 	return 0;
 }
 
