@@ -1200,19 +1200,15 @@ static __always_inline int serve(struct scratch *s, const struct carry_attr *a)
 	return 0;
 }
 
-/* Behind a tail call from carry_enter, in its place. */
-SEC("tracepoint/syscalls/sys_enter_bpf")
-int carry(struct trace_event_raw_sys_enter *ctx)
+static __always_inline int enter_call(struct scratch *s, struct trace_event_raw_sys_enter *ctx)
 {
-	struct scratch *s = the_scratch();
 	struct carry_attr a = {};
 	__u64 size = ctx->args[2];
 
 	if (size > sizeof(a))
 		size = sizeof(a);
-	if (!s || bpf_probe_read_user(&a, size, (void *)ctx->args[1]))
+	if (bpf_probe_read_user(&a, size, (void *)ctx->args[1]))
 		return 0;
-	s->until = bpf_ktime_get_ns() + PATIENCE_NS;
 	__builtin_memset(&s->call, 0, sizeof(s->call));
 	s->call.place = carry_place;
 	s->call.cmd = (__u32)ctx->args[0];
@@ -1220,29 +1216,40 @@ int carry(struct trace_event_raw_sys_enter *ctx)
 	return serve(s, &a);
 }
 
-/* Behind a tail call from carry_exit: only calls that were noted. */
-SEC("tracepoint/syscalls/sys_exit_bpf")
-int carry_leave(struct trace_event_raw_sys_exit *ctx)
+static __always_inline int leave_call(struct scratch *s, const struct carry_call *call, long ret)
+{
+	s->call = *call;
+	switch (s->call.cmd) {
+	case BPF_MAP_LOOKUP_AND_DELETE_BATCH:
+	case BPF_MAP_UPDATE_BATCH:
+	case BPF_MAP_DELETE_BATCH:
+		leave_batch(s, ret);
+		break;
+	default:
+		leave_one(s, ret);
+	}
+	settle();
+	let_go();
+	return 0;
+}
+
+/*
+ * Behind a tail call from carry_enter or carry_exit, in its place: one program, because the kernel takes its time to
+ * verify it. A call that has been noted is at its exit.
+ */
+SEC("tracepoint/syscalls/sys_enter_bpf")
+int carry(struct trace_event_raw_sys_enter *ctx)
 {
 	__u64 caller = bpf_get_current_pid_tgid();
 	struct carry_call *call = bpf_map_lookup_elem(&carry_calls, &caller);
 	struct scratch *s = the_scratch();
 
-	if (!s || !call)
+	if (!s)
 		return 0;
-	s->call = *call;
 	s->until = bpf_ktime_get_ns() + PATIENCE_NS;
-	switch (s->call.cmd) {
-	case BPF_MAP_LOOKUP_AND_DELETE_BATCH:
-	case BPF_MAP_UPDATE_BATCH:
-	case BPF_MAP_DELETE_BATCH:
-		leave_batch(s, ctx->ret);
-		break;
-	default:
-		leave_one(s, ctx->ret);
-	}
-	settle();
-	let_go();
+	if (!call)
+		return enter_call(s, ctx);
+	leave_call(s, call, *(long *)((void *)ctx + offsetof(struct trace_event_raw_sys_exit, ret)));
 	bpf_map_delete_elem(&carry_calls, &caller);
 	return 0;
 }

@@ -33,7 +33,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
-	__uint(max_entries, 2 * CARRY_MAX); /* the second half: for the exit */
+	__uint(max_entries, CARRY_MAX);
 	__uint(key_size, 4);
 	__uint(value_size, 4);
 } carriers SEC(".maps");
@@ -116,7 +116,7 @@ int carry_enter(struct trace_event_raw_sys_enter *ctx)
 	struct bpf_map *map;
 	struct file *file;
 	__u32 fd = 0, *place;
-	__u64 key;
+	__u64 key, caller;
 
 	if (!need || bpf_get_current_pid_tgid() >> 32 == own_tgid)
 		return 0;
@@ -128,8 +128,12 @@ int carry_enter(struct trace_event_raw_sys_enter *ctx)
 	map = BPF_CORE_READ(file, private_data);
 	key = (__u64)map;
 	place = bpf_map_lookup_elem(&carried, &key);
-	if (place && permitted(file, map, need))
-		bpf_tail_call(ctx, &carriers, *place);
+	if (!place || !permitted(file, map, need))
+		return 0;
+	/* A call that was missed at its exit: this is not that exit. */
+	caller = bpf_get_current_pid_tgid();
+	bpf_map_delete_elem(&calls, &caller);
+	bpf_tail_call(ctx, &carriers, *place);
 	return 0;
 }
 
@@ -140,7 +144,7 @@ int carry_exit(struct trace_event_raw_sys_exit *ctx)
 	struct carry_call *call = bpf_map_lookup_elem(&calls, &caller);
 
 	if (call)
-		bpf_tail_call(ctx, &carriers, CARRY_MAX + call->place);
+		bpf_tail_call(ctx, &carriers, call->place);
 	return 0;
 }
 

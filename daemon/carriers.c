@@ -326,12 +326,11 @@ int carriers__add(struct carriers *c, int tool_map_fd, uint32_t tool_map_id, int
 {
 	int places = bpf_map__fd(c->hook->maps.carriers);
 	struct carrier k = {0};
-	uint32_t place = 0, exit_place;
-	int ret, prog_fd, exit_fd;
+	uint32_t place = 0;
+	int ret, prog_fd;
 
 	while (place < CARRY_MAX && c->carrier[place].skel)
 		place++;
-	exit_place = CARRY_MAX + place;
 	if (place == CARRY_MAX)
 		return fail(err, err_size, -ENOSPC, "map %u: already %u maps are mirrored", tool_map_id, CARRY_MAX);
 	if (!is_mirrored(g))
@@ -362,9 +361,7 @@ int carriers__add(struct carriers *c, int tool_map_fd, uint32_t tool_map_id, int
 		}
 	}
 	prog_fd = bpf_program__fd(k.skel->progs.carry);
-	exit_fd = bpf_program__fd(k.skel->progs.carry_leave);
-	if (bpf_map_update_elem(places, &exit_place, &exit_fd, BPF_ANY) ||
-	    bpf_map_update_elem(places, &place, &prog_fd, BPF_ANY)) {
+	if (bpf_map_update_elem(places, &place, &prog_fd, BPF_ANY)) {
 		ret = fail(err, err_size, -errno, "map %u: cannot put its carrier in place: %s", tool_map_id,
 			   strerror(errno));
 		goto err_place;
@@ -380,7 +377,6 @@ int carriers__add(struct carriers *c, int tool_map_fd, uint32_t tool_map_id, int
 
 err_place:
 	bpf_map_delete_elem(places, &place);
-	bpf_map_delete_elem(places, &exit_place);
 	if (c->n == 0)
 		hook_detach(c);
 err_skel:
@@ -435,7 +431,7 @@ int carriers__enable(struct carriers *c, int handle, bool on)
 
 int carriers__remove(struct carriers *c, int handle)
 {
-	uint32_t place = (uint32_t)handle, exit_place = CARRY_MAX + place;
+	uint32_t place = (uint32_t)handle;
 	struct carrier *k;
 	int ret;
 
@@ -444,9 +440,8 @@ int carriers__remove(struct carriers *c, int handle)
 	k = &c->carrier[handle];
 	bpf_map_delete_elem(bpf_map__fd(c->hook->maps.known), &k->map);
 	bpf_map_delete_elem(bpf_map__fd(c->hook->maps.carried), &k->map);
-	bpf_map_delete_elem(bpf_map__fd(c->hook->maps.carriers), &place);
 	calls_wait(c, place);
-	bpf_map_delete_elem(bpf_map__fd(c->hook->maps.carriers), &exit_place);
+	bpf_map_delete_elem(bpf_map__fd(c->hook->maps.carriers), &place);
 	if (--c->n == 0)
 		hook_detach(c);
 	ret = wait_for_programs(c);
