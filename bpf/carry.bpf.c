@@ -632,7 +632,7 @@ once int hold(void)
 		return 0;
 	w.until = s->until;
 	bpf_loop(MAX_WAIT, try_hold, &w, 0);
-	return (int)w.free;
+	return w.free != 0;
 }
 
 once int note(void)
@@ -908,6 +908,7 @@ static __always_inline int batch_change(struct scratch *s, __u32 count)
 	bpf_loop(count < MAX_BATCH ? count : MAX_BATCH, batch_at_entry, NULL, 0);
 	/* What could not be read here is done at the exit. */
 	s->call.late = 1;
+	s->call.planned = count;
 	return note();
 }
 
@@ -976,6 +977,7 @@ static __always_inline int drain(struct scratch *s, __u64 in_batch, __u32 count)
 
 	if (s->call.flags || !count || !shm_is_hash(geo()))
 		return 0;
+	s->call.planned = count;
 	if (!hold() || (in_batch && bpf_probe_read_user(&d.first, sizeof(d.first), (void *)in_batch))) {
 		note_late(s);
 		return 0;
@@ -1040,7 +1042,8 @@ static long put_back_one(struct bpf_map *map, const void *key, void *value, void
 	return 0;
 }
 
-/* Are the values of the key what the caller was given? Then value_left is 0. */
+/* What is left of a value of which the caller was given his part; 0: nothing. In a plain map: is it what he was given?
+ */
 once __u64 value_left(__u64 off)
 {
 	struct scratch *s = the_scratch();
@@ -1133,7 +1136,8 @@ static __always_inline void leave_batch(struct scratch *s, long ret)
 	if (s->call.cmd == BPF_MAP_LOOKUP_AND_DELETE_BATCH && !s->call.late) {
 		if ((ret && ret != -SHM_ENOENT) || n != s->call.planned)
 			bpf_for_each_map_elem(&carry_tool, put_back_one, NULL, 0);
-	} else if (n > s->call.done) {
+	} else if (n > s->call.done && (!ret || ret == -SHM_ENOENT || n < s->call.planned)) {
+		/* After other failures the number can be the caller's own still. */
 		bpf_loop(n - s->call.done, late_element, NULL, 0);
 	}
 }

@@ -37,7 +37,7 @@ struct carry_call {
 	unsigned int late;	  /* nothing is done yet: to be done when the kernel has done it */
 	unsigned int done;	  /* batch: elements that the arena has already */
 	unsigned int bucket, end; /* batch that moves out: buckets of the tool's map that have been emptied into it, */
-	unsigned int planned;	  /* and how many entries that was */
+	unsigned int planned;	  /* and how many entries that was; otherwise what the caller asked for */
 	unsigned int pad;
 	unsigned long long uattr;      /* the caller's attributes, */
 	unsigned long long key, value; /* and of these what the command uses */
