@@ -225,7 +225,8 @@ once __u64 hash_of_key(void)
 /* Out of the arena, and into the tool's map: there it is found and deleted by the kernel. -SHM_ENOENT: no such key. */
 static __always_inline long move_out(void)
 {
-	__u64 off = take();
+	struct scratch *s = the_scratch();
+	__u64 off = s ? take(s) : 0;
 
 	if (!off)
 		return -SHM_ENOENT;
@@ -521,9 +522,10 @@ once int subtract(__u64 off, __u64 from)
 /* The kernel has handed out and deleted this: out of the arena with it, but not with what has come since. */
 once int move_out_late(__u64 key, __u64 values)
 {
+	struct scratch *s = the_scratch();
 	__u64 off;
 
-	if (read_key(key) || values_unreadable(values)) {
+	if (!s || read_key(key) || values_unreadable(values)) {
 		__sync_fetch_and_add(&missed, 1);
 		return 0;
 	}
@@ -534,8 +536,8 @@ once int move_out_late(__u64 key, __u64 values)
 		subtract(off, values);
 	if (value_left(off))
 		return 0;
-	take();
-	take_end();
+	if (take(s))
+		take_end();
 	return 0;
 }
 

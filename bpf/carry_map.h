@@ -24,6 +24,7 @@
 #include "shm-runtime/shm_map.h"
 
 #define MAX_SPINS  20000
+#define MAX_TRIES  4
 #define MAX_COPIES 3 /* attempts at a copy during which nobody reuses the node */
 
 #define PATIENCE_NS 10000000ull	 /* for who holds the map, in one call */
@@ -182,12 +183,23 @@ once __u64 find(void)
 	return s && arena ? shm_value_off(arena, geo(), s->key, 0) : 0;
 }
 
-once long arena_update(__u64 flags)
+once long try_update(__u64 flags)
 {
 	struct scratch *s = the_scratch();
 	void *arena = the_arena();
 
 	return s && arena ? shm_map_update(arena, geo(), s->key, s->value, flags, 0) : -SHM_EFAULT;
+}
+
+/* A program walks few steps of a chain before it gives up, and while others change the chain it begins again. */
+static __always_inline long arena_update(__u64 flags)
+{
+	long ret = -SHM_EBUSY;
+	int i;
+
+	for (i = 0; i < MAX_TRIES && ret == -SHM_EBUSY; i++)
+		ret = try_update(flags);
+	return ret;
 }
 
 once long arena_delete(void)
@@ -198,17 +210,29 @@ once long arena_delete(void)
 	return s && arena ? shm_map_delete(arena, geo(), s->key) : -SHM_EFAULT;
 }
 
-/* Deletes the entry, but its node is not free before take_end(). Offset of the value of CPU 0, or 0: no such key. */
-once __u64 take(void)
+once long try_take(void)
 {
 	struct scratch *s = the_scratch();
 	void *arena = the_arena();
 	struct shm_taken taken = {};
+	long ret;
 
-	if (!s || !arena || !shm_is_hash(geo()) || shm_map_take(arena, geo(), s->key, &taken))
-		return 0;
+	if (!s || !arena || !shm_is_hash(geo()))
+		return -SHM_ENOENT;
+	ret = shm_map_take(arena, geo(), s->key, &taken);
 	s->taken = taken;
-	return taken.off + geo()->value_off;
+	return ret;
+}
+
+/* Deletes the entry, but its node is not free before take_end(). Offset of the value of CPU 0, or 0: no such key. */
+static __always_inline __u64 take(struct scratch *s)
+{
+	long ret = -SHM_EBUSY;
+	int i;
+
+	for (i = 0; i < MAX_TRIES && ret == -SHM_EBUSY; i++)
+		ret = try_take();
+	return ret ? 0 : s->taken.off + geo()->value_off;
 }
 
 /* Is this a place where a value of all CPUs fits? Always true; what find() returned is a number to the verifier. */

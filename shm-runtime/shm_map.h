@@ -441,8 +441,8 @@ static __always_inline __u64 shm_hash_find(void *arena, const struct shm_geo *g,
 
 /*
  * The one loop that changes chains. node: a filled private node to insert or to put in place of the one with its key;
- * 0: delete. The node is the map's or free again on return. What was taken out is free, or if taken is not NULL the
- * caller's.
+ * 0: delete. The node is the map's or free again on return. What was taken out is free, or after success, if taken
+ * is not NULL, the caller's.
  */
 static __always_inline long shm_hash_change(void *arena, const struct shm_geo *g, const void *key, __u64 hash,
 					    __u64 node, __u64 flags, struct shm_taken *taken)
@@ -550,7 +550,7 @@ static __always_inline long shm_hash_change(void *arena, const struct shm_geo *g
 		shm_fetch_add(count, -1ull);
 	if (node && !done)
 		shm_waste_add(arena, g, &waste, node, node);
-	if (taken)
+	if (taken && ret == 0)
 		taken->waste = waste;
 	else
 		shm_waste_give_back(arena, g, &waste);
