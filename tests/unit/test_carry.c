@@ -684,6 +684,9 @@ static void test_steps(void **state)
 
 enum { CROWD = 4, CROWD_KEYS = 16, CROWD_SECONDS = 3, OWN_KEY = 1000 };
 
+/* Entries are taken out no faster than this, so that limbo lasts for longer than a thread waits for a processor. */
+#define PACE_US 200
+
 enum crowd_writer { WRITES_OWN_KEYS, MOVES_OUT, MOVES_OUT_UNTOUCHED, DRAINS, DRAINS_IN_STEPS };
 
 struct crowd {
@@ -777,6 +780,7 @@ static void move_out_one(struct crowd *c, uint64_t key)
 	CHECK(ret == 0 || ret == -ENOENT);
 	if (ret == 0)
 		c->moved[key] += sum_of(c->w, values);
+	usleep(PACE_US);
 	if (at != &key)
 		munmap(at, sizeof(key));
 }
@@ -805,6 +809,7 @@ static void move_out_all(struct crowd *c)
 			c->moved[keys[i]] += sum_of(c->w, values + i * c->w->stride);
 		}
 		from = &at;
+		usleep(PACE_US * n);
 	} while (ret == 0);
 }
 
