@@ -57,8 +57,7 @@ static __always_inline void let_go(void)
 	unlock(got);
 }
 
-/* The call will be met at its exit. 1: it holds the map until then. What the record says can be changed until note().
- */
+/* 1: the caller holds the map until the exit of his call, where note() has him met. */
 once int hold(void)
 {
 	struct scratch *s = the_scratch();
@@ -244,10 +243,10 @@ static __always_inline int delete (struct scratch *s, __u64 key)
 		note_late(s);
 		return 0;
 	}
-	if (move_out())
-		tool_delete();
 	deleted_hash = hash_of_key();
 	deleted_by = bpf_get_current_pid_tgid();
+	if (move_out())
+		tool_delete();
 	return note();
 }
 
@@ -479,8 +478,7 @@ static long put_back_one(struct bpf_map *map, const void *key, void *value, void
 	return 0;
 }
 
-/* What is left of a value of which the caller was given his part; 0: nothing. In a plain map: is it what he was given?
- */
+/* What is left of a value after the caller's part of it; in a plain map, how it differs from that. 0: nothing. */
 once __u64 value_left(__u64 off)
 {
 	struct scratch *s = the_scratch();
