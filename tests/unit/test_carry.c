@@ -840,6 +840,10 @@ static void crowd(struct world *w, enum crowd_writer writer, const char *shape_n
 
 	c->w = w;
 	c->writer = writer;
+	/* What an earlier crowd has left is there to be moved out, too. */
+	for (uint64_t key = 0; key < CROWD_KEYS; key++)
+		if (bpf_map_lookup_elem(w->tool, &key, values) == 0)
+			c->counted[key] = sum_of(w, values);
 	for (int i = 0; i < CROWD + 2; i++)
 		CHECK(pthread_create(&t[i], NULL, i < CROWD ? crowd_count : crowd_read, c) == 0);
 	crowd_write(c);
