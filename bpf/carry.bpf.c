@@ -1,330 +1,91 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0-only) */
 /*
  * carry.bpf.c: the carrier of one mirrored map: runs when bpf() is called on the map, before the kernel serves the
- *call.
+ * call, and when the call changes something, once more at its end.
  *
  * It makes the tool's map say what the arena says, as far as the call can see it, and does to the arena what the call
- *is about to do to the tool's map. Both then come to the same result, so the return code is the kernel's own.
+ * is about to do to the tool's map. Both then come to the same result, so the return code is the kernel's own.
  *
  *	read a key		bring that key
  *	start an iteration	bring the whole map
  *	update, delete		bring that key; change the arena likewise
- *	read and delete		bring that key (or all); delete it from the arena: the value moves out
+ *	read and delete		take the entry out of the arena: its value moves into the tool's map
+ *	the same in a batch	bring the whole map; do so with the entries that the kernel is about to come by
  *
- * "Bring" is: present in the arena: copy; absent: delete. It holds the map's lock around reading one key and writing
- *it, so that a slow reader cannot put back an older value over a newer one. Nobody waits long for the lock: who does
- *not get it goes on without.
+ * Late: the caller's key or value may be in a page that is not resident. The kernel waits for it, a program here
+ * cannot. Then the whole map is brought at the entry, and the arena is changed at the exit, if the kernel says that
+ * it has done the call: the page is there now. What programs in userspace did to the key meanwhile is kept in per-CPU
+ * maps, which are added to only; in others a value that changed meanwhile counts as written after the call.
  */
-#include "vmlinux.h"
-#include <bpf/bpf_helpers.h>
-
-#include "carry.h"
-#include "shm-runtime/shm_map.h"
+#include "carry_map.h"
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
-#define MAX_SPINS  20000
-#define MAX_COPIES 3	      /* attempts at a copy during which nobody reuses the node */
-#define MAX_BATCH  (1u << 20) /* elements of one batch that are followed */
-
-const volatile struct shm_geo carry_geo;
-
-__u32 busy;	    /* the lock */
-__u64 deleted_by;   /* pid_tgid of, */
-__u64 deleted_hash; /* and hash of the key of the last delete: see next_key() */
-
-/* The arena and the tool's own map take these places before loading. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__uint(key_size, 4);
-	__uint(value_size, 4096);
-} carry_arena SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1);
-	__uint(key_size, 4);
-	__uint(value_size, 8);
-} carry_tool SEC(".maps");
+#define MAX_BATCH (1u << 20) /* elements of one batch that are followed */
 
 /* The attributes are read as far as the kernel defines them for these commands. */
 struct carry_attr {
 	__u64 word[8];
 };
 
-struct scratch {
-	__u8 key[SHM_MAX_KEY];
-	__u8 value[SHM_MAX_VALUE];
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__uint(key_size, 4);
-	__uint(value_size, sizeof(struct scratch));
-} carry_scratch SEC(".maps");
-
 /* Places in the attributes, in words: struct { map_fd; key; value; flags } and struct { in_batch; out_batch; ... }
  * batch. */
 enum { ELEM_KEY = 1, ELEM_VALUE = 2, ELEM_FLAGS = 3 };
 enum { BATCH_IN = 0, BATCH_KEYS = 2, BATCH_VALUES = 3, BATCH_COUNT_FD = 4, BATCH_ELEM_FLAGS = 5, BATCH_FLAGS = 6 };
 
-static __always_inline const struct shm_geo *geo(void)
+/* ---- calls from entry to exit ---- */
+
+static long try_hold(__u32 i, void *ctx)
 {
-	const struct shm_geo *g = (const struct shm_geo *)&carry_geo;
+	struct wait *w = ctx;
 
-	__asm__("" : "+r"(g));
-	return g;
-}
-
-static __always_inline void *the_arena(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&carry_arena, &zero);
-}
-
-static __always_inline struct scratch *the_scratch(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&carry_scratch, &zero);
-}
-
-/* ---- the lock ---- */
-
-static long spin(__u32 i, void *got)
-{
-	if (__sync_val_compare_and_swap(&busy, 0, 1))
-		return 0;
-	*(__u64 *)got = 1;
+	look(i, w);
+	if (!w->free)
+		return bpf_ktime_get_ns() > w->until;
+	*(volatile __u64 *)&holder = bpf_get_current_pid_tgid();
+	*(volatile __u64 *)&held_since = bpf_ktime_get_ns();
+	unlock(w->got);
 	return 1;
 }
 
-static __always_inline __u64 lock(void)
+static __always_inline void let_go(void)
 {
-	__u64 got = 0;
+	__u64 got = lock();
 
-	bpf_loop(MAX_SPINS, spin, &got, 0);
-	return got;
-}
-
-static __always_inline void unlock(__u64 got)
-{
-	if (got)
-		*(volatile __u32 *)&busy = 0;
-}
-
-/*
- * ---- the arena, each operation once ----
- *
- * Functions that are not static are verified once, each for itself, and not again wherever they are called. Their
- * arguments can be numbers only: the key is in the scratch buffer.
- */
-
-#define once __attribute__((noinline))
-
-/* Offset of the value of CPU 0, or 0. */
-once __u64 find(void)
-{
-	struct scratch *s = the_scratch();
-	void *arena = the_arena();
-
-	return s && arena ? shm_value_off(arena, geo(), s->key, 0) : 0;
-}
-
-once long arena_update(__u64 flags)
-{
-	struct scratch *s = the_scratch();
-	void *arena = the_arena();
-
-	return s && arena ? shm_map_update(arena, geo(), s->key, s->value, flags, 0) : -SHM_EFAULT;
-}
-
-once long arena_delete(void)
-{
-	struct scratch *s = the_scratch();
-	void *arena = the_arena();
-
-	return s && arena ? shm_map_delete(arena, geo(), s->key) : -SHM_EFAULT;
-}
-
-/* Is this a place where a value of all CPUs fits? Always true; what find() returned is a number to the verifier. */
-static __always_inline int fits(__u64 off)
-{
-	return off && off <= geo()->end_off - (__u64)geo()->n_cpus * geo()->value_room;
-}
-
-/* The word that changes when a node is freed or used anew. */
-once __u64 node_word(__u64 value_off)
-{
-	__u64 off = value_off - geo()->value_off;
-	void *arena = the_arena();
-
-	if (!arena || !shm_is_hash(geo()) || off > geo()->end_off - 8)
-		return 0;
-	return shm_read(shm_at(arena, off));
-}
-
-/* ---- bring ---- */
-
-static __always_inline void put(void *to, const void *from, __u32 size)
-{
-	__u32 at;
-
-	for (at = 0; at + 8 <= size; at += 8)
-		*(volatile __u64 *)(to + at) = shm_read(from + at);
-	for (; at < size; at++)
-		*(volatile __u8 *)(to + at) = *(const volatile __u8 *)(from + at);
-}
-
-static __always_inline long put_all_cpus(struct scratch *s, void *values)
-{
-	__u32 cpu, at;
-	void *to;
-
-	to = bpf_map_lookup_percpu_elem(&carry_tool, s->key, 0);
-	if (!to) {
-		for (at = 0; at < geo()->value_room; at += 8)
-			*(volatile __u64 *)(s->value + at) = 0;
-		if (bpf_map_update_elem(&carry_tool, s->key, s->value, BPF_ANY))
-			return -SHM_E2BIG;
-	}
-	for (cpu = 0; cpu < geo()->n_cpus; cpu++) {
-		to = bpf_map_lookup_percpu_elem(&carry_tool, s->key, cpu);
-		if (!to)
-			break;
-		put(to, values + cpu * geo()->value_room, geo()->value_size);
-	}
-	return 0;
-}
-
-/*
- * What is at off goes to the tool's map under the key. -SHM_E2BIG: no room. An entry that is there is written in place:
- * an update would put it at the head of its chain, and somebody who goes through the map would meet its neighbours
- * again, without end.
- */
-once long copy_out(__u64 off)
-{
-	struct scratch *s = the_scratch();
-	void *arena = the_arena(), *to;
-	__u32 at;
-
-	if (!s || !arena || !fits(off))
-		return -SHM_EFAULT;
-	if (shm_is_percpu(geo()))
-		return put_all_cpus(s, shm_at(arena, off));
-	to = bpf_map_lookup_elem(&carry_tool, s->key);
-	if (to) {
-		put(to, shm_at(arena, off), geo()->value_size);
-		return 0;
-	}
-	for (at = 0; at < geo()->value_room; at += 8)
-		*(volatile __u64 *)(s->value + at) = shm_read(shm_at(arena, off) + at);
-	return bpf_map_update_elem(&carry_tool, s->key, s->value, BPF_ANY);
-}
-
-once long tool_delete(void)
-{
-	struct scratch *s = the_scratch();
-
-	return s ? bpf_map_delete_elem(&carry_tool, s->key) : 0;
-}
-
-/* Makes the tool's map say about the key what the arena says. Uses the value buffer. */
-once long bring(void)
-{
-	__u64 got = lock(), off, word;
-	long ret = 0;
-	int i;
-
-	for (i = 0; i < MAX_COPIES; i++) {
-		off = find();
-		if (!off) {
-			ret = 0;
-			if (shm_is_hash(geo()))
-				tool_delete();
-			break;
-		}
-		word = node_word(off);
-		ret = copy_out(off);
-		/* Not when the node was given to another key meanwhile. */
-		if (ret || !shm_is_hash(geo()) || (node_word(off) == word && find() == off))
-			break;
-	}
+	if (*(volatile __u64 *)&holder == bpf_get_current_pid_tgid())
+		*(volatile __u64 *)&holder = 0;
 	unlock(got);
-	return ret;
 }
 
-static long drop_stale(struct bpf_map *map, const void *key, void *value, void *ctx)
+/* 1: the caller holds the map until the exit of his call, where note() has him met. */
+once int hold(void)
 {
 	struct scratch *s = the_scratch();
-	__u64 got;
-	__u32 at;
+	struct wait w = {};
 
 	if (!s)
-		return 1;
-	for (at = 0; at < geo()->key_size; at++)
-		*(volatile __u8 *)(s->key + at) = *(const volatile __u8 *)(key + at);
-	got = lock();
-	if (!find())
-		tool_delete();
-	unlock(got);
-	return 0;
+		return 0;
+	w.until = s->until;
+	bpf_loop(MAX_WAIT, try_hold, &w, 0);
+	return w.free != 0;
 }
 
-/* How a whole map is gone through. */
-struct sweep {
-	__u64 move_out; /* delete from the arena what was brought */
-};
-
-static long bring_node(__u32 i, void *ctx)
+once int note(void)
 {
+	__u64 caller = bpf_get_current_pid_tgid();
 	struct scratch *s = the_scratch();
-	void *arena = the_arena();
-	__u64 index = i, off;
-	__u32 at;
 
-	if (!s || !arena)
-		return 1;
-	if (!shm_is_hash(geo())) {
-		*(volatile __u32 *)s->key = i;
-		bring();
-		return 0;
-	}
-	shm_keep(index);
-	if (index == 0 || index >= geo()->n_nodes)
-		return 0;
-	off = shm_node_off(geo(), index);
-	if (shm_read(shm_at(arena, off + SHM_NODE_HASH)) == 0)
-		return 0;
-	for (at = 0; at < geo()->key_room; at += 8)
-		*(volatile __u64 *)(s->key + at) = shm_read(shm_at(arena, off + SHM_NODE_KEY) + at);
-	/* A free node still has the key that it had; that key may have moved out just now. */
-	if (find() != off + geo()->value_off)
-		return 0;
-	if (bring() == 0 && ((struct sweep *)ctx)->move_out)
-		arena_delete();
+	if (s && bpf_map_update_elem(&carry_calls, &caller, &s->call, BPF_ANY))
+		let_go();
 	return 0;
 }
 
-once int bring_all(__u64 move_out)
+/* Nothing was done at the entry. */
+static __always_inline void note_late(struct scratch *s)
 {
-	struct sweep sweep = {.move_out = move_out};
-	void *arena = the_arena();
-	__u64 n = geo()->max_entries;
-
-	if (!arena)
-		return 0;
-	if (shm_is_hash(geo())) {
-		n = shm_read(shm_at(arena, geo()->ctl_off + SHM_CTL_FRESH));
-		if (n > geo()->n_nodes)
-			n = geo()->n_nodes;
-		bpf_for_each_map_elem(&carry_tool, drop_stale, &sweep, 0);
-	}
-	bpf_loop((__u32)n, bring_node, &sweep, 0);
-	return 0;
+	s->call.late = 1;
+	bring_all();
+	note();
 }
 
 /* ---- commands ---- */
@@ -347,6 +108,17 @@ once int read_value(__u64 from)
 	/* The padding goes into the arena too. */
 	*(volatile __u64 *)(s->value + last) = 0;
 	return bpf_probe_read_user(s->value, geo()->value_size, (void *)from) != 0;
+}
+
+/* 0: all values that the caller gives for one key can be read. */
+once int values_unreadable(__u64 from)
+{
+	__u32 cpu;
+
+	for (cpu = 0; cpu < geo()->n_cpus; cpu++)
+		if (read_value(from + cpu * geo()->value_room))
+			return 1;
+	return 0;
 }
 
 /* Values of all CPUs, from the caller to the key's entry. */
@@ -373,7 +145,7 @@ once long apply_update(__u64 from, __u64 flags)
 {
 	long ret;
 
-	if (read_value(from))
+	if (values_unreadable(from) || read_value(from))
 		return -SHM_EFAULT;
 	ret = arena_update(flags);
 	if (ret == 0 && shm_is_percpu(geo()))
@@ -407,21 +179,39 @@ once int bring_key(__u64 from)
 		return 1;
 	if (!bring())
 		return 0;
-	bring_all(0);
+	bring_all();
 	return read_key(from);
 }
 
-static __always_inline int update(__u64 key, __u64 from, __u64 flags)
+/* A program was faster than the caller: the kernel must find what the arena found. */
+static __always_inline void agree(long ret, __u64 flags)
 {
-	if (flags > BPF_EXIST || bring_key(key))
+	if (ret == -SHM_E2BIG)
+		bring_all();
+	else if (ret || flags == BPF_EXIST)
+		bring();
+	else if (flags == BPF_NOEXIST)
+		tool_delete();
+}
+
+static __always_inline int update(struct scratch *s, __u64 key, __u64 from, __u64 flags)
+{
+	if (flags > BPF_EXIST)
 		return 0;
-	if (shm_is_hash(geo()) && flags != BPF_EXIST && !find() && uneven_room()) {
-		bring_all(0);
-		if (read_key(key))
-			return 0;
+	hold();
+	if (values_unreadable(from) || bring_key(key)) {
+		note_late(s);
+		return 0;
 	}
-	apply_update(from, flags);
-	return 0;
+	if (shm_is_hash(geo()) && flags != BPF_EXIST && !find() && uneven_room()) {
+		bring_all();
+		if (read_key(key)) {
+			note_late(s);
+			return 0;
+		}
+	}
+	agree(apply_update(from, flags), flags);
+	return note();
 }
 
 once __u64 hash_of_key(void)
@@ -431,34 +221,53 @@ once __u64 hash_of_key(void)
 	return s ? shm_hash(geo(), s->key) : 0;
 }
 
-static __always_inline int delete (__u64 key)
+/* Out of the arena, and into the tool's map: there it is found and deleted by the kernel. -SHM_ENOENT: no such key. */
+static __always_inline long move_out(void)
 {
-	if (!shm_is_hash(geo()) || bring_key(key))
-		return 0;
-	arena_delete();
-	deleted_hash = hash_of_key();
-	deleted_by = bpf_get_current_pid_tgid();
+	struct scratch *s = the_scratch();
+	__u64 off = s ? take(s) : 0;
+
+	if (!off)
+		return -SHM_ENOENT;
+	copy_out(off, 1);
+	take_end();
 	return 0;
 }
 
-static __always_inline int lookup_and_delete(__u64 key)
+static __always_inline int delete (struct scratch *s, __u64 key)
 {
-	if (shm_is_hash(geo()) && !bring_key(key))
-		arena_delete();
-	return 0;
+	if (!shm_is_hash(geo()))
+		return 0;
+	hold();
+	if (bring_key(key)) {
+		note_late(s);
+		return 0;
+	}
+	deleted_hash = hash_of_key();
+	deleted_by = bpf_get_current_pid_tgid();
+	if (move_out())
+		tool_delete();
+	return note();
+}
+
+static __always_inline int lookup_and_delete(struct scratch *s, __u64 key)
+{
+	if (!shm_is_hash(geo()))
+		return 0;
+	/* Who does not hold the map gets what the tool's map has, and settles it afterwards. */
+	if (!hold() || bring_key(key)) {
+		note_late(s);
+		return 0;
+	}
+	if (move_out())
+		tool_delete();
+	return note();
 }
 
 static long stop_at_first(struct bpf_map *map, const void *key, void *value, void *ctx)
 {
 	*(__u64 *)ctx = 1;
 	return 1;
-}
-
-once int tool_has_key(void)
-{
-	struct scratch *s = the_scratch();
-
-	return s && bpf_map_lookup_elem(&carry_tool, s->key);
 }
 
 /*
@@ -481,74 +290,357 @@ static __always_inline int next_key(__u64 key)
 				return 0;
 		}
 	}
-	return bring_all(0);
+	return bring_all();
 }
 
-struct batch {
-	__u64 keys, values;
-	__u64 update;
+/* ---- batches ---- */
+
+/* Bytes that the caller has for the values of one key. */
+static __always_inline __u64 values_stride(void)
+{
+	return shm_is_percpu(geo()) ? (__u64)geo()->value_room * geo()->n_cpus : geo()->value_size;
+}
+
+/*
+ * One element of an update or a delete, from the entry (0) or, when the kernel has done it already, from the exit (1).
+ * 1: cannot be read here; 2: failed, and the kernel stops there, too.
+ */
+once int batch_element(__u64 i, __u64 is_late)
+{
+	struct scratch *s = the_scratch();
+	long ret;
+
+	if (!s || read_key(s->call.key + i * geo()->key_size))
+		return 1;
+	if (s->call.cmd == BPF_MAP_UPDATE_BATCH) {
+		ret = apply_update(s->call.value + i * values_stride(), BPF_ANY);
+		return ret == -SHM_EFAULT ? 1 : ret != 0 ? 2 : 0;
+	}
+	if (is_late)
+		ret = arena_delete();
+	else
+		ret = move_out();
+	return ret && !is_late ? 2 : 0;
+}
+
+static long batch_at_entry(__u32 i, void *ctx)
+{
+	struct scratch *s = the_scratch();
+	int ret = batch_element(i, 0);
+
+	if (!s)
+		return 1;
+	if (ret != 1)
+		s->call.done = i + 1;
+	return ret != 0;
+}
+
+static __always_inline int batch_change(struct scratch *s, __u32 count)
+{
+	if (s->call.flags || (s->call.cmd == BPF_MAP_DELETE_BATCH && !shm_is_hash(geo())))
+		return 0;
+	hold();
+	bring_all();
+	bpf_loop(count < MAX_BATCH ? count : MAX_BATCH, batch_at_entry, NULL, 0);
+	/* What could not be read here is done at the exit. */
+	s->call.late = 1;
+	s->call.planned = count;
+	return note();
+}
+
+/* The bucket in which the kernel has a key of its map, seen from the key in its entry. */
+static __always_inline __u32 bucket_of(const void *key)
+{
+	__u32 hash = 0, mask = geo()->max_entries - 1;
+
+	bpf_probe_read_kernel(
+		&hash, sizeof(hash),
+		key - (bpf_core_field_offset(struct htab_elem, key) - bpf_core_field_offset(struct htab_elem, hash)));
+	mask |= mask >> 1;
+	mask |= mask >> 2;
+	mask |= mask >> 4;
+	mask |= mask >> 8;
+	mask |= mask >> 16;
+	return hash & mask;
+}
+
+/* What the kernel hands out in one call: whole buckets in their order, as long as they fit. */
+struct drain {
+	__u32 first, end; /* buckets */
+	__u32 room;
+	__u32 whole;	 /* entries of the buckets before this one */
+	__u32 bucket, n; /* and in this one until now */
+	__u32 pad;
 };
 
-static long batch_element(__u32 i, void *ctx)
+static long plan_drain(struct bpf_map *map, const void *key, void *value, void *ctx)
 {
-	struct batch *b = ctx;
-	__u64 stride = geo()->value_size;
+	__u32 bucket = bucket_of(key);
+	struct drain *d = ctx;
 
-	if (read_key(b->keys + (__u64)i * geo()->key_size))
-		return 1;
-	if (shm_is_percpu(geo()))
-		stride = (__u64)geo()->value_room * geo()->n_cpus;
-	/* The kernel stops at the first that fails, too. */
-	if (b->update)
-		return apply_update(b->values + i * stride, BPF_ANY) != 0;
-	return arena_delete() != 0;
+	if (bucket < d->first)
+		return 0;
+	if (bucket != d->bucket) {
+		d->whole += d->n;
+		d->n = 0;
+		d->bucket = bucket;
+	}
+	if (++d->n <= d->room - d->whole)
+		return 0;
+	d->end = bucket;
+	d->n = 0;
+	return 1;
 }
 
-static __always_inline int batch(const struct carry_attr *a, __u64 is_update)
+static long drain_one(struct bpf_map *map, const void *key, void *value, void *ctx)
 {
-	struct batch b = {a->word[BATCH_KEYS], a->word[BATCH_VALUES], is_update};
-	__u32 count = (__u32)a->word[BATCH_COUNT_FD];
+	struct scratch *s = the_scratch();
+	__u32 bucket = bucket_of(key);
+	struct drain *d = ctx;
 
-	if (a->word[BATCH_ELEM_FLAGS] || (!is_update && !shm_is_hash(geo())))
+	if (!s || bucket >= d->end)
+		return 1;
+	if (bucket < d->first)
 		return 0;
-	bring_all(0);
-	bpf_loop(count < MAX_BATCH ? count : MAX_BATCH, batch_element, &b, 0);
+	set_key(s, key);
+	move_out();
 	return 0;
 }
 
-static __always_inline int serve(const struct carry_attr *a, __u64 cmd)
+static __always_inline int drain(struct scratch *s, __u64 in_batch, __u32 count)
 {
-	__u64 key = a->word[ELEM_KEY];
+	struct drain d = {.end = ~0u, .room = count, .bucket = ~0u};
 
-	switch (cmd) {
-	case BPF_MAP_LOOKUP_ELEM:
-		/* A key that cannot be read here can be read by the kernel: then it must find all. */
-		return bring_key(key) ? bring_all(0) : 0;
-	case BPF_MAP_GET_NEXT_KEY:
-		return next_key(key);
-	case BPF_MAP_UPDATE_ELEM:
-		return update(key, a->word[ELEM_VALUE], a->word[ELEM_FLAGS]);
-	case BPF_MAP_DELETE_ELEM:
-		return delete (key);
-	case BPF_MAP_LOOKUP_AND_DELETE_ELEM:
-		return a->word[ELEM_FLAGS] ? 0 : lookup_and_delete(key);
-	case BPF_MAP_LOOKUP_BATCH:
-		return a->word[BATCH_IN] ? 0 : bring_all(0);
-	case BPF_MAP_LOOKUP_AND_DELETE_BATCH:
-		if (a->word[BATCH_IN] || a->word[BATCH_ELEM_FLAGS] || !shm_is_hash(geo()))
+	if (s->call.flags || !count || !shm_is_hash(geo()))
+		return 0;
+	s->call.planned = count;
+	if (!hold() || (in_batch && bpf_probe_read_user(&d.first, sizeof(d.first), (void *)in_batch))) {
+		note_late(s);
+		return 0;
+	}
+	bring_all();
+	bpf_for_each_map_elem(&carry_tool, plan_drain, &d, 0);
+	bpf_for_each_map_elem(&carry_tool, drain_one, &d, 0);
+	s->call.bucket = d.first;
+	s->call.end = d.end;
+	s->call.planned = d.whole + d.n;
+	return note();
+}
+
+/* ---- at the exit ---- */
+
+/* The entry in the tool's map has moved out of the arena, but was not handed out: back. */
+once int put_back(void)
+{
+	struct scratch *s = the_scratch();
+	__u32 cpu, at;
+	void *from;
+
+	if (!s)
+		return 0;
+	if (shm_is_percpu(geo())) {
+		for (cpu = 0; cpu < geo()->n_cpus; cpu++) {
+			for (at = 0; at < geo()->value_room; at += 8) {
+				__u64 word;
+
+				from = bpf_map_lookup_percpu_elem(&carry_tool, s->key, cpu);
+				if (!from)
+					return 0;
+				word = 0;
+				bpf_probe_read_kernel(&word, geo()->value_size - at < 8 ? geo()->value_size - at : 8,
+						      from + at);
+				add_word(cpu * geo()->value_room + at, word);
+			}
+		}
+		return 0;
+	}
+	from = bpf_map_lookup_elem(&carry_tool, s->key);
+	if (!from)
+		return 0;
+	zero_value(s);
+	for (at = 0; at < geo()->value_size; at++)
+		*(volatile __u8 *)(s->value + at) = *(volatile __u8 *)(from + at);
+	arena_update(BPF_NOEXIST);
+	return 0;
+}
+
+static long put_back_one(struct bpf_map *map, const void *key, void *value, void *ctx)
+{
+	struct scratch *s = the_scratch();
+	__u32 bucket = bucket_of(key);
+
+	if (!s || bucket >= s->call.end)
+		return 1;
+	if (bucket < s->call.bucket)
+		return 0;
+	set_key(s, key);
+	put_back();
+	return 0;
+}
+
+/* What is left of a value after the caller's part of it; in a plain map, how it differs from that. 0: nothing. */
+once __u64 value_left(__u64 off)
+{
+	struct scratch *s = the_scratch();
+	void *arena = the_arena();
+	__u64 left = 0;
+	__u32 at;
+
+	if (!s || !arena || !fits(off))
+		return 1;
+	if (shm_is_percpu(geo())) {
+		for (at = 0; at < geo()->n_cpus * geo()->value_room; at += 8)
+			left |= shm_read(shm_at(arena, off) + at);
+		return left;
+	}
+	for (at = 0; at < geo()->value_room; at += 8)
+		left |= shm_read(shm_at(arena, off) + at) ^ *(volatile __u64 *)(s->value + at);
+	return left;
+}
+
+once int subtract(__u64 off, __u64 from)
+{
+	struct scratch *s = the_scratch();
+	void *arena = the_arena();
+	__u32 cpu, at;
+
+	off &= ~7ull;
+	if (!s || !arena || !fits(off))
+		return 0;
+	for (cpu = 0; cpu < geo()->n_cpus; cpu++) {
+		if (read_value(from + cpu * geo()->value_room))
 			return 0;
-		return bring_all(1);
-	case BPF_MAP_UPDATE_BATCH:
-		return batch(a, 1);
-	case BPF_MAP_DELETE_BATCH:
-		return batch(a, 0);
+		for (at = 0; at < geo()->value_room; at += 8)
+			shm_fetch_add(shm_at(arena, off) + cpu * geo()->value_room + at,
+				      -*(volatile __u64 *)(s->value + at));
 	}
 	return 0;
 }
 
-/* Behind a tail call from carry_enter, in its place. */
-SEC("tracepoint/syscalls/sys_enter_bpf")
-int carry(struct trace_event_raw_sys_enter *ctx)
+/* The kernel has handed out and deleted this: out of the arena with it, but not with what has come since. */
+once int move_out_late(__u64 key, __u64 values)
+{
+	struct scratch *s = the_scratch();
+	__u64 off;
+
+	if (!s || read_key(key) || values_unreadable(values)) {
+		__sync_fetch_and_add(&missed, 1);
+		return 0;
+	}
+	off = find();
+	if (!fits(off))
+		return 0;
+	if (shm_is_percpu(geo()))
+		subtract(off, values);
+	if (value_left(off))
+		return 0;
+	if (take(s))
+		take_end();
+	return 0;
+}
+
+static long late_element(__u32 i, void *ctx)
+{
+	struct scratch *s = the_scratch();
+	__u64 n = i;
+
+	if (!s)
+		return 1;
+	if (s->call.cmd == BPF_MAP_LOOKUP_AND_DELETE_BATCH) {
+		move_out_late(s->call.key + n * geo()->key_size, s->call.value + n * values_stride());
+		return 0;
+	}
+	n += s->call.done;
+	if (batch_element(n, 1) == 1)
+		__sync_fetch_and_add(&missed, 1);
+	return 0;
+}
+
+/* Elements that the kernel says it has served. */
+static __always_inline __u32 batch_served(const struct scratch *s)
+{
+	__u32 n = 0;
+
+	bpf_probe_read_user(&n, sizeof(n), (void *)(s->call.uattr + offsetof(union bpf_attr, batch.count)));
+	return n < MAX_BATCH ? n : MAX_BATCH;
+}
+
+static __always_inline void leave_batch(struct scratch *s, long ret)
+{
+	__u32 n = batch_served(s);
+
+	if (s->call.cmd == BPF_MAP_LOOKUP_AND_DELETE_BATCH && !s->call.late) {
+		if ((ret && ret != -SHM_ENOENT) || n != s->call.planned)
+			bpf_for_each_map_elem(&carry_tool, put_back_one, NULL, 0);
+	} else if (n > s->call.done && (!ret || ret == -SHM_ENOENT || n < s->call.planned)) {
+		/* After other failures the number can be the caller's own still. */
+		bpf_loop(n - s->call.done, late_element, NULL, 0);
+	}
+}
+
+static __always_inline void leave_one(struct scratch *s, long ret)
+{
+	if (s->call.cmd == BPF_MAP_LOOKUP_AND_DELETE_ELEM && !s->call.late) {
+		/* Failed, and not because there was nothing: it may be there still. */
+		if (ret && ret != -SHM_ENOENT && !read_key(s->call.key))
+			put_back();
+		return;
+	}
+	if (!s->call.late || ret)
+		return;
+	if (s->call.cmd == BPF_MAP_LOOKUP_AND_DELETE_ELEM) {
+		move_out_late(s->call.key, s->call.value);
+		return;
+	}
+	if (read_key(s->call.key)) {
+		__sync_fetch_and_add(&missed, 1);
+		return;
+	}
+	if (s->call.cmd == BPF_MAP_DELETE_ELEM)
+		arena_delete();
+	else if (apply_update(s->call.value, BPF_ANY) == -SHM_EFAULT)
+		__sync_fetch_and_add(&missed, 1);
+}
+
+static __always_inline int serve(struct scratch *s, const struct carry_attr *a)
+{
+	__u64 key = a->word[ELEM_KEY];
+	__u32 count = (__u32)a->word[BATCH_COUNT_FD];
+
+	s->call.key = key;
+	s->call.value = a->word[ELEM_VALUE];
+	s->call.flags = a->word[ELEM_FLAGS];
+	settle();
+	switch (s->call.cmd) {
+	case BPF_MAP_LOOKUP_ELEM:
+		/* A key that cannot be read here can be read by the kernel: then it must find all. */
+		return bring_key(key) ? bring_all() : 0;
+	case BPF_MAP_GET_NEXT_KEY:
+		return next_key(key);
+	case BPF_MAP_UPDATE_ELEM:
+		return update(s, key, s->call.value, s->call.flags);
+	case BPF_MAP_DELETE_ELEM:
+		return delete (s, key);
+	case BPF_MAP_LOOKUP_AND_DELETE_ELEM:
+		return s->call.flags ? 0 : lookup_and_delete(s, key);
+	case BPF_MAP_LOOKUP_BATCH:
+		return bring_all();
+	}
+	s->call.key = a->word[BATCH_KEYS];
+	s->call.value = a->word[BATCH_VALUES];
+	s->call.flags = a->word[BATCH_ELEM_FLAGS];
+	switch (s->call.cmd) {
+	case BPF_MAP_LOOKUP_AND_DELETE_BATCH:
+		s->call.flags |= a->word[BATCH_FLAGS];
+		return drain(s, a->word[BATCH_IN], count);
+	case BPF_MAP_UPDATE_BATCH:
+	case BPF_MAP_DELETE_BATCH:
+		return batch_change(s, count);
+	}
+	return 0;
+}
+
+static __always_inline int enter_call(struct scratch *s, struct trace_event_raw_sys_enter *ctx)
 {
 	struct carry_attr a = {};
 	__u64 size = ctx->args[2];
@@ -557,5 +649,47 @@ int carry(struct trace_event_raw_sys_enter *ctx)
 		size = sizeof(a);
 	if (bpf_probe_read_user(&a, size, (void *)ctx->args[1]))
 		return 0;
-	return serve(&a, ctx->args[0]);
+	__builtin_memset(&s->call, 0, sizeof(s->call));
+	s->call.place = carry_place;
+	s->call.cmd = (__u32)ctx->args[0];
+	s->call.uattr = ctx->args[1];
+	return serve(s, &a);
+}
+
+static __always_inline int leave_call(struct scratch *s, const struct carry_call *call, long ret)
+{
+	s->call = *call;
+	switch (s->call.cmd) {
+	case BPF_MAP_LOOKUP_AND_DELETE_BATCH:
+	case BPF_MAP_UPDATE_BATCH:
+	case BPF_MAP_DELETE_BATCH:
+		leave_batch(s, ret);
+		break;
+	default:
+		leave_one(s, ret);
+	}
+	settle();
+	let_go();
+	return 0;
+}
+
+/*
+ * Behind a tail call from carry_enter or carry_exit, in its place: one program, because the kernel takes its time to
+ * verify it. A call that has been noted is at its exit.
+ */
+SEC("tracepoint/syscalls/sys_enter_bpf")
+int carry(struct trace_event_raw_sys_enter *ctx)
+{
+	__u64 caller = bpf_get_current_pid_tgid();
+	struct carry_call *call = bpf_map_lookup_elem(&carry_calls, &caller);
+	struct scratch *s = the_scratch();
+
+	if (!s)
+		return 0;
+	s->until = bpf_ktime_get_ns() + PATIENCE_NS;
+	if (!call)
+		return enter_call(s, ctx);
+	leave_call(s, call, *(long *)((void *)ctx + offsetof(struct trace_event_raw_sys_exit, ret)));
+	bpf_map_delete_elem(&carry_calls, &caller);
+	return 0;
 }

@@ -24,4 +24,24 @@ struct carry_learn {
 	unsigned long long f_op; /* out: what makes a file a map */
 };
 
+/* Calls of bpf() that carriers wait for the end of: at most so many at once. */
+#define CARRY_CALLS 4096
+
+/*
+ * A call under way that changes a mirrored map: value of the map `calls`, by the caller's pid_tgid. The carrier writes
+ * it at the entry of bpf() and takes it away at the exit.
+ */
+struct carry_call {
+	unsigned int place;
+	unsigned int cmd;
+	unsigned int late;	  /* nothing is done yet: to be done when the kernel has done it */
+	unsigned int done;	  /* batch: elements that the arena has already */
+	unsigned int bucket, end; /* batch that moves out: buckets of the tool's map that have been emptied into it, */
+	unsigned int planned;	  /* and how many entries that was; otherwise what the caller asked for */
+	unsigned int pad;
+	unsigned long long uattr;      /* the caller's attributes, */
+	unsigned long long key, value; /* and of these what the command uses */
+	unsigned long long flags;
+};
+
 #endif

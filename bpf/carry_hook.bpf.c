@@ -6,6 +6,8 @@
  * and maps opened by id are all seen. A mirrored map is known by its address: the daemon holds the map, so that no
  * other object can have it; that the file is a map at all is known by its operations, learnt once from a map of the
  * daemon.
+ *
+ * Calls that change something are met again at their end: the carrier has noted them.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_core_read.h>
@@ -35,6 +37,13 @@ struct {
 	__uint(key_size, 4);
 	__uint(value_size, 4);
 } carriers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, CARRY_CALLS);
+	__type(key, __u64); /* pid_tgid */
+	__type(value, struct carry_call);
+} calls SEC(".maps");
 
 /* For who comes after the daemon. */
 struct {
@@ -107,7 +116,7 @@ int carry_enter(struct trace_event_raw_sys_enter *ctx)
 	struct bpf_map *map;
 	struct file *file;
 	__u32 fd = 0, *place;
-	__u64 key;
+	__u64 key, caller;
 
 	if (!need || bpf_get_current_pid_tgid() >> 32 == own_tgid)
 		return 0;
@@ -119,8 +128,23 @@ int carry_enter(struct trace_event_raw_sys_enter *ctx)
 	map = BPF_CORE_READ(file, private_data);
 	key = (__u64)map;
 	place = bpf_map_lookup_elem(&carried, &key);
-	if (place && permitted(file, map, need))
-		bpf_tail_call(ctx, &carriers, *place);
+	if (!place || !permitted(file, map, need))
+		return 0;
+	/* A call that was missed at its exit: this is not that exit. */
+	caller = bpf_get_current_pid_tgid();
+	bpf_map_delete_elem(&calls, &caller);
+	bpf_tail_call(ctx, &carriers, *place);
+	return 0;
+}
+
+SEC("tracepoint/syscalls/sys_exit_bpf")
+int carry_exit(struct trace_event_raw_sys_exit *ctx)
+{
+	__u64 caller = bpf_get_current_pid_tgid();
+	struct carry_call *call = bpf_map_lookup_elem(&calls, &caller);
+
+	if (call)
+		bpf_tail_call(ctx, &carriers, call->place);
 	return 0;
 }
 

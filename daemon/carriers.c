@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <bpf/bpf.h>
@@ -30,7 +31,8 @@ struct carrier {
 
 struct carriers {
 	struct carry_hook_bpf *hook;
-	struct bpf_link *link;	/* while there is a carrier: an unused hook costs nobody anything */
+	/* At the entry and at the exit, while there is a carrier: an unused hook costs nobody anything. */
+	struct bpf_link *link, *link_exit;
 	int outer_fd, inner_fd; /* an array of maps: changing it waits for programs that run */
 	size_t n;
 	char *dir; /* where everything is pinned, or NULL */
@@ -59,8 +61,9 @@ static const struct {
 	{"carry_ho.bss", "carry-state"},
 };
 
-#define N(a)	 (sizeof(a) / sizeof((a)[0]))
-#define PIN_LINK "carry-link"
+#define N(a)	      (sizeof(a) / sizeof((a)[0]))
+#define PIN_LINK      "carry-link"
+#define PIN_LINK_EXIT "carry-link-exit"
 
 static char *pin_path(char *path, size_t size, const char *dir, const char *name)
 {
@@ -164,8 +167,16 @@ static struct bpf_link *hook_attach(struct carriers *c)
 	return bpf_program__attach_tracepoint(c->hook->progs.carry_enter, "syscalls", "sys_enter_bpf");
 }
 
+static struct bpf_link *hook_attach_exit(struct carriers *c)
+{
+	return bpf_program__attach_tracepoint(c->hook->progs.carry_exit, "syscalls", "sys_exit_bpf");
+}
+
 static void hook_detach(struct carriers *c)
 {
+	unpin(c, PIN_LINK_EXIT);
+	bpf_link__destroy(c->link_exit);
+	c->link_exit = NULL;
 	unpin(c, PIN_LINK);
 	bpf_link__destroy(c->link);
 	c->link = NULL;
@@ -280,7 +291,8 @@ static int learn(struct carriers *c, int map_fd, uint64_t *address)
 	return 0;
 }
 
-static int carrier_load(struct carrier *k, int tool_map_fd, int arena_fd, const struct shm_geo *g)
+static int carrier_load(struct carriers *c, struct carrier *k, uint32_t place, int tool_map_fd, int arena_fd,
+			const struct shm_geo *g)
 {
 	struct carry_bpf *skel = carry_bpf__open();
 	int ret;
@@ -288,9 +300,12 @@ static int carrier_load(struct carrier *k, int tool_map_fd, int arena_fd, const 
 	if (!skel)
 		return -errno;
 	memcpy((void *)&skel->rodata->carry_geo, g, sizeof(*g));
+	*(uint32_t *)&skel->rodata->carry_place = place;
 	ret = bpf_map__reuse_fd(skel->maps.carry_arena, arena_fd);
 	if (!ret)
 		ret = bpf_map__reuse_fd(skel->maps.carry_tool, tool_map_fd);
+	if (!ret)
+		ret = bpf_map__reuse_fd(skel->maps.carry_calls, bpf_map__fd(c->hook->maps.calls));
 	if (!ret)
 		ret = carry_bpf__load(skel);
 	if (ret) {
@@ -324,17 +339,22 @@ int carriers__add(struct carriers *c, int tool_map_fd, uint32_t tool_map_id, int
 	if (ret)
 		return fail(err, err_size, ret, "map %u: cannot find it in the kernel: %s", tool_map_id,
 			    strerror(-ret));
-	ret = carrier_load(&k, tool_map_fd, arena_fd, g);
+	ret = carrier_load(c, &k, place, tool_map_fd, arena_fd, g);
 	if (ret)
 		return fail(err, err_size, ret, "map %u: the kernel refused its carrier: %s", tool_map_id,
 			    strerror(-ret));
 	if (!c->link) {
-		c->link = hook_attach(c);
+		/* The exit first: who is met at the entry is met there, too. */
+		c->link_exit = hook_attach_exit(c);
+		c->link = c->link_exit ? hook_attach(c) : NULL;
 		if (!c->link) {
 			ret = fail(err, err_size, -errno, "cannot attach the hook on bpf(): %s", strerror(errno));
+			hook_detach(c);
 			goto err_skel;
 		}
-		ret = c->dir ? pin(bpf_link__fd(c->link), c->dir, PIN_LINK) : 0;
+		ret = c->dir ? pin(bpf_link__fd(c->link_exit), c->dir, PIN_LINK_EXIT) : 0;
+		if (!ret && c->dir)
+			ret = pin(bpf_link__fd(c->link), c->dir, PIN_LINK);
 		if (ret) {
 			fail(err, err_size, ret, "%s/" PIN_LINK " cannot be pinned: %s", c->dir, strerror(-ret));
 			goto err_place;
@@ -364,6 +384,28 @@ err_skel:
 	return ret;
 }
 
+/* Is a call under way that has passed this carrier at its entry, and has not yet at its exit? */
+static bool calls_any(struct carriers *c, uint32_t place)
+{
+	int calls = bpf_map__fd(c->hook->maps.calls);
+	uint64_t caller, *at = NULL;
+	struct carry_call call;
+
+	for (; !bpf_map_get_next_key(calls, at, &caller); at = &caller)
+		if (!bpf_map_lookup_elem(calls, &caller, &call) && call.place == place)
+			return true;
+	return false;
+}
+
+/* A call that sleeps in a page fault can take longer; nobody waits for that. */
+static void calls_wait(struct carriers *c, uint32_t place)
+{
+	static const struct timespec a_moment = {.tv_nsec = 100000};
+
+	for (int i = 0; i < 200 && calls_any(c, place); i++)
+		nanosleep(&a_moment, NULL);
+}
+
 int carriers__enable(struct carriers *c, int handle, bool on)
 {
 	int carried = bpf_map__fd(c->hook->maps.carried);
@@ -380,8 +422,10 @@ int carriers__enable(struct carriers *c, int handle, bool on)
 	k->enabled = on;
 	/* The hook runs on system call tracepoints, with preemption off: no processor that we have been on is still in
 	 * it. */
-	if (!on)
+	if (!on) {
 		cpus_visit();
+		calls_wait(c, place);
+	}
 	return 0;
 }
 
@@ -396,6 +440,7 @@ int carriers__remove(struct carriers *c, int handle)
 	k = &c->carrier[handle];
 	bpf_map_delete_elem(bpf_map__fd(c->hook->maps.known), &k->map);
 	bpf_map_delete_elem(bpf_map__fd(c->hook->maps.carried), &k->map);
+	calls_wait(c, place);
 	bpf_map_delete_elem(bpf_map__fd(c->hook->maps.carriers), &place);
 	if (--c->n == 0)
 		hook_detach(c);

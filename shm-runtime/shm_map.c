@@ -141,6 +141,15 @@ static __u64 used_nodes(void *arena, const struct shm_geo *g)
 	return fresh < g->n_nodes ? fresh : g->n_nodes;
 }
 
+static void limbo_forget(void *arena, const struct shm_geo *g)
+{
+	struct shm_ctl *ctl = shm_at(arena, g->ctl_off);
+
+	for (int i = 0; i < 4; i++)
+		shm_write(&ctl->limbo[i], 0);
+	shm_write(&ctl->limbo_n, 0);
+}
+
 /* Tags go on, so that a thread that slept in the middle of a change does none. */
 void shm_map_init(void *arena, const struct shm_geo *g)
 {
@@ -154,6 +163,7 @@ void shm_map_init(void *arena, const struct shm_geo *g)
 		empty_word(shm_at(arena, g->ctl_off + SHM_CTL_FREE));
 		shm_write(shm_at(arena, g->ctl_off + SHM_CTL_FRESH), 1);
 		shm_write(shm_at(arena, g->ctl_off + SHM_CTL_COUNT), 0);
+		limbo_forget(arena, g);
 		return;
 	}
 	for (__u64 at = g->nodes_off, end = at + (__u64)g->n_nodes * g->node_size; at < end; at += 8)
@@ -244,6 +254,7 @@ long shm_map_repair(void *arena, const struct shm_geo *g)
 	shm_write(free_word, shm_link(shm_read(free_word), head));
 	shm_write(shm_at(arena, g->ctl_off + SHM_CTL_FRESH), used);
 	shm_write(shm_at(arena, g->ctl_off + SHM_CTL_COUNT), kept);
+	limbo_forget(arena, g);
 	free(live);
 	return freed > had ? (long)(freed - had) : 0;
 }

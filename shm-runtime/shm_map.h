@@ -83,7 +83,15 @@ struct shm_ctl {
 	__u64 fresh; /* nodes from this index on have never been used */
 	__u64 pad1[7];
 	__u64 count; /* entries, and inserts under way */
-	__u64 pad2[7];
+	/*
+	 * Nodes that carriers took out of a per-CPU map, first and last of a list linked by their words, the newer and
+	 * the older: a thread that was interrupted between finding and adding adds to them still. Written by carriers
+	 * under their lock, and by the daemon when nobody else works on the map.
+	 */
+	__u64 limbo[4];
+	__u64 limbo_n;	   /* nodes in the newer list, about */
+	__u64 limbo_since; /* ktime at which the newer list was begun */
+	__u64 pad2;
 };
 
 /* Head of a node; the key (key_room bytes, padded with zeroes) and the values follow. */
@@ -95,11 +103,14 @@ struct shm_node {
 #define SHM_CTL_FREE  0u
 #define SHM_CTL_FRESH 64u
 #define SHM_CTL_COUNT 128u
+#define SHM_CTL_LIMBO 136u
 #define SHM_NODE_HASH 8u
 #define SHM_NODE_KEY  16u
 
 _Static_assert(__builtin_offsetof(struct shm_ctl, fresh) == SHM_CTL_FRESH, "layout");
 _Static_assert(__builtin_offsetof(struct shm_ctl, count) == SHM_CTL_COUNT, "layout");
+_Static_assert(__builtin_offsetof(struct shm_ctl, limbo) == SHM_CTL_LIMBO, "layout");
+_Static_assert(sizeof(struct shm_ctl) == 192, "layout");
 _Static_assert(sizeof(struct shm_node) == SHM_NODE_KEY, "layout");
 
 /* ---- memory access: the only part that differs between the three compilations ---- */
@@ -111,6 +122,7 @@ _Static_assert(sizeof(struct shm_node) == SHM_NODE_KEY, "layout");
 #define shm_write(p, v)	     (*(volatile __u64 *)(p) = (v))
 #define shm_cas(p, old, new) (__sync_val_compare_and_swap((__u64 *)(p), (old), (new)) == (old))
 #define shm_fetch_add(p, v)  __sync_fetch_and_add((__u64 *)(p), (v))
+#define shm_swap(p, v)	     __sync_lock_test_and_set((__u64 *)(p), (v))
 /* Keeps a checked value in the register that was checked, so that the verifier sees the bound. */
 #define shm_keep(x) __asm__ volatile("" : "+r"(x))
 /* Steps along a chain, restarts included, and attempts at the free list, before giving up: the verifier walks them all.
@@ -133,6 +145,7 @@ _Static_assert(sizeof(struct shm_node) == SHM_NODE_KEY, "layout");
 					    __ATOMIC_SEQ_CST);                                                         \
 	})
 #define shm_fetch_add(p, v) __atomic_fetch_add((__u64 *)(p), (v), __ATOMIC_SEQ_CST)
+#define shm_swap(p, v)	    __atomic_exchange_n((__u64 *)(p), (v), __ATOMIC_SEQ_CST)
 #define shm_keep(x)	    ((void)0)
 #define SHM_MAX_STEPS	    100000u
 #define SHM_MAX_TRIES	    100000u
@@ -343,6 +356,12 @@ struct shm_waste {
 	__u64 last;
 };
 
+/* An entry that was deleted, whose node is not free yet. */
+struct shm_taken {
+	struct shm_waste waste; /* the node, unless somebody else took it out of the chain, and others that are free */
+	__u64 off;		/* of the node */
+};
+
 /* first to last are linked already (a run of marked nodes), or one node. */
 static __always_inline void shm_waste_add(void *arena, const struct shm_geo *g, struct shm_waste *w, __u64 first,
 					  __u64 last)
@@ -422,10 +441,11 @@ static __always_inline __u64 shm_hash_find(void *arena, const struct shm_geo *g,
 
 /*
  * The one loop that changes chains. node: a filled private node to insert or to put in place of the one with its key;
- * 0: delete. The node is the map's or free again on return.
+ * 0: delete. The node is the map's or free again on return. What was taken out is free, or after success, if taken
+ * is not NULL, the caller's.
  */
 static __always_inline long shm_hash_change(void *arena, const struct shm_geo *g, const void *key, __u64 hash,
-					    __u64 node, __u64 flags)
+					    __u64 node, __u64 flags, struct shm_taken *taken)
 {
 	void *count = shm_at(arena, g->ctl_off + SHM_CTL_COUNT);
 	__u64 bucket = shm_bucket_off(g, hash), node_off = shm_node_off(g, node);
@@ -510,6 +530,8 @@ static __always_inline long shm_hash_change(void *arena, const struct shm_geo *g
 				goto restart;
 			done = 1;
 			ret = 0;
+			if (taken)
+				taken->off = off;
 			if (!node)
 				shm_fetch_add(count, -1ull);
 			/* When this fails, whoever changed the anchor, or the next to come, takes the node out. */
@@ -528,7 +550,10 @@ static __always_inline long shm_hash_change(void *arena, const struct shm_geo *g
 		shm_fetch_add(count, -1ull);
 	if (node && !done)
 		shm_waste_add(arena, g, &waste, node, node);
-	shm_waste_give_back(arena, g, &waste);
+	if (taken && ret == 0)
+		taken->waste = waste;
+	else
+		shm_waste_give_back(arena, g, &waste);
 	return ret;
 }
 
@@ -636,7 +661,7 @@ static __always_inline long shm_map_update(void *arena, const struct shm_geo *g,
 	node = shm_node_fill(arena, g, key, hash, value, cpu);
 	if (node == 0)
 		return -SHM_ENOMEM;
-	return shm_hash_change(arena, g, key, hash, node, flags);
+	return shm_hash_change(arena, g, key, hash, node, flags, (void *)0);
 }
 
 /* bpf_map_delete_elem() */
@@ -644,7 +669,16 @@ static __always_inline long shm_map_delete(void *arena, const struct shm_geo *g,
 {
 	if (!shm_is_hash(g))
 		return -SHM_EINVAL;
-	return shm_hash_change(arena, g, key, shm_hash(g, key), 0, 0);
+	return shm_hash_change(arena, g, key, shm_hash(g, key), 0, 0, (void *)0);
+}
+
+/*
+ * Deletes an entry of a hash and leaves its node to the caller, who reads what it held and then gives it back. Who had
+ * found the entry before still reaches the node.
+ */
+static __always_inline long shm_map_take(void *arena, const struct shm_geo *g, const void *key, struct shm_taken *taken)
+{
+	return shm_hash_change(arena, g, key, shm_hash(g, key), 0, 0, taken);
 }
 
 /* Get or insert zero, then atomically add to the __u64 at the start of this CPU's value. */
@@ -670,7 +704,7 @@ static __always_inline long shm_map_add(void *arena, const struct shm_geo *g, co
 		if (node == 0)
 			return -SHM_ENOMEM;
 		shm_write(shm_at(arena, shm_node_off(g, node) + g->value_off + (__u64)cpu * g->value_room), delta);
-		ret = shm_hash_change(arena, g, key, hash, node, SHM_NOEXIST);
+		ret = shm_hash_change(arena, g, key, hash, node, SHM_NOEXIST, (void *)0);
 		if (ret != -SHM_EEXIST)
 			return ret;
 		off = shm_hash_find(arena, g, key, hash);

@@ -19,6 +19,11 @@ bytes() {
 	python3 -c 'import sys; print(*int(sys.argv[1]).to_bytes(int(sys.argv[2]), "little"))' "$1" "$2"
 }
 
+# possible_cpus: how many values an entry of a per-CPU map has.
+possible_cpus() {
+	awk -F- '{ print $NF + 1 }' /sys/devices/system/cpu/possible
+}
+
 # first_tid DIR
 first_tid() { ls "/proc/$1/task" | sed -n 2p; }
 
@@ -105,4 +110,21 @@ for e in json.load(sys.stdin): print(int.from_bytes(bytes(int(x, 16) for x in e[
 		[ -e "/proc/$WORKLOAD_PID/task/$key" ]
 	done <"$SESSION/keys"
 	exact_finish "$dir" count_tid
+}
+
+@test "another process takes the entries out in the middle of the load, some at a time" {
+	local dir=$SESSION/x map taken left
+	exact_start "$dir" count_tid 8 30000 --rate 30000
+	offloaded "$TOOL_PID"
+	map=$(map_of "$TOOL_PID" AT_)
+	exact_go "$dir"
+	taken=$("$BATS_TEST_DIRNAME/drain" "$map" "$(possible_cpus)" 1.5 3)
+	exact_called "$dir"
+	left=$(sum_of "$map")
+	[ "$taken" -gt 0 ]
+	# One entry was added, from a page that nobody had touched.
+	same "taken and left" $((taken + left)) $(($(awk '/^calls/ { print $2 }' "$dir/workload") + 1))
+	exact_tool_end "$TOOL_PID"
+	exact_workload_end "$dir" "$WORKLOAD_PID"
+	grep -q '^@\[2147483647\]: 1$' "$dir/tool"
 }

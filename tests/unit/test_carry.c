@@ -463,6 +463,446 @@ static void test_readers(void **state)
 	world_close(&w);
 }
 
+/* ---- keys and values in pages that nobody has touched ---- */
+
+/* The same bytes in a fresh mapping of a file: the kernel faults them in, a program at the entry of bpf() cannot. */
+static void *untouched(const void *bytes, size_t size)
+{
+	const char *shape_name = "untouched";
+	int fd = memfd_create("untouched", MFD_CLOEXEC);
+	void *at;
+
+	CHECK(fd >= 0);
+	CHECK(write(fd, bytes, size) == (ssize_t)size);
+	at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+	CHECK(at != MAP_FAILED);
+	close(fd);
+	return at;
+}
+
+enum { UNTOUCHED_KEY = 1, UNTOUCHED_VALUE = 2 };
+
+static void untouched_batch(struct world *w, const char *shape_name, bool update)
+{
+	LIBBPF_OPTS(bpf_map_batch_opts, opts);
+	/* Several pages, so that the first elements can be read and the others cannot. */
+	uint32_t n = 1 + rnd(w) % w->s->max_entries, n_a = n, n_b = n;
+	char *keys = calloc(n, w->s->key_size), *values = calloc(n, w->stride), *a_keys, *a_values;
+	int a, b;
+
+	for (uint32_t i = 0; i < n; i++) {
+		make_key(keys + (size_t)i * w->s->key_size, w->s, rnd(w) % w->s->n_keys);
+		make_values(w, values + i * w->stride);
+	}
+	a_keys = untouched(keys, (size_t)n * w->s->key_size);
+	a_values = untouched(values, n * w->stride);
+	if (rnd(w) % 2)
+		CHECK(*(volatile char *)a_keys == keys[0]);
+	if (update) {
+		a = code(bpf_map_update_batch(w->tool, a_keys, a_values, &n_a, &opts));
+		b = code(bpf_map_update_batch(w->oracle, keys, values, &n_b, &opts));
+	} else {
+		a = code(bpf_map_delete_batch(w->tool, a_keys, &n_a, &opts));
+		b = code(bpf_map_delete_batch(w->oracle, keys, &n_b, &opts));
+	}
+	CHECK(a == b);
+	CHECK(n_a == n_b);
+	munmap(a_keys, (size_t)n * w->s->key_size);
+	munmap(a_values, n * w->stride);
+	free(keys);
+	free(values);
+}
+
+static void untouched_operation(struct world *w, const char *shape_name)
+{
+	static char key[SHM_MAX_KEY], values[SHM_MAX_VALUE_ALL], b[SHM_MAX_VALUE_ALL], key_b[SHM_MAX_KEY];
+	uint32_t op = rnd(w) % 20, where = 1 + rnd(w) % 3;
+	uint64_t flags = rnd(w) % 3;
+	char *a_key, *a_values;
+	int ret;
+
+	make_key(key, w->s, rnd(w) % w->s->n_keys);
+	make_values(w, values);
+	memset(b, 0, w->stride);
+	a_key = where & UNTOUCHED_KEY ? untouched(key, w->s->key_size) : key;
+	a_values = where & UNTOUCHED_VALUE ? untouched(values, w->stride) : values;
+	if (op < 4) {
+		CHECK(arena_set(w, key, values, flags) == code(bpf_map_update_elem(w->oracle, key, values, flags)));
+	} else if (op < 9) {
+		CHECK(code(bpf_map_update_elem(w->tool, a_key, a_values, flags)) ==
+		      code(bpf_map_update_elem(w->oracle, key, values, flags)));
+	} else if (op < 11) {
+		CHECK(code(bpf_map_delete_elem(w->tool, a_key)) == code(bpf_map_delete_elem(w->oracle, key)));
+	} else if (op < 13) {
+		ret = code(bpf_map_lookup_and_delete_elem(w->oracle, key, b));
+		CHECK(code(bpf_map_lookup_and_delete_elem(w->tool, a_key, a_values)) == ret);
+		for (uint32_t cpu = 0; !ret && cpu < w->g.n_cpus; cpu++)
+			CHECK(memcmp(a_values + (size_t)cpu * w->g.value_room, b + (size_t)cpu * w->g.value_room,
+				     w->s->value_size) == 0);
+	} else if (op < 15) {
+		ret = code(bpf_map_lookup_elem(w->oracle, key, b));
+		CHECK(code(bpf_map_lookup_elem(w->tool, a_key, a_values)) == ret);
+		CHECK(ret || memcmp(a_values, b, w->stride) == 0);
+	} else if (op == 15) {
+		/* A key of zeroes in memory that was never written. */
+		memset(key_b, 0, w->s->key_size);
+		if (where & UNTOUCHED_KEY)
+			munmap(a_key, w->s->key_size);
+		a_key = mmap(NULL, w->s->key_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		where |= UNTOUCHED_KEY;
+		CHECK(a_key != MAP_FAILED);
+		CHECK(code(bpf_map_update_elem(w->tool, a_key, a_values, flags)) ==
+		      code(bpf_map_update_elem(w->oracle, key_b, values, flags)));
+	} else if (op == 16) {
+		/* The kernel's order of keys is its own, but whether there is a next one can be compared at the end. */
+		CHECK(code(bpf_map_get_next_key(w->tool, NULL, key_b)) ==
+		      code(bpf_map_get_next_key(w->oracle, NULL, key_b)));
+		ret = code(bpf_map_get_next_key(w->tool, a_key, key_b));
+		CHECK(ret == 0 || ret == -ENOENT);
+	} else if (op < 19) {
+		untouched_batch(w, shape_name, op == 17);
+	} else {
+		compare_all(w, shape_name);
+	}
+	if (where & UNTOUCHED_KEY)
+		munmap(a_key, w->s->key_size);
+	if (where & UNTOUCHED_VALUE)
+		munmap(a_values, w->stride);
+}
+
+static void play_untouched(struct world *w)
+{
+	for (int i = 0; i < 1500; i++)
+		untouched_operation(w, w->s->name);
+	compare_all(w, w->s->name);
+}
+
+static void test_untouched(void **state)
+{
+	for (size_t i = 0; i < N_SHAPES; i++) {
+		struct world w;
+
+		world_open(&w, &shapes[i]);
+		in_another_process(play_untouched, &w);
+		world_close(&w);
+	}
+}
+
+/* ---- batches in several calls ---- */
+
+/*
+ * Goes through both maps, which have the same order of buckets, in steps. Between the steps programs go on: in what the
+ * next calls hand out, and the last one leaves behind, both must agree.
+ */
+static void steps(struct world *w, const char *shape_name, bool move)
+{
+	static char key[SHM_MAX_KEY], value[SHM_MAX_VALUE_ALL];
+	LIBBPF_OPTS(bpf_map_batch_opts, opts);
+	uint32_t room = 1 + rnd(w) % 12, n[2], at[2] = {0}, next[2] = {0}, found;
+	char *keys[2], *values[2];
+	int ret[2] = {0}, maps[2] = {w->tool, w->oracle};
+	bool first = true;
+
+	for (int m = 0; m < 2; m++) {
+		keys[m] = calloc(room + 1, w->s->key_size);
+		values[m] = calloc(room + 1, w->stride);
+	}
+	do {
+		for (int m = 0; m < 2; m++) {
+			void *from = first ? NULL : &at[m];
+
+			n[m] = room;
+			ret[m] = code(
+				move ? bpf_map_lookup_and_delete_batch(maps[m], from, &next[m], keys[m], values[m],
+								       &n[m], &opts)
+				     : bpf_map_lookup_batch(maps[m], from, &next[m], keys[m], values[m], &n[m], &opts));
+			at[m] = next[m];
+		}
+		CHECK(ret[0] == ret[1]);
+		CHECK(n[0] == n[1]);
+		CHECK(at[0] == at[1]);
+		found = 0;
+		for (uint32_t i = 0; i < n[0] * n[1] && ret[0] != -ENOSPC; i++) {
+			uint32_t a = i / n[1], b = i % n[1];
+
+			if (memcmp(keys[0] + (size_t)a * w->s->key_size, keys[1] + (size_t)b * w->s->key_size,
+				   w->s->key_size))
+				continue;
+			CHECK(!memcmp(values[0] + a * w->stride, values[1] + b * w->stride, w->stride));
+			found++;
+		}
+		CHECK(ret[0] == -ENOSPC || found == n[0]);
+		first = false;
+		make_key(key, w->s, rnd(w) % w->s->n_keys);
+		make_values(w, value);
+		CHECK(arena_set(w, key, value, 0) == code(bpf_map_update_elem(w->oracle, key, value, 0)));
+		if (rnd(w) % 4 == 0)
+			compare_all(w, shape_name);
+	} while (ret[0] == 0);
+	CHECK(ret[0] == -ENOENT || ret[0] == -ENOSPC);
+	for (int m = 0; m < 2; m++) {
+		free(keys[m]);
+		free(values[m]);
+	}
+}
+
+static void play_steps(struct world *w)
+{
+	static char key[SHM_MAX_KEY], value[SHM_MAX_VALUE_ALL];
+
+	for (int i = 0; i < 60; i++) {
+		for (uint32_t k = 0; k < w->s->max_entries; k++) {
+			make_key(key, w->s, rnd(w) % w->s->n_keys);
+			make_values(w, value);
+			if (arena_set(w, key, value, 0) == 0)
+				bpf_map_update_elem(w->oracle, key, value, 0);
+		}
+		steps(w, w->s->name, i % 3);
+		compare_all(w, w->s->name);
+	}
+}
+
+static void test_steps(void **state)
+{
+	static const struct shape stepped[] = {
+		{"hash 8/8, one order", BPF_MAP_TYPE_HASH, 8, 8, 64, BPF_F_ZERO_SEED, 90},
+		{"hash 12/5, one order", BPF_MAP_TYPE_HASH, 12, 5, 33, BPF_F_ZERO_SEED | BPF_F_NO_PREALLOC, 40},
+		{"percpu hash 8/8, one order", BPF_MAP_TYPE_PERCPU_HASH, 8, 8, 64, BPF_F_ZERO_SEED, 90},
+		{"percpu hash 16/20, one order", BPF_MAP_TYPE_PERCPU_HASH, 16, 20, 20, BPF_F_ZERO_SEED, 30},
+	};
+
+	for (size_t i = 0; i < sizeof(stepped) / sizeof(stepped[0]); i++) {
+		struct world w;
+
+		world_open(&w, &stepped[i]);
+		in_another_process(play_steps, &w);
+		world_close(&w);
+	}
+}
+
+/* ---- everybody at once ---- */
+
+enum { CROWD = 4, CROWD_KEYS = 16, CROWD_SECONDS = 3, OWN_KEY = 1000 };
+
+/* Entries are taken out no faster than this, so that limbo lasts for longer than a thread waits for a processor. */
+#define PACE_US 200
+
+enum crowd_writer { WRITES_OWN_KEYS, MOVES_OUT, MOVES_OUT_UNTOUCHED, DRAINS, DRAINS_IN_STEPS };
+
+struct crowd {
+	struct world *w;
+	enum crowd_writer writer;
+	bool stop;
+	uint64_t counted[CROWD_KEYS], moved[CROWD_KEYS];
+	uint32_t n_threads;
+};
+
+static uint64_t sum_of(const struct world *w, const char *values)
+{
+	uint64_t sum = 0, one;
+
+	for (uint32_t cpu = 0; cpu < w->g.n_cpus; cpu++) {
+		memcpy(&one, values + (size_t)cpu * w->g.value_room, sizeof(one));
+		sum += one;
+	}
+	return sum;
+}
+
+static void *crowd_count(void *arg)
+{
+	const char *shape_name = "crowd";
+	struct crowd *c = arg;
+	uint32_t cpu = __atomic_fetch_add(&c->n_threads, 1, __ATOMIC_RELAXED) % c->w->g.n_cpus;
+	uint64_t mine[CROWD_KEYS] = {0};
+
+	for (uint64_t key = 0; !__atomic_load_n(&c->stop, __ATOMIC_RELAXED); key = (key + 1) % CROWD_KEYS) {
+		CHECK(shm_map_add(c->w->arena, &c->w->g, &key, 1, cpu) == 0);
+		mine[key]++;
+	}
+	for (int i = 0; i < CROWD_KEYS; i++)
+		__atomic_fetch_add(&c->counted[i], mine[i], __ATOMIC_RELAXED);
+	return NULL;
+}
+
+/* Where nobody takes anything out, a reader never sees less than before. */
+static void *crowd_read(void *arg)
+{
+	static _Thread_local char values[SHM_MAX_VALUE_ALL];
+	const char *shape_name = "crowd";
+	struct crowd *c = arg;
+	uint64_t before[CROWD_KEYS] = {0};
+
+	for (uint64_t key = 0; !__atomic_load_n(&c->stop, __ATOMIC_RELAXED); key = (key + 1) % CROWD_KEYS) {
+		int ret = code(bpf_map_lookup_elem(c->w->tool, &key, values));
+
+		CHECK(ret == 0 || ret == -ENOENT);
+		if (ret || c->writer != WRITES_OWN_KEYS)
+			continue;
+		CHECK(sum_of(c->w, values) >= before[key]);
+		before[key] = sum_of(c->w, values);
+	}
+	return NULL;
+}
+
+/* Return codes and values are those of somebody who is alone with his keys. */
+static void write_own_keys(struct crowd *c, uint64_t round)
+{
+	static char values[SHM_MAX_VALUE_ALL], seen[SHM_MAX_VALUE_ALL];
+	const char *shape_name = "crowd";
+	uint64_t key = OWN_KEY + round % 8;
+	int tool = c->w->tool;
+
+	make_values(c->w, values);
+	CHECK(code(bpf_map_update_elem(tool, &key, values, BPF_EXIST)) == -ENOENT);
+	CHECK(code(bpf_map_update_elem(tool, &key, values, BPF_NOEXIST)) == 0);
+	CHECK(code(bpf_map_update_elem(tool, &key, values, BPF_NOEXIST)) == -EEXIST);
+	CHECK(code(bpf_map_lookup_elem(tool, &key, seen)) == 0);
+	CHECK(memcmp(values, seen, c->w->stride) == 0);
+	make_values(c->w, values);
+	CHECK(code(bpf_map_update_elem(tool, &key, values, BPF_EXIST)) == 0);
+	if (round % 2) {
+		CHECK(code(bpf_map_lookup_and_delete_elem(tool, &key, seen)) == 0);
+		CHECK(memcmp(values, seen, c->w->stride) == 0);
+	} else {
+		CHECK(code(bpf_map_delete_elem(tool, &key)) == 0);
+	}
+	CHECK(code(bpf_map_delete_elem(tool, &key)) == -ENOENT);
+	CHECK(code(bpf_map_lookup_elem(tool, &key, seen)) == -ENOENT);
+}
+
+static void move_out_one(struct crowd *c, uint64_t key)
+{
+	static char values[SHM_MAX_VALUE_ALL];
+	const char *shape_name = "crowd";
+	void *at = c->writer == MOVES_OUT ? &key : untouched(&key, sizeof(key));
+	int ret = code(bpf_map_lookup_and_delete_elem(c->w->tool, at, values));
+
+	CHECK(ret == 0 || ret == -ENOENT);
+	if (ret == 0)
+		c->moved[key] += sum_of(c->w, values);
+	usleep(PACE_US);
+	if (at != &key)
+		munmap(at, sizeof(key));
+}
+
+static void move_out_all(struct crowd *c)
+{
+	static char values[2 * CROWD_KEYS * 1024];
+	LIBBPF_OPTS(bpf_map_batch_opts, opts);
+	uint32_t room = c->writer == DRAINS ? 2 * CROWD_KEYS : 3, at = 0, n;
+	uint64_t keys[2 * CROWD_KEYS];
+	const char *shape_name = "crowd";
+	void *from = NULL;
+	int ret;
+
+	do {
+		n = room;
+		ret = code(bpf_map_lookup_and_delete_batch(c->w->tool, from, &at, keys, values, &n, &opts));
+		if (ret == -ENOSPC) {
+			room = 2 * CROWD_KEYS;
+			ret = 0;
+			continue;
+		}
+		CHECK(ret == 0 || ret == -ENOENT);
+		for (uint32_t i = 0; i < n; i++) {
+			CHECK(keys[i] < CROWD_KEYS);
+			c->moved[keys[i]] += sum_of(c->w, values + i * c->w->stride);
+		}
+		from = &at;
+		usleep(PACE_US * n);
+	} while (ret == 0);
+}
+
+static void crowd_write(struct crowd *c)
+{
+	struct timespec begin, now;
+
+	clock_gettime(CLOCK_MONOTONIC, &begin);
+	for (uint64_t round = 0;; round++) {
+		if (c->writer == WRITES_OWN_KEYS)
+			write_own_keys(c, round);
+		else if (c->writer == MOVES_OUT || c->writer == MOVES_OUT_UNTOUCHED)
+			move_out_one(c, round % CROWD_KEYS);
+		else
+			move_out_all(c);
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		if (now.tv_sec - begin.tv_sec >= CROWD_SECONDS)
+			return;
+	}
+}
+
+static void crowd(struct world *w, enum crowd_writer writer, const char *shape_name)
+{
+	static char values[SHM_MAX_VALUE_ALL];
+	struct crowd *c = calloc(1, sizeof(*c));
+	pthread_t t[CROWD + 2];
+	uint64_t moved = 0, counted = 0;
+
+	c->w = w;
+	c->writer = writer;
+	/* What an earlier crowd has left is there to be moved out, too. */
+	for (uint64_t key = 0; key < CROWD_KEYS; key++)
+		if (bpf_map_lookup_elem(w->tool, &key, values) == 0)
+			c->counted[key] = sum_of(w, values);
+	for (int i = 0; i < CROWD + 2; i++)
+		CHECK(pthread_create(&t[i], NULL, i < CROWD ? crowd_count : crowd_read, c) == 0);
+	crowd_write(c);
+	__atomic_store_n(&c->stop, true, __ATOMIC_RELAXED);
+	for (int i = 0; i < CROWD + 2; i++)
+		pthread_join(t[i], NULL);
+	for (uint64_t key = 0; key < CROWD_KEYS; key++) {
+		uint64_t left = 0;
+
+		if (bpf_map_lookup_elem(w->tool, &key, values) == 0)
+			left = sum_of(w, values);
+		moved += c->moved[key];
+		counted += c->counted[key];
+		if (c->moved[key] + left != c->counted[key])
+			printf("# key %lu: %lu moved out, %lu left, %lu counted\n", (unsigned long)key,
+			       (unsigned long)c->moved[key], (unsigned long)left, (unsigned long)c->counted[key]);
+		CHECK(c->moved[key] + left == c->counted[key]);
+	}
+	printf("# %s: %lu counted, %lu of them moved out\n", shape_name, (unsigned long)counted, (unsigned long)moved);
+	free(c);
+}
+
+static void crowd_own(struct world *w)
+{
+	crowd(w, WRITES_OWN_KEYS, "updates, deletes");
+}
+
+static void crowd_moves(struct world *w)
+{
+	crowd(w, MOVES_OUT, "lookup and delete");
+	crowd(w, MOVES_OUT_UNTOUCHED, "lookup and delete, untouched");
+}
+
+static void crowd_drains(struct world *w)
+{
+	crowd(w, DRAINS, "batch");
+	crowd(w, DRAINS_IN_STEPS, "batch in steps");
+}
+
+static void test_crowd(void **state)
+{
+	static const struct shape s[] = {
+		{"hash", BPF_MAP_TYPE_HASH, 8, 8, 64, 0, 0},
+		{"percpu hash", BPF_MAP_TYPE_PERCPU_HASH, 8, 8, 64, 0, 0},
+	};
+	static const struct {
+		void (*play)(struct world *);
+		int shape;
+	} plays[] = {{crowd_own, 0}, {crowd_own, 1}, {crowd_moves, 1}, {crowd_drains, 1}};
+
+	for (size_t i = 0; i < sizeof(plays) / sizeof(plays[0]); i++) {
+		struct world w;
+
+		world_open(&w, &s[plays[i].shape]);
+		in_another_process(plays[i].play, &w);
+		world_close(&w);
+	}
+}
+
 /* In, out, and the map is the tool's own again. */
 static void test_copy(void **state)
 {
@@ -505,8 +945,9 @@ static void test_copy(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_oracle), cmocka_unit_test(test_iterate), cmocka_unit_test(test_bpftool),
-		cmocka_unit_test(test_rights), cmocka_unit_test(test_readers), cmocka_unit_test(test_copy),
+		cmocka_unit_test(test_oracle),	  cmocka_unit_test(test_iterate), cmocka_unit_test(test_bpftool),
+		cmocka_unit_test(test_rights),	  cmocka_unit_test(test_readers), cmocka_unit_test(test_copy),
+		cmocka_unit_test(test_untouched), cmocka_unit_test(test_steps),	  cmocka_unit_test(test_crowd),
 	};
 	char err[256] = "";
 	int ret;
@@ -517,6 +958,8 @@ int main(void)
 		printf("Bail out! %s\n", err);
 		return 1;
 	}
+	if (getenv("CARRY_ONLY"))
+		cmocka_set_test_filter(getenv("CARRY_ONLY"));
 	ret = cmocka_run_group_tests(tests, NULL, NULL);
 	carriers__free(carriers);
 	return ret;
