@@ -26,7 +26,7 @@ $(B)/agent/image.bin: $(B)/agent/image.elf
 
 # ---- from outside ----
 
-AGENT_OBJS := $(addprefix $(B)/agent/,image.o open.o proc.o ptrace.o choose.o inject.o decode.o place.o stub.o hold.o elf.o \
+AGENT_OBJS := $(addprefix $(B)/agent/,image.o open.o proc.o ptrace.o choose.o inject.o decode.o form.o place.o stub.o hold.o elf.o \
 	site.o patch.o adopt.o quiesce.o threads.o cpus.o service.o)
 AGENT_LIBS := -lZydis -lbpf -lpthread
 
@@ -39,6 +39,7 @@ $(B)/libagent.a: $(AGENT_OBJS)
 # ---- tests ----
 
 AGENT_VICTIMS := $(patsubst tests/victims/%.c,$(B)/tests/victims/%,$(wildcard tests/victims/*.c))
+AGENT_VICTIMS += $(patsubst $(B)/tests/victims/%,$(B)/tests/victims/low-%,$(AGENT_VICTIMS))
 VICTIMS += $(AGENT_VICTIMS)
 
 # Programs to be probed: built as programs commonly are, never with sanitizers.
@@ -46,6 +47,12 @@ $(B)/tests/victims/%: tests/victims/%.c Makefile agent/module.mk
 	@mkdir -p $(@D)
 	$(call say,VICTIM)
 	$(Q)$(CC) -std=gnu11 -D_GNU_SOURCE -O2 -g $(WARN) -fPIE -pie -MMD -MP -o $@ $< -lpthread -ldl
+
+# The same at 4 MiB, not PIE, not optimized: functions begin with push %rbp; mov %rsp,%rbp.
+$(B)/tests/victims/low-%: tests/victims/%.c Makefile agent/module.mk
+	@mkdir -p $(@D)
+	$(call say,VICTIM)
+	$(Q)$(CC) -std=gnu11 -D_GNU_SOURCE -O0 -g $(WARN) -fno-pie -no-pie -MMD -MP -o $@ $< -lpthread -ldl
 
 AGENT_TESTS := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(wildcard tests/unit/test_agent*.c))
 UNIT += $(AGENT_TESTS)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * patch.c: the one byte that moves a probe between kernel and userspace, CC <-> E9, nobody stopped.
+ * patch.c: the one byte that moves a probe between kernel and userspace, int3 or the jump's, nobody stopped.
  *
  * Closed, the site is as the kernel made it: int3 at its first byte and at the boundaries, the file's bytes between
  * them. Nobody executes those between, because the kernel executes copies of the instructions. So arm() writes the
@@ -12,6 +12,10 @@
  * one by one, when the child meets them, and would leave the jump's remaining bytes among the file's. A child that is
  * born while the site is open jumps like its parent and is harmless until a uprobe at the site goes away or comes: it
  * is repaired before that, by agent_repair_child(). So a site is armed and closed for a moment only.
+ *
+ * Where the jump has a step (form.c), a thread can be between its two instructions when the site is closed. It goes on
+ * to the stub, and from there back to the kernel's int3. So the file's bytes come back only when every thread has been
+ * seen elsewhere: with the first byte int3 nobody comes there any more.
  */
 #include <ctype.h>
 #include <dirent.h>
@@ -25,10 +29,13 @@
 #include "site.h"
 
 #define FREE_WAIT_MS 500
+#define FREE_TRIES   10
+#define STEP_WAIT_MS 100	 /* a thread that lost its CPU on the step gets it back */
+#define SCAN_STACK   (32u << 10) /* bytes above the stack pointer that are searched, as in quiesce.c */
 
 static int write_between(const struct site *s, const uint8_t *bytes)
 {
-	for (int i = 1; i < PATCH_SIZE; i++) {
+	for (size_t i = 1; i < s->size; i++) {
 		int rc;
 
 		if (s->d.boundary_mask & (1u << i))
@@ -42,17 +49,17 @@ static int write_between(const struct site *s, const uint8_t *bytes)
 
 static bool has_bytes_between(const struct site *s)
 {
-	return s->d.boundary_mask != (1u << PATCH_SIZE) - 1;
+	return s->d.boundary_mask != (1u << s->size) - 1;
 }
 
 /* Reads the patch; boundaries must hold int3s. */
 static int look(const struct site *s, uint8_t *now, struct agent_error *err)
 {
-	int rc = target_read(s->t, s->addr, now, PATCH_SIZE);
+	int rc = target_read(s->t, s->addr, now, s->size);
 
 	if (rc)
 		return agent_fail(err, -ESRCH, "process %d ended or runs another program", s->t->pid);
-	for (int i = 1; i < PATCH_SIZE; i++)
+	for (size_t i = 1; i < s->size; i++)
 		if ((s->d.boundary_mask & (1u << i)) && now[i] != INT3)
 			return agent_fail(err, -EBUSY, "the kernel's breakpoint at 0x%lx of process %d is gone",
 					  s->addr + i, s->t->pid);
@@ -61,7 +68,7 @@ static int look(const struct site *s, uint8_t *now, struct agent_error *err)
 
 bool patch_is_overlapped(const struct site *s)
 {
-	uint8_t now[PATCH_SIZE - 1];
+	uint8_t now[JUMP_SIZE - 1];
 
 	if (target_read(s->t, s->addr - s->n_before, now, s->n_before))
 		return false;
@@ -78,7 +85,7 @@ static int not_written(const struct site *s, int rc, struct agent_error *err)
 
 static int look_at_closed(const struct site *s, struct agent_error *err)
 {
-	uint8_t now[PATCH_SIZE];
+	uint8_t now[PATCH_MAX];
 	int rc = look(s, now, err);
 
 	if (rc)
@@ -113,6 +120,7 @@ int site__arm(struct site *s, struct agent_error *err)
 
 int site__disarm(struct site *s, struct agent_error *err)
 {
+	const struct code_range step = {s->addr + s->step, s->addr + s->step + 1};
 	int rc = 0;
 
 	if (!s->armed)
@@ -122,6 +130,9 @@ int site__disarm(struct site *s, struct agent_error *err)
 	if (has_bytes_between(s)) {
 		/* Who fetched the first byte while it was the jump's has executed it after this. */
 		cpus_visit();
+		rc = s->step ? target_left(s->t, &step, STEP_WAIT_MS, err) : 0;
+		if (rc)
+			return rc;
 		rc = write_between(s, s->file);
 	}
 	s->armed = rc != 0;
@@ -130,7 +141,7 @@ int site__disarm(struct site *s, struct agent_error *err)
 
 int site__open(struct site *s, struct agent_error *err)
 {
-	const uint8_t open_byte = JMP_REL32;
+	const uint8_t open_byte = s->jump[0];
 	int rc = site__arm(s, err);
 
 	if (!rc)
@@ -141,13 +152,13 @@ int site__open(struct site *s, struct agent_error *err)
 int site__close(struct site *s, struct agent_error *err)
 {
 	const uint8_t closed_byte = INT3;
-	uint8_t now[PATCH_SIZE];
+	uint8_t now[PATCH_MAX];
 	int rc = look(s, now, err);
 
 	if (rc)
 		return rc;
 	/* int3 already: another tool's uprobe came. The bytes between are the jump's all the same. */
-	if (now[0] != JMP_REL32 && now[0] != INT3)
+	if (now[0] != s->jump[0] && now[0] != INT3)
 		return agent_fail(err, -EBUSY, "the site at 0x%lx of process %d has byte %02x, not a jump", s->addr,
 				  s->t->pid, now[0]);
 	return not_written(s, target_write(s->t, s->addr, &closed_byte, 1), err);
@@ -157,7 +168,7 @@ bool site__is_open(const struct site *s)
 {
 	uint8_t now;
 
-	return !target_read(s->t, s->addr, &now, 1) && now == JMP_REL32;
+	return !target_read(s->t, s->addr, &now, 1) && now == s->jump[0];
 }
 
 /* ---- fork children ---- */
@@ -189,17 +200,36 @@ struct repair {
 	struct agent_error *err;
 };
 
+/* Is the thread on the jump's step, or does it return there from a signal handler? */
+static bool is_on_step(const struct target *t, const struct site *s, const struct stopped *thread)
+{
+	uint64_t *words, step = s->addr + s->step;
+	bool found = thread->regs.rip == step;
+	ssize_t n;
+
+	if (!s->step || found)
+		return found;
+	words = malloc(SCAN_STACK);
+	if (!words)
+		return true;
+	n = pread(t->mem, words, SCAN_STACK, (off_t)(thread->regs.rsp & ~7ull));
+	for (ssize_t i = 0; i < n / (ssize_t)sizeof(*words) && !found; i++)
+		found = words[i] == step;
+	free(words);
+	return found;
+}
+
 static void repair_one(const struct target *child, const struct site *s)
 {
-	uint8_t now[PATCH_SIZE], byte = INT3;
+	uint8_t now[PATCH_MAX], byte = INT3;
 
-	if (!has_stub(child->pid, s) || !is_copy(child, s) || target_read(child, s->addr, now, sizeof(now)))
+	if (!has_stub(child->pid, s) || !is_copy(child, s) || target_read(child, s->addr, now, s->size))
 		return;
-	if (now[0] != JMP_REL32 && now[0] != INT3)
+	if (now[0] != s->jump[0] && now[0] != INT3)
 		return;
 	/* An int3 is right for the kernel in any case: it takes it away when no uprobe is for this process. */
 	target_write(child, s->addr, &byte, 1);
-	for (int i = 1; i < PATCH_SIZE; i++)
+	for (size_t i = 1; i < s->size; i++)
 		if (!(s->d.boundary_mask & (1u << i)))
 			target_write(child, s->addr + i, &s->file[i], 1);
 }
@@ -243,6 +273,10 @@ static int repair_in_tracer(struct target *child, void *arg)
 			free(tids);
 	} while (!rc && n != before);
 	for (size_t i = 0; !rc && i < r->n; i++)
+		for (size_t k = 0; k < n; k++)
+			if (is_on_step(child, r->sites[i], &stopped[k]))
+				rc = -EAGAIN;
+	for (size_t i = 0; !rc && i < r->n; i++)
 		repair_one(child, r->sites[i]);
 	for (size_t i = 0; i < n; i++)
 		thread_resume(child, &stopped[i]);
@@ -266,7 +300,7 @@ int agent_repair_child(pid_t child, const struct site *const *sites, size_t n_si
 		return rc == -ESRCH ? 0 : rc;
 	for (int tries = 0; tries < 5; tries++) {
 		rc = tracer_run(t, repair_in_tracer, &r);
-		if (rc != -ETIMEDOUT)
+		if (rc != -ETIMEDOUT && rc != -EAGAIN)
 			break;
 	}
 	target__free(t);
@@ -296,26 +330,34 @@ void site__free(struct site *s)
 {
 	struct code_range stub = {s->map.addr, s->map.addr + s->map.size};
 	struct agent_error ignored;
-	bool armed = false;
+	bool held = false, clean = true;
 
-	for (int i = 0; i < PATCH_SIZE; i++)
-		armed |= s->hold[i].event >= 0;
-	if (armed && s->map.addr && target__alive(s->t)) {
+	for (int i = 0; i < PATCH_MAX; i++)
+		held |= s->hold[i].event >= 0;
+	if (held && s->map.addr && target__alive(s->t)) {
 		if (site__is_open(s))
 			site__close(s, &ignored);
-		site__disarm(s, &ignored);
+		for (int tries = 0; tries < FREE_TRIES; tries++) {
+			clean = !site__disarm(s, &ignored) || !target__alive(s->t);
+			if (clean)
+				break;
+		}
 		patch_repair_children(s);
 	}
-	for (int i = 0; i < PATCH_SIZE; i++)
-		hold_drop(&s->hold[i]);
-	/* A thread that is still inside, or returns there, keeps the stub where it is: one page. */
-	if (s->map.addr && target__alive(s->t) && !target_left(s->t, &stub, FREE_WAIT_MS, &ignored))
-		target__unmap(s->t, &s->map, 1, &ignored);
 	for (struct site **link = &s->t->sites; *link; link = &(*link)->next) {
 		if (*link == s) {
 			*link = s->next;
 			break;
 		}
 	}
+	/* Somebody does not leave the step: the jump's bytes stay, and with them the uprobes that make them harmless.
+	 */
+	if (!clean)
+		return;
+	for (int i = 0; i < PATCH_MAX; i++)
+		hold_drop(&s->hold[i]);
+	/* A thread that is still inside, or returns there, keeps the stub where it is: one page. */
+	if (s->map.addr && target__alive(s->t) && !target_left(s->t, &stub, FREE_WAIT_MS, &ignored))
+		target__unmap(s->t, &s->map, 1, &ignored);
 	free(s);
 }
