@@ -26,7 +26,7 @@ $(B)/agent/image.bin: $(B)/agent/image.elf
 
 # ---- from outside ----
 
-AGENT_OBJS := $(addprefix $(B)/agent/,image.o open.o proc.o ptrace.o choose.o inject.o decode.o form.o place.o stub.o hold.o elf.o \
+AGENT_OBJS := $(addprefix $(B)/agent/,image.o open.o proc.o ptrace.o choose.o inject.o decode.o form.o place.o step.o stub.o hold.o elf.o \
 	site.o patch.o adopt.o quiesce.o threads.o cpus.o service.o)
 AGENT_LIBS := -lZydis -lbpf -lpthread
 
@@ -53,6 +53,18 @@ $(B)/tests/victims/low-%: tests/victims/%.c Makefile agent/module.mk
 	@mkdir -p $(@D)
 	$(call say,VICTIM)
 	$(Q)$(CC) -std=gnu11 -D_GNU_SOURCE -O0 -g $(WARN) -fno-pie -no-pie -MMD -MP -o $@ $< -lpthread -ldl
+
+# examples/workload in the same way, and without symbols.
+$(B)/tests/victims/low-workload: examples/workload.c Makefile agent/module.mk
+	@mkdir -p $(@D)
+	$(call say,VICTIM)
+	$(Q)$(CC) -std=gnu11 -D_GNU_SOURCE -O0 -g -I. $(WARN) -fno-pie -no-pie -MMD -MP -o $@ $< -lpthread
+
+$(B)/tests/victims/stripped-calls: $(B)/tests/victims/low-calls
+	$(call say,VICTIM)
+	$(Q)strip -o $@ $<
+
+VICTIMS += $(B)/tests/victims/low-workload $(B)/tests/victims/stripped-calls
 
 AGENT_TESTS := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(wildcard tests/unit/test_agent*.c))
 UNIT += $(AGENT_TESTS)

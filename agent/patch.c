@@ -14,8 +14,8 @@
  * is repaired before that, by agent_repair_child(). So a site is armed and closed for a moment only.
  *
  * Where the jump has a step (form.c), a thread can be between its two instructions when the site is closed. It goes on
- * to the stub, and from there back to the kernel's int3. So the file's bytes come back only when every thread has been
- * seen elsewhere: with the first byte int3 nobody comes there any more.
+ * to the stub, and from there back to the kernel's int3. So the file's bytes come back only when nobody is on the step:
+ * step.c. With the first byte int3 nobody comes there any more.
  */
 #include <ctype.h>
 #include <dirent.h>
@@ -29,9 +29,7 @@
 #include "site.h"
 
 #define FREE_WAIT_MS 500
-#define FREE_TRIES   10
-#define STEP_WAIT_MS 100	 /* a thread that lost its CPU on the step gets it back */
-#define SCAN_STACK   (32u << 10) /* bytes above the stack pointer that are searched, as in quiesce.c */
+#define FREE_TRIES   3
 
 static int write_between(const struct site *s, const uint8_t *bytes)
 {
@@ -120,7 +118,6 @@ int site__arm(struct site *s, struct agent_error *err)
 
 int site__disarm(struct site *s, struct agent_error *err)
 {
-	const struct code_range step = {s->addr + s->step, s->addr + s->step + 1};
 	int rc = 0;
 
 	if (!s->armed)
@@ -130,7 +127,7 @@ int site__disarm(struct site *s, struct agent_error *err)
 	if (has_bytes_between(s)) {
 		/* Who fetched the first byte while it was the jump's has executed it after this. */
 		cpus_visit();
-		rc = s->step ? target_left(s->t, &step, STEP_WAIT_MS, err) : 0;
+		rc = step_leave(s, err);
 		if (rc)
 			return rc;
 		rc = write_between(s, s->file);
@@ -200,26 +197,7 @@ struct repair {
 	struct agent_error *err;
 };
 
-/* Is the thread on the jump's step, or does it return there from a signal handler? */
-static bool is_on_step(const struct target *t, const struct site *s, const struct stopped *thread)
-{
-	uint64_t *words, step = s->addr + s->step;
-	bool found = thread->regs.rip == step;
-	ssize_t n;
-
-	if (!s->step || found)
-		return found;
-	words = malloc(SCAN_STACK);
-	if (!words)
-		return true;
-	n = pread(t->mem, words, SCAN_STACK, (off_t)(thread->regs.rsp & ~7ull));
-	for (ssize_t i = 0; i < n / (ssize_t)sizeof(*words) && !found; i++)
-		found = words[i] == step;
-	free(words);
-	return found;
-}
-
-static void repair_one(const struct target *child, const struct site *s)
+static void repair_one(const struct target *child, const struct site *s, struct stopped *stopped, size_t n)
 {
 	uint8_t now[PATCH_MAX], byte = INT3;
 
@@ -227,6 +205,9 @@ static void repair_one(const struct target *child, const struct site *s)
 		return;
 	if (now[0] != s->jump[0] && now[0] != INT3)
 		return;
+	for (size_t i = 0; i < n; i++)
+		if (step_leave_stopped(child, s, &stopped[i]))
+			return;
 	/* An int3 is right for the kernel in any case: it takes it away when no uprobe is for this process. */
 	target_write(child, s->addr, &byte, 1);
 	for (size_t i = 1; i < s->size; i++)
@@ -273,11 +254,7 @@ static int repair_in_tracer(struct target *child, void *arg)
 			free(tids);
 	} while (!rc && n != before);
 	for (size_t i = 0; !rc && i < r->n; i++)
-		for (size_t k = 0; k < n; k++)
-			if (is_on_step(child, r->sites[i], &stopped[k]))
-				rc = -EAGAIN;
-	for (size_t i = 0; !rc && i < r->n; i++)
-		repair_one(child, r->sites[i]);
+		repair_one(child, r->sites[i], stopped, n);
 	for (size_t i = 0; i < n; i++)
 		thread_resume(child, &stopped[i]);
 	free(stopped);
@@ -300,7 +277,7 @@ int agent_repair_child(pid_t child, const struct site *const *sites, size_t n_si
 		return rc == -ESRCH ? 0 : rc;
 	for (int tries = 0; tries < 5; tries++) {
 		rc = tracer_run(t, repair_in_tracer, &r);
-		if (rc != -ETIMEDOUT && rc != -EAGAIN)
+		if (rc != -ETIMEDOUT)
 			break;
 	}
 	target__free(t);

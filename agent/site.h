@@ -93,6 +93,16 @@ struct function {
 /* The function whose code is at this file offset. -ENOENT: no symbol says so. */
 int elf_function_at(const char *path, uint64_t offset, struct function *f);
 
+/* ---- step.c ---- */
+
+/*
+ * Returns 0 when no thread of the target is between the two instructions of the site's jump, nor returns there from a
+ * signal handler. The site is closed and every processor has been visited since.
+ */
+int step_leave(const struct site *s, struct agent_error *err);
+/* The same for one stopped thread of the target or of a fork child; thread->regs may change. */
+int step_leave_stopped(const struct target *t, const struct site *s, struct stopped *thread);
+
 /* ---- patch.c ---- */
 
 /* Is a jump that is not ours so close that it overlaps our place? */

@@ -3,16 +3,24 @@
  * A probed function's calls are counted by the kernel's uprobe or by the agent, never by both or none, while the probe
  * moves back and forth under load. The victim knows how often it called.
  */
+#include <dirent.h>
+#include <fcntl.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ptrace.h>
+#include <sys/user.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
 
 #include "agent_fixture.h"
+
+#define JMP 0xe9
 
 static struct rig rig;
 
@@ -84,6 +92,17 @@ struct shape {
 	int flips;
 	int hits_per_call;
 };
+
+static void victim_peek(const struct victim *v, uint64_t addr, uint8_t *bytes, size_t n)
+{
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/mem", v->pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	assert_int_equal(pread(fd, bytes, n, (off_t)addr), n);
+	close(fd);
+}
 
 static void flip_under_load(const struct shape *sh)
 {
@@ -256,13 +275,112 @@ static void test_refusals(void **state)
 	rider_stop(&rd);
 }
 
+/* The first other thread of the victim. */
+static pid_t caller_of(pid_t pid)
+{
+	char path[64];
+	struct dirent *e;
+	pid_t tid = 0;
+	DIR *d;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", pid);
+	d = opendir(path);
+	assert_non_null(d);
+	while ((e = readdir(d)))
+		if (atoi(e->d_name) > 0 && atoi(e->d_name) != pid)
+			tid = atoi(e->d_name);
+	closedir(d);
+	return tid;
+}
+
+/* Steps the thread, which is attached, to an address. */
+static void step_to(pid_t tid, uint64_t addr)
+{
+	struct user_regs_struct regs = {0};
+	int status;
+
+	for (int i = 0; i < 100000 && regs.rip != addr; i++) {
+		assert_int_equal(ptrace(PTRACE_SINGLESTEP, tid, NULL, NULL), 0);
+		assert_int_equal(waitpid(tid, &status, __WALL), tid);
+		assert_true(WIFSTOPPED(status));
+		assert_int_equal(ptrace(PTRACE_GETREGS, tid, NULL, &regs), 0);
+	}
+	assert_int_equal(regs.rip, addr);
+}
+
+/*
+ * A thread has pushed and not yet jumped when the site is closed. While somebody traces it there, the bytes stay. Let
+ * go, it jumps; stopped by a signal, it is made to.
+ */
+static void test_step(void **state)
+{
+	char *const argv[] = {"low-calls", "push_rbp", "1", "0", NULL};
+	struct agent_error err = {""};
+	struct agent_site *as;
+	uint8_t was[8], now[8];
+	struct oracle entry;
+	struct rider rd;
+	struct victim v;
+	struct site *s;
+	uint64_t addr;
+	long calls;
+
+	(void)state;
+	victim_start(&v, argv);
+	oracle_start(&entry, victim_path(argv[0]), victim_symbol(argv[0], "push_rbp"), false);
+	rider_start(&rd, &rig, v.pid);
+	s = plan(&rd, argv[0], "push_rbp", false, 3, SITE_DONE, &err);
+	as = site__fill_addresses(s, rd.arena);
+	as->bounce = 1;
+	rider_action(&rd, as, 0, 0, AGENT_ACT_PID_LIMITED);
+	addr = site__address(s);
+	victim_peek(&v, addr, was, sizeof(was));
+	victim_go(&v);
+	for (int round = 0; round < 20; round++) {
+		bool stopped = round & 1;
+		pid_t tid;
+
+		move(&rd, s, as, true);
+		usleep(2000);
+		tid = caller_of(v.pid);
+		assert_int_equal(ptrace(PTRACE_ATTACH, tid, NULL, NULL), 0);
+		assert_int_equal(waitpid(tid, NULL, __WALL), tid);
+		step_to(tid, addr + 2);
+		check_ok(site__close(s, &err), &err);
+		rider_gate(&rd, SHM_UGATE_KERNEL);
+		as->bounce = 1;
+		assert_int_not_equal(site__disarm(s, &err), 0);
+		victim_peek(&v, addr, now, sizeof(now));
+		assert_int_equal(now[2], JMP);
+		/* A stop that is not yet reported is reported to nobody: the thread stops as its process does. */
+		if (stopped)
+			assert_int_equal(kill(v.pid, SIGSTOP), 0);
+		assert_int_equal(ptrace(PTRACE_DETACH, tid, NULL, NULL), 0);
+		if (stopped)
+			usleep(5000);
+		check_ok(site__disarm(s, &err), &err);
+		victim_peek(&v, addr, now, sizeof(now));
+		assert_memory_equal(now, was, sizeof(now));
+		if (stopped)
+			assert_int_equal(kill(v.pid, SIGCONT), 0);
+	}
+	victim_go(&v);
+	calls = victim_number(&v, "calls");
+	printf("# %ld calls, %lu in userspace, %lu in the kernel\n", calls, rider_count(&rd, 0), oracle_count(&entry));
+	assert_int_equal(rider_count(&rd, 0) + oracle_count(&entry), calls);
+	assert_int_equal(victim_wait(&v), 0);
+	site__free(s);
+	rider_stop(&rd);
+	oracle_stop(&entry);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_flip_push_rbp), cmocka_unit_test(test_flip_beginnings),
 		cmocka_unit_test(test_flip_return),   cmocka_unit_test(test_return_beginnings),
 		cmocka_unit_test(test_flip_low),      cmocka_unit_test(test_plan_and_free),
-		cmocka_unit_test(test_refusals),
+		cmocka_unit_test(test_refusals),      cmocka_unit_test(test_step),
 	};
 
 	cmocka_set_message_output(CM_OUTPUT_TAP);
