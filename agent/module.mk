@@ -68,7 +68,7 @@ VICTIMS += $(B)/tests/victims/low-workload $(B)/tests/victims/stripped-calls
 
 AGENT_TESTS := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(wildcard tests/unit/test_agent*.c))
 UNIT += $(AGENT_TESTS)
-$(AGENT_TESTS): $(B)/tests/unit/agent_fixture.o $(B)/daemon/kernel_features.o $(B)/libagent.a | $(AGENT_VICTIMS)
+$(AGENT_TESTS): $(B)/tests/unit/agent_fixture.o $(B)/daemon/kernel_features.o $(B)/libagent.a | $(AGENT_VICTIMS) $(B)/tests/victims/stripped-calls
 $(AGENT_TESTS): LIBS += $(AGENT_LIBS) -lz
 # This one compiles programs, with LLVM in the same process.
 $(B)/tests/unit/test_agent_helpers: $(VM_JIT_OBJS) $(B)/libvm.a

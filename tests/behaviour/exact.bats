@@ -262,17 +262,3 @@ offloaded_is_exact() {
 		}
 	done
 }
-
-@test "a program that is not PIE and has no symbols, probed at addresses" {
-	local f at
-	for f in push_rbp endbr sub_rsp; do
-		at=0x$(nm "$B/tests/victims/low-calls" | awk -v f="$f" '$3 == f { print $1 }')
-		victim stripped-calls "$f" 4 20000
-		tool_run "$SESSION/tool" bpftrace --unsafe -p "$VICTIM" -e "uprobe:$B/tests/victims/stripped-calls:$at { @ = count(); }"
-		offloaded "$TOOL_PID"
-		victim_go
-		victim_end
-		exact_tool_end "$TOOL_PID"
-		same "$f" "$(counted "$SESSION/tool")" 80000
-	done
-}
