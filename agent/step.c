@@ -20,8 +20,9 @@
 
 #include "site.h"
 
-#define GLANCE_MS  20
-#define STOP_TRIES 50	       /* of a millisecond */
+#define GLANCE_MS  100
+#define TRIES	   5
+#define STOP_TRIES 100	       /* of a millisecond */
 #define SCAN_STACK (32u << 10) /* bytes above the stack pointer that are searched, as in quiesce.c */
 #define USER_CS	   0x33
 #define FLAG_ONE   0x2ull	/* the bit of the flags that is always 1 */
@@ -60,6 +61,13 @@ int step_leave_stopped(const struct target *t, const struct site *s, struct stop
 	return fix_frames(t, s, thread->regs.rsp);
 }
 
+static void nap(void)
+{
+	const struct timespec ms = {0, 1000000};
+
+	nanosleep(&ms, NULL);
+}
+
 static int stop_and_leave(struct target *t, const struct site *s, pid_t tid, struct agent_error *err)
 {
 	struct stopped thread;
@@ -78,7 +86,6 @@ static int stop_and_leave(struct target *t, const struct site *s, pid_t tid, str
 /* A process that a signal has stopped: it stays so. */
 static int leave_while_stopped(const struct target *t, const struct site *s, pid_t tid)
 {
-	const struct timespec nap = {0, 1000000};
 	struct stopped thread = {.tid = tid};
 	int status = 0, rc = -ETIMEDOUT;
 
@@ -94,7 +101,7 @@ static int leave_while_stopped(const struct target *t, const struct site *s, pid
 		if (got == tid)
 			rc = 0;
 		else
-			nanosleep(&nap, NULL);
+			nap();
 	}
 	if (rc)
 		return rc; /* the tracer's end lets go of it */
@@ -120,17 +127,23 @@ struct leaver {
 /* A thread of the target or of a child that shares its memory; pid: of which process. */
 static int leave_one(struct target *t, const struct leaver *l, pid_t pid, pid_t tid)
 {
-	struct task_at at = proc_task_at(pid, tid);
-	int rc;
+	int rc = -EPERM;
 
-	if (at.where == TASK_GONE)
-		return 0;
-	if (at.where == TASK_RUNNING)
-		rc = stop_and_leave(t, l->s, tid, l->err);
-	else if (at.ip == l->s->addr + l->s->step)
-		rc = leave_while_stopped(t, l->s, tid);
-	else
-		rc = fix_frames(t, l->s, at.sp);
+	/* -EPERM: a signal has just stopped it, or somebody traces it. */
+	for (int i = 0; i < TRIES && rc == -EPERM; i++) {
+		struct task_at at = proc_task_at(pid, tid);
+
+		if (at.where == TASK_GONE)
+			rc = 0;
+		else if (at.where == TASK_RUNNING)
+			rc = stop_and_leave(t, l->s, tid, l->err);
+		else if (at.ip == l->s->addr + l->s->step)
+			rc = leave_while_stopped(t, l->s, tid);
+		else
+			rc = fix_frames(t, l->s, at.sp);
+		if (rc == -EPERM)
+			nap();
+	}
 	return rc == -ESRCH ? 0 : rc;
 }
 
@@ -198,13 +211,18 @@ int step_leave(const struct site *s, struct agent_error *err)
 {
 	const struct code_range step = {s->addr + s->step, s->addr + s->step + 1};
 	struct leaver l = {s, err};
-	int rc;
+	int rc = -EAGAIN;
 
-	if (!s->step || (!target_left(s->t, &step, GLANCE_MS, err) && is_alone_in_memory(s->t)))
+	if (!s->step)
 		return 0;
-	if (!target__alive(s->t))
-		return 0;
-	rc = tracer_run(s->t, leave, &l);
+	/* On a busy machine a thread may take long to come to a stop. */
+	for (int i = 0; i < TRIES && rc; i++) {
+		if (!target_left(s->t, &step, GLANCE_MS, err) && is_alone_in_memory(s->t))
+			return 0;
+		if (!target__alive(s->t))
+			return 0;
+		rc = tracer_run(s->t, leave, &l);
+	}
 	return rc ? agent_fail(err, rc, "a thread of process %d is in the middle of the jump at 0x%lx: %s", s->t->pid,
 			       s->addr, strerror(-rc))
 		  : 0;
