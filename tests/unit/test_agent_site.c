@@ -49,7 +49,6 @@ static struct site *plan(struct rider *rd, const char *victim, const char *symbo
 {
 	struct site_opts o = {
 		.sz = sizeof(o),
-		.path = victim_path(victim),
 		.offset = function_of(victim, symbol),
 		.symbol = symbol,
 		.has_return = has_return,
@@ -59,6 +58,8 @@ static struct site *plan(struct rider *rd, const char *victim, const char *symbo
 	enum site_result r;
 	struct site *s;
 
+	/* The path lasts until the next one is asked for. */
+	o.path = victim_path(victim);
 	err->text[0] = 0;
 	r = site__plan(rd->t, &o, &s, err);
 	if (r != want)
@@ -119,13 +120,14 @@ static void flip_under_load(const struct shape *sh)
 	struct rider rd;
 	struct victim v;
 	struct site *s;
-	uint64_t user, kernel;
+	uint64_t user, kernel, function;
 	long calls;
 
 	victim_start(&v, argv);
-	oracle_start(&entry, victim_path(sh->victim), function_of(sh->victim, sh->symbol), false);
+	function = function_of(sh->victim, sh->symbol);
+	oracle_start(&entry, victim_path(sh->victim), function, false);
 	if (sh->has_return)
-		oracle_start(&ret, victim_path(sh->victim), function_of(sh->victim, sh->symbol), true);
+		oracle_start(&ret, victim_path(sh->victim), function, true);
 	rider_start(&rd, &rig, v.pid);
 	s = plan(&rd, sh->victim, sh->symbol, sh->has_return, 3, SITE_DONE, &err);
 	as = site__fill_addresses(s, rd.arena);
