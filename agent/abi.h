@@ -37,7 +37,7 @@
  *   E-64  .quad struct agent_site, agent_entry, agent_return
  *   E-40  bounce: lea 128(%rsp),%rsp; jmp site
  *   E-24  plain:  lea 128(%rsp),%rsp; jmp resume
- *   E     lea -128(%rsp),%rsp; call *agent_entry
+ *   E     lea -128(%rsp),%rsp (-120 where the jump has pushed a word: form.c); call *agent_entry
  *   E+11  lea 128(%rsp),%rsp, and at E+19 resume: the relocated instructions; jmp site + covered
  * or, for return probes:
  *   E+11  lea 136(%rsp),%rsp (drops the return address); call resume
@@ -107,6 +107,8 @@ struct agent_site {
 	__u32 has_return;
 	__u32 mode;	 /* enum agent_site_mode; see agent_site_serve() */
 	__u32 counter;	 /* index of the site, where a thread counts the hits of the plain modes */
+	__u32 open_byte; /* what the first byte is while the place is open */
+	__u32 pad;
 	__u64 fork_page; /* as in struct agent_env */
 	__u64 shadow;	 /* as in struct agent_target: a return finds its way without any action */
 	struct agent_action action[AGENT_MAX_ACTIONS];

@@ -11,6 +11,7 @@
 
 #include "site.h"
 
+_Static_assert(PATCH_MAX == sizeof(((struct site_record *)0)->jump), "a record has room for a jump");
 _Static_assert(SITE_MAX_CODE == AGENT_RECORD_CODE, "a record has room for the code of a site");
 
 void target__record(const struct target *t, struct target_record *out)
@@ -30,6 +31,8 @@ void site__record(const struct site *s, struct site_record *out)
 		.index = (uint32_t)s->index,
 		.file_size = (uint32_t)s->file_size,
 		.boundary_mask = s->d.boundary_mask,
+		.size = (uint8_t)s->size,
+		.step = (uint8_t)s->step,
 		.has_return = s->has_return,
 	};
 	memcpy(out->file, s->file, sizeof(out->file));
@@ -76,6 +79,9 @@ int site__adopt(struct target *t, const struct site_record *r, const char *pin_d
 {
 	struct site *s;
 
+	if (r->size < JUMP_SIZE || r->size > PATCH_MAX || r->step >= r->size)
+		return agent_fail(err, -EINVAL, "the record of the site at 0x%lx of process %d is damaged", r->addr,
+				  t->pid);
 	if (!is_ours(t->pid, r->map_addr, r->stub_ino))
 		return agent_fail(err, -ENOENT, "the stub of the site at 0x%lx of process %d is gone", r->addr, t->pid);
 	s = calloc(1, sizeof(*s));
@@ -89,6 +95,8 @@ int site__adopt(struct target *t, const struct site_record *r, const char *pin_d
 		.stub_ino = r->stub_ino,
 		.file_size = r->file_size,
 		.d = {.covered = r->covered, .boundary_mask = r->boundary_mask},
+		.size = r->size,
+		.step = r->step,
 		.index = (int)r->index,
 		.has_return = r->has_return,
 		.armed = true,
@@ -97,7 +105,7 @@ int site__adopt(struct target *t, const struct site_record *r, const char *pin_d
 	t->sites = s;
 	memcpy(s->file, r->file, sizeof(s->file));
 	memcpy(s->jump, r->jump, sizeof(s->jump));
-	for (unsigned int i = 0; i < PATCH_SIZE; i++) {
+	for (unsigned int i = 0; i < PATCH_MAX; i++) {
 		struct hold *h = &s->hold[i];
 
 		*h = (struct hold){.event = -1, .link = -1};

@@ -20,9 +20,10 @@ struct site_record {
 	uint64_t covered;
 	uint32_t index, file_size;
 	uint8_t file[AGENT_RECORD_CODE];
-	uint8_t jump[8];
-	uint8_t boundary_mask, has_return;
-	uint8_t pad[6];
+	uint8_t jump[12];
+	uint16_t boundary_mask;
+	uint8_t size, step, has_return;
+	uint8_t pad[7];
 };
 
 void target__record(const struct target *t, struct target_record *out);

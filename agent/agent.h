@@ -110,8 +110,8 @@ struct agent_site *site__fill_addresses(const struct site *s,
  */
 int site__arm(struct site *s, struct agent_error *err);
 int site__disarm(struct site *s, struct agent_error *err);
-/* One byte: CC -> E9, E9 -> CC. Nobody is stopped. open() arms when it was not done. After close() comes disarm().
- * -EBUSY when the byte is not what it should be (-> look again). */
+/* One byte: int3 to the jump's first and back. Nobody is stopped. open() arms when it was not done. After close() comes
+ * disarm(). -EBUSY when the byte is not what it should be (-> look again). */
 int site__open(struct site *s, struct agent_error *err);
 int site__close(struct site *s, struct agent_error *err);
 bool site__is_open(const struct site *s); /* reads the byte: another tool's attach turns it back to CC */

@@ -78,10 +78,10 @@ static enum decode_result check(const ZydisDecodedInstruction *insn, const uint8
 	return DECODE_OK;
 }
 
-enum decode_result decode_site(const uint8_t *code, size_t size, struct decoded *out)
+enum decode_result decode_site(const uint8_t *code, size_t size, size_t patch, struct decoded *out)
 {
 	memset(out, 0, sizeof(*out));
-	while (out->covered < PATCH_SIZE) {
+	while (out->covered < patch) {
 		ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
 		ZydisDecodedInstruction insn;
 		enum decode_result r;
@@ -93,9 +93,9 @@ enum decode_result decode_site(const uint8_t *code, size_t size, struct decoded 
 		r = check(&insn, code + out->covered);
 		if (r)
 			return r;
-		out->boundary_mask |= 1u << out->covered;
+		out->boundary_mask |= (uint16_t)(1u << out->covered);
 		out->covered += insn.length;
-		if (ends_flow(&insn) && out->covered < PATCH_SIZE)
+		if (ends_flow(&insn) && out->covered < patch)
 			return DECODE_SHORT;
 	}
 	return DECODE_OK;

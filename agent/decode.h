@@ -6,7 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PATCH_SIZE	5
+#define JUMP_SIZE	5   /* e9 and a distance of four bytes */
+#define PATCH_MAX	12  /* the longest of the forms that a jump can take: form.c */
 #define DECODE_MAX_CODE 128 /* bytes that relocated instructions may take */
 
 /* Why an instruction or a place stays in the kernel. Sentences in decode.c. */
@@ -26,12 +27,15 @@ enum decode_result {
 const char *decode_reason(enum decode_result r); /* "the function is shorter than the jump" */
 
 struct decoded {
-	size_t covered;	       /* bytes of whole instructions that the jump lies on: PATCH_SIZE or more */
-	uint8_t boundary_mask; /* bit k: an instruction begins at byte k (k < PATCH_SIZE); bit 0 always */
+	size_t covered;		/* bytes of whole instructions that the patch lies on */
+	uint16_t boundary_mask; /* bit k: an instruction begins at byte k of the patch; bit 0 always */
 };
 
-/* code: the file's bytes from the site on; size: up to the end of the function or of what is known. */
-enum decode_result decode_site(const uint8_t *code, size_t size, struct decoded *out);
+/*
+ * code: the file's bytes from the site on; size: up to the end of the function or of what is known; patch: bytes that
+ * are to be patched, JUMP_SIZE or more.
+ */
+enum decode_result decode_site(const uint8_t *code, size_t size, size_t patch, struct decoded *out);
 
 /*
  * Does a direct branch in the function lead to an instruction inside the patch, behind its first byte? Such a branch

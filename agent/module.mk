@@ -26,7 +26,7 @@ $(B)/agent/image.bin: $(B)/agent/image.elf
 
 # ---- from outside ----
 
-AGENT_OBJS := $(addprefix $(B)/agent/,image.o open.o proc.o ptrace.o choose.o inject.o decode.o place.o stub.o hold.o elf.o \
+AGENT_OBJS := $(addprefix $(B)/agent/,image.o open.o proc.o ptrace.o choose.o inject.o decode.o form.o place.o step.o stub.o hold.o elf.o \
 	counters.o site.o patch.o adopt.o quiesce.o threads.o cpus.o service.o)
 AGENT_LIBS := -lZydis -lbpf -lpthread
 
@@ -39,6 +39,7 @@ $(B)/libagent.a: $(AGENT_OBJS)
 # ---- tests ----
 
 AGENT_VICTIMS := $(patsubst tests/victims/%.c,$(B)/tests/victims/%,$(wildcard tests/victims/*.c))
+AGENT_VICTIMS += $(patsubst $(B)/tests/victims/%,$(B)/tests/victims/low-%,$(AGENT_VICTIMS))
 VICTIMS += $(AGENT_VICTIMS)
 
 # Programs to be probed: built as programs commonly are, never with sanitizers.
@@ -47,9 +48,27 @@ $(B)/tests/victims/%: tests/victims/%.c Makefile agent/module.mk
 	$(call say,VICTIM)
 	$(Q)$(CC) -std=gnu11 -D_GNU_SOURCE -O2 -g $(WARN) -fPIE -pie -MMD -MP -o $@ $< -lpthread -ldl
 
+# The same at 4 MiB, not PIE, not optimized: functions begin with push %rbp; mov %rsp,%rbp.
+$(B)/tests/victims/low-%: tests/victims/%.c Makefile agent/module.mk
+	@mkdir -p $(@D)
+	$(call say,VICTIM)
+	$(Q)$(CC) -std=gnu11 -D_GNU_SOURCE -O0 -g $(WARN) -fno-pie -no-pie -MMD -MP -o $@ $< -lpthread -ldl
+
+# examples/workload in the same way, and without symbols.
+$(B)/tests/victims/low-workload: examples/workload.c Makefile agent/module.mk
+	@mkdir -p $(@D)
+	$(call say,VICTIM)
+	$(Q)$(CC) -std=gnu11 -D_GNU_SOURCE -O0 -g -I. $(WARN) -fno-pie -no-pie -MMD -MP -o $@ $< -lpthread
+
+$(B)/tests/victims/stripped-calls: $(B)/tests/victims/low-calls
+	$(call say,VICTIM)
+	$(Q)strip -o $@ $<
+
+VICTIMS += $(B)/tests/victims/low-workload $(B)/tests/victims/stripped-calls
+
 AGENT_TESTS := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(wildcard tests/unit/test_agent*.c))
 UNIT += $(AGENT_TESTS)
-$(AGENT_TESTS): $(B)/tests/unit/agent_fixture.o $(B)/daemon/kernel_features.o $(B)/libagent.a | $(AGENT_VICTIMS)
+$(AGENT_TESTS): $(B)/tests/unit/agent_fixture.o $(B)/daemon/kernel_features.o $(B)/libagent.a | $(AGENT_VICTIMS) $(B)/tests/victims/stripped-calls
 $(AGENT_TESTS): LIBS += $(AGENT_LIBS) -lz
 # This one compiles programs, with LLVM in the same process.
 $(B)/tests/unit/test_agent_helpers: $(VM_JIT_OBJS) $(B)/libvm.a

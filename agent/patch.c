@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * patch.c: the one byte that moves a probe between kernel and userspace, CC <-> E9, nobody stopped.
+ * patch.c: the one byte that moves a probe between kernel and userspace, int3 or the jump's, nobody stopped.
  *
  * Closed, the site is as the kernel made it: int3 at its first byte and at the boundaries, the file's bytes between
  * them. Nobody executes those between, because the kernel executes copies of the instructions. So arm() writes the
@@ -12,6 +12,10 @@
  * one by one, when the child meets them, and would leave the jump's remaining bytes among the file's. A child that is
  * born while the site is open jumps like its parent and is harmless until a uprobe at the site goes away or comes: it
  * is repaired before that, by agent_repair_child(). So a site is armed and closed for a moment only.
+ *
+ * Where the jump has a step (form.c), a thread can be between its two instructions when the site is closed. It goes on
+ * to the stub, and from there back to the kernel's int3. So the file's bytes come back only when nobody is on the step:
+ * step.c. With the first byte int3 nobody comes there any more.
  */
 #include <ctype.h>
 #include <dirent.h>
@@ -25,10 +29,11 @@
 #include "site.h"
 
 #define FREE_WAIT_MS 500
+#define FREE_TRIES   3
 
 static int write_between(const struct site *s, const uint8_t *bytes)
 {
-	for (int i = 1; i < PATCH_SIZE; i++) {
+	for (size_t i = 1; i < s->size; i++) {
 		int rc;
 
 		if (s->d.boundary_mask & (1u << i))
@@ -42,17 +47,17 @@ static int write_between(const struct site *s, const uint8_t *bytes)
 
 static bool has_bytes_between(const struct site *s)
 {
-	return s->d.boundary_mask != (1u << PATCH_SIZE) - 1;
+	return s->d.boundary_mask != (1u << s->size) - 1;
 }
 
 /* Reads the patch; boundaries must hold int3s. */
 static int look(const struct site *s, uint8_t *now, struct agent_error *err)
 {
-	int rc = target_read(s->t, s->addr, now, PATCH_SIZE);
+	int rc = target_read(s->t, s->addr, now, s->size);
 
 	if (rc)
 		return agent_fail(err, -ESRCH, "process %d ended or runs another program", s->t->pid);
-	for (int i = 1; i < PATCH_SIZE; i++)
+	for (size_t i = 1; i < s->size; i++)
 		if ((s->d.boundary_mask & (1u << i)) && now[i] != INT3)
 			return agent_fail(err, -EBUSY, "the kernel's breakpoint at 0x%lx of process %d is gone",
 					  s->addr + i, s->t->pid);
@@ -61,7 +66,7 @@ static int look(const struct site *s, uint8_t *now, struct agent_error *err)
 
 bool patch_is_overlapped(const struct site *s)
 {
-	uint8_t now[PATCH_SIZE - 1];
+	uint8_t now[JUMP_SIZE - 1];
 
 	if (target_read(s->t, s->addr - s->n_before, now, s->n_before))
 		return false;
@@ -78,7 +83,7 @@ static int not_written(const struct site *s, int rc, struct agent_error *err)
 
 static int look_at_closed(const struct site *s, struct agent_error *err)
 {
-	uint8_t now[PATCH_SIZE];
+	uint8_t now[PATCH_MAX];
 	int rc = look(s, now, err);
 
 	if (rc)
@@ -122,6 +127,9 @@ int site__disarm(struct site *s, struct agent_error *err)
 	if (has_bytes_between(s)) {
 		/* Who fetched the first byte while it was the jump's has executed it after this. */
 		cpus_visit();
+		rc = step_leave(s, err);
+		if (rc)
+			return rc;
 		rc = write_between(s, s->file);
 	}
 	s->armed = rc != 0;
@@ -130,7 +138,7 @@ int site__disarm(struct site *s, struct agent_error *err)
 
 int site__open(struct site *s, struct agent_error *err)
 {
-	const uint8_t open_byte = JMP_REL32;
+	const uint8_t open_byte = s->jump[0];
 	int rc = site__arm(s, err);
 
 	if (!rc)
@@ -141,13 +149,13 @@ int site__open(struct site *s, struct agent_error *err)
 int site__close(struct site *s, struct agent_error *err)
 {
 	const uint8_t closed_byte = INT3;
-	uint8_t now[PATCH_SIZE];
+	uint8_t now[PATCH_MAX];
 	int rc = look(s, now, err);
 
 	if (rc)
 		return rc;
 	/* int3 already: another tool's uprobe came. The bytes between are the jump's all the same. */
-	if (now[0] != JMP_REL32 && now[0] != INT3)
+	if (now[0] != s->jump[0] && now[0] != INT3)
 		return agent_fail(err, -EBUSY, "the site at 0x%lx of process %d has byte %02x, not a jump", s->addr,
 				  s->t->pid, now[0]);
 	return not_written(s, target_write(s->t, s->addr, &closed_byte, 1), err);
@@ -157,7 +165,7 @@ bool site__is_open(const struct site *s)
 {
 	uint8_t now;
 
-	return !target_read(s->t, s->addr, &now, 1) && now == JMP_REL32;
+	return !target_read(s->t, s->addr, &now, 1) && now == s->jump[0];
 }
 
 /* ---- fork children ---- */
@@ -189,17 +197,20 @@ struct repair {
 	struct agent_error *err;
 };
 
-static void repair_one(const struct target *child, const struct site *s)
+static void repair_one(const struct target *child, const struct site *s, struct stopped *stopped, size_t n)
 {
-	uint8_t now[PATCH_SIZE], byte = INT3;
+	uint8_t now[PATCH_MAX], byte = INT3;
 
-	if (!has_stub(child->pid, s) || !is_copy(child, s) || target_read(child, s->addr, now, sizeof(now)))
+	if (!has_stub(child->pid, s) || !is_copy(child, s) || target_read(child, s->addr, now, s->size))
 		return;
-	if (now[0] != JMP_REL32 && now[0] != INT3)
+	if (now[0] != s->jump[0] && now[0] != INT3)
 		return;
+	for (size_t i = 0; i < n; i++)
+		if (step_leave_stopped(child, s, &stopped[i]))
+			return;
 	/* An int3 is right for the kernel in any case: it takes it away when no uprobe is for this process. */
 	target_write(child, s->addr, &byte, 1);
-	for (int i = 1; i < PATCH_SIZE; i++)
+	for (size_t i = 1; i < s->size; i++)
 		if (!(s->d.boundary_mask & (1u << i)))
 			target_write(child, s->addr + i, &s->file[i], 1);
 }
@@ -243,7 +254,7 @@ static int repair_in_tracer(struct target *child, void *arg)
 			free(tids);
 	} while (!rc && n != before);
 	for (size_t i = 0; !rc && i < r->n; i++)
-		repair_one(child, r->sites[i]);
+		repair_one(child, r->sites[i], stopped, n);
 	for (size_t i = 0; i < n; i++)
 		thread_resume(child, &stopped[i]);
 	free(stopped);
@@ -296,26 +307,34 @@ void site__free(struct site *s)
 {
 	struct code_range stub = {s->map.addr, s->map.addr + s->map.size};
 	struct agent_error ignored;
-	bool armed = false;
+	bool held = false, clean = true;
 
-	for (int i = 0; i < PATCH_SIZE; i++)
-		armed |= s->hold[i].event >= 0;
-	if (armed && s->map.addr && target__alive(s->t)) {
+	for (int i = 0; i < PATCH_MAX; i++)
+		held |= s->hold[i].event >= 0;
+	if (held && s->map.addr && target__alive(s->t)) {
 		if (site__is_open(s))
 			site__close(s, &ignored);
-		site__disarm(s, &ignored);
+		for (int tries = 0; tries < FREE_TRIES; tries++) {
+			clean = !site__disarm(s, &ignored) || !target__alive(s->t);
+			if (clean)
+				break;
+		}
 		patch_repair_children(s);
 	}
-	for (int i = 0; i < PATCH_SIZE; i++)
-		hold_drop(&s->hold[i]);
-	/* A thread that is still inside, or returns there, keeps the stub where it is: one page. */
-	if (s->map.addr && target__alive(s->t) && !target_left(s->t, &stub, FREE_WAIT_MS, &ignored))
-		target__unmap(s->t, &s->map, 1, &ignored);
 	for (struct site **link = &s->t->sites; *link; link = &(*link)->next) {
 		if (*link == s) {
 			*link = s->next;
 			break;
 		}
 	}
+	/* Somebody does not leave the step: the jump's bytes stay, and with them the uprobes that make them harmless.
+	 */
+	if (!clean)
+		return;
+	for (int i = 0; i < PATCH_MAX; i++)
+		hold_drop(&s->hold[i]);
+	/* A thread that is still inside, or returns there, keeps the stub where it is: one page. */
+	if (s->map.addr && target__alive(s->t) && !target_left(s->t, &stub, FREE_WAIT_MS, &ignored))
+		target__unmap(s->t, &s->map, 1, &ignored);
 	free(s);
 }

@@ -2,9 +2,9 @@
 /*
  * place.c: where a stub can be, so that the jump to it has int3 at given bytes.
  *
- * The jump is e9 d0 d1 d2 d3 at the site, its distance counted from the site's byte 5. Where an instruction begins at
- * byte k, d(k-1) must be 0xcc. The remaining bits are free: all distances that fit are walked through in ascending
- * order, a gap of the address space at a time.
+ * The jump ends in the distance d0 d1 d2 d3, counted from the byte behind it. Where an instruction of the function
+ * begins, d must be 0xcc. The remaining bits are free: all distances that fit are walked through in ascending order, a
+ * gap of the address space at a time.
  */
 #include <errno.h>
 #include <string.h>
@@ -16,21 +16,20 @@
 #define HIGHEST	   0x7ffffffff000ull /* TASK_SIZE_MAX of four-level page tables */
 #define HEAP_ROOM  (1ull << 30)	     /* the heap grows upwards by brk() */
 #define STACK_ROOM (256ull << 20)    /* the stack grows downwards */
-#define REACH	   (1ll << 30)	     /* of the jump's 2 GiB, so that rip-relative operands stay in reach of the stub */
 #define SPARE	   (64ull << 10)     /* distance kept from neighbours where there is room */
 
 struct fixed {
 	uint32_t mask, value;
 };
 
-static struct fixed fixed_bytes(uint8_t boundary_mask)
+static struct fixed fixed_bytes(uint8_t int3s)
 {
 	struct fixed f = {0, 0};
 
-	for (int k = 1; k < PATCH_SIZE; k++)
-		if (boundary_mask & (1u << k)) {
-			f.mask |= 0xffu << (8 * (k - 1));
-			f.value |= (uint32_t)INT3 << (8 * (k - 1));
+	for (int k = 0; k < 4; k++)
+		if (int3s & (1u << k)) {
+			f.mask |= 0xffu << (8 * k);
+			f.value |= (uint32_t)INT3 << (8 * k);
 		}
 	return f;
 }
@@ -61,18 +60,19 @@ static uint64_t next_match(uint64_t from, struct fixed f)
 /* Distances as unsigned offsets from the lowest one, -2 GiB, so that they ascend with the address. */
 #define BIAS 0x80000000u
 
-static int search(uint64_t lo, uint64_t hi, uint64_t base, struct fixed f, size_t before, size_t after, uint64_t *entry)
+static int search(uint64_t lo, uint64_t hi, const struct jump_from *from, size_t before, size_t after, uint64_t *entry)
 {
-	int64_t first = (int64_t)(lo + before - base), last;
+	struct fixed f = fixed_bytes(from->int3s);
+	int64_t first = (int64_t)(lo + before - from->next), last;
 	uint64_t biased;
 
 	if (hi < lo || hi - lo < before + after)
 		return -ENOSPC;
-	last = (int64_t)(hi - after - base);
-	if (first < -REACH)
-		first = -REACH;
-	if (last > REACH)
-		last = REACH;
+	last = (int64_t)(hi - after - from->next);
+	if (first < -from->reach)
+		first = -from->reach;
+	if (last > from->reach)
+		last = from->reach;
 	if (first > last)
 		return -ENOSPC;
 	/* With the bias the top byte of a fixed value changes by 0x80. */
@@ -81,7 +81,7 @@ static int search(uint64_t lo, uint64_t hi, uint64_t base, struct fixed f, size_
 	biased = next_match((uint64_t)(first + (int64_t)BIAS), f);
 	if (biased > (uint64_t)(last + (int64_t)BIAS))
 		return -ENOSPC;
-	*entry = base + biased - BIAS;
+	*entry = from->next + biased - BIAS;
 	return 0;
 }
 
@@ -105,18 +105,15 @@ static uint64_t gap_end(const struct vmas *m, size_t i)
 	return hi < HIGHEST ? hi : HIGHEST;
 }
 
-int place_stub(const struct vmas *maps, uint64_t start_brk, uint64_t site, uint8_t boundary_mask, size_t before,
-	       size_t after, uint64_t *entry)
+int place_stub(const struct vmas *maps, uint64_t start_brk, const struct jump_from *from, size_t before, size_t after,
+	       uint64_t *entry)
 {
-	struct fixed f = fixed_bytes(boundary_mask);
-	uint64_t base = site + PATCH_SIZE;
-
 	for (uint64_t spare = SPARE;; spare = 0) {
 		for (size_t i = 0; i <= maps->n; i++) {
 			uint64_t lo = (gap_start(maps, i, start_brk) + spare + PAGE - 1) & ~(PAGE - 1);
 			uint64_t hi = (gap_end(maps, i) - spare) & ~(PAGE - 1);
 
-			if (gap_end(maps, i) > spare && lo < hi && !search(lo, hi, base, f, before, after, entry))
+			if (gap_end(maps, i) > spare && lo < hi && !search(lo, hi, from, before, after, entry))
 				return 0;
 		}
 		if (!spare)

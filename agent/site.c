@@ -88,19 +88,19 @@ static uint8_t *read_function(const char *path, const struct function *f, size_t
 	return NULL;
 }
 
-static enum site_result decode(struct site *s, const struct site_opts *o, struct agent_error *err)
+/* What the file has at the site, before it, and in the function of which it is. *func: to be freed. */
+static enum site_result read_file(struct site *s, const struct site_opts *o, struct function *f, uint8_t **func,
+				  size_t *func_size, struct agent_error *err)
 {
-	struct function f;
-	bool known = !elf_function_at(o->path, o->offset, &f);
+	bool known = !elf_function_at(o->path, o->offset, f);
 	struct function window = {.offset = o->offset, .size = SITE_MAX_CODE};
-	enum decode_result r;
 	uint8_t *code;
-	size_t size;
 
-	if (known && s->has_return && f.saves_context)
-		return SKIP(err, "%s returns twice or on another stack: its return is probed by the kernel", f.name);
-	if (known && s->has_return && f.offset != o->offset)
-		return SKIP(err, "the return probe is not at the start of %s", f.name);
+	*func = NULL;
+	if (known && s->has_return && f->saves_context)
+		return SKIP(err, "%s returns twice or on another stack: its return is probed by the kernel", f->name);
+	if (known && s->has_return && f->offset != o->offset)
+		return SKIP(err, "the return probe is not at the start of %s", f->name);
 	code = read_function(o->path, &window, &s->file_size);
 	if (!code || !s->file_size) {
 		free(code);
@@ -116,19 +116,36 @@ static enum site_result decode(struct site *s, const struct site_opts *o, struct
 		return FAIL(err, "the code of %s cannot be read", o->path);
 	memcpy(s->before, code, s->n_before);
 	free(code);
-	size = s->file_size;
-	if (known && f.size && f.size - (o->offset - f.offset) < size)
-		size = f.size - (o->offset - f.offset);
-	r = decode_site(s->file, size, &s->d);
-	if (!r && !known)
-		f = (struct function){.offset = o->offset, .size = PAGE};
-	if (!r && f.size) {
-		code = read_function(o->path, &f, &size);
-		if (code)
-			r = decode_branches(code, size, o->offset - f.offset, &s->d);
-		free(code);
-	}
-	return r ? SKIP(err, "%s", decode_reason(r)) : SITE_DONE;
+	if (!known)
+		*f = (struct function){.offset = o->offset, .size = PAGE};
+	if (known && f->size && f->size - (o->offset - f->offset) < s->file_size)
+		s->file_size = f->size - (o->offset - f->offset);
+	if (f->size)
+		*func = read_function(o->path, f, func_size);
+	return SITE_DONE;
+}
+
+/* The instructions that a jump of this form would cover. */
+static enum decode_result shape(struct site *s, const struct site_opts *o, const struct jump_form *form,
+				const struct function *f, const uint8_t *func, size_t func_size)
+{
+	enum decode_result r;
+
+	s->size = jump_form__size(form);
+	s->step = form->step;
+	r = decode_site(s->file, s->file_size, s->size, &s->d);
+	if (!r && func)
+		r = decode_branches(func, func_size, o->offset - f->offset, &s->d);
+	return r;
+}
+
+/* Another place of ours so close that the two jumps would share bytes. */
+static const struct site *neighbour(const struct site *s)
+{
+	for (const struct site *o = s->t->sites; o; o = o->next)
+		if (s->addr < o->addr + o->size && o->addr < s->addr + s->size)
+			return o;
+	return NULL;
 }
 
 /* Memory must be what the file says, but for the kernel's int3s. */
@@ -137,10 +154,13 @@ static enum site_result compare_memory(struct site *s, bool armed, struct agent_
 	uint8_t now[SITE_MAX_CODE];
 	size_t n = s->d.covered;
 
+	if (neighbour(s))
+		return SKIP(err, "another probed instruction of process %d is so close that its jump would overlap",
+			    s->t->pid);
 	if (target_read(s->t, s->addr, now, n))
 		return FAIL(err, "process %d ended", s->t->pid);
 	for (size_t i = 0; i < n; i++) {
-		bool boundary = i < PATCH_SIZE && (s->d.boundary_mask & (1u << i));
+		bool boundary = i < s->size && (s->d.boundary_mask & (1u << i));
 
 		if (armed && boundary && now[i] != INT3)
 			return SKIP(err, "the kernel put no breakpoint at byte %zu of the site", i);
@@ -154,56 +174,88 @@ static enum site_result compare_memory(struct site *s, bool armed, struct agent_
 	return SITE_DONE;
 }
 
-static enum site_result map_stub(struct site *s, struct agent_error *err)
+static void fill_jump(struct site *s, const struct jump_form *form)
 {
-	uint8_t page[2 * PAGE];
-	enum decode_result why;
-	struct vmas maps;
-	struct stat st;
-	int rc;
+	int32_t rel = (int32_t)(s->stub - (s->addr + s->size));
 
-	for (int tries = 0; tries < PLACE_TRIES; tries++) {
-		size_t size, skip;
-
-		rc = proc_maps(s->t->pid, &maps);
-		if (rc)
-			return FAIL(err, "process %d ended", s->t->pid);
-		rc = place_stub(&maps, s->t->start_brk, s->addr, s->d.boundary_mask, STUB_BEFORE,
-				STUB_ROOM - STUB_BEFORE, &s->stub);
-		vmas_clear(&maps);
-		if (rc)
-			return SKIP(err, "the jump cannot be placed: no free address has int3 at the bytes where "
-					 "instructions begin");
-		memset(page, INT3, sizeof(page));
-		skip = (s->stub - STUB_BEFORE) & (PAGE - 1);
-		size = stub_build(s, page + skip, sizeof(page) - skip, &why);
-		if (!size)
-			return SKIP(err, "%s", decode_reason(why));
-		s->map.addr = s->stub - STUB_BEFORE - skip;
-		s->map.size = (skip + STUB_ROOM + PAGE - 1) & ~(PAGE - 1);
-		s->map.prot = PROT_READ | PROT_EXEC;
-		s->map.fd = agent_code_memfd("bpftime-stub", page, s->map.size);
-		if (s->map.fd < 0)
-			return FAIL(err, "a stub cannot be put into memory: %s", strerror(-s->map.fd));
-		fstat(s->map.fd, &st);
-		s->stub_ino = st.st_ino;
-		rc = target__map(s->t, &s->map, 1, err);
-		close(s->map.fd);
-		if (!rc)
-			return SITE_DONE;
-		s->map.addr = 0;
-		if (rc != -EEXIST)
-			return SITE_FAILED;
-	}
-	return SITE_FAILED;
+	memcpy(s->jump, form->lead, form->n_lead);
+	s->jump[form->n_lead] = JMP_REL32;
+	memcpy(s->jump + form->n_lead + 1, &rel, sizeof(rel));
 }
 
-static void fill_jump(struct site *s)
+/* 0: the stub is in the target. -ENOSPC: no stub can be where this jump leads, *why. -EAGAIN: again. */
+static int map_stub(struct site *s, const struct jump_form *form, int64_t reach, enum decode_result *why,
+		    struct agent_error *err)
 {
-	int32_t rel = (int32_t)(s->stub - (s->addr + PATCH_SIZE));
+	struct jump_from from = {s->addr + s->size, jump_form__int3s(form, &s->d), reach};
+	uint8_t page[2 * PAGE];
+	struct vmas maps;
+	size_t size, skip;
+	struct stat st;
+	int rc = proc_maps(s->t->pid, &maps);
 
-	s->jump[0] = JMP_REL32;
-	memcpy(s->jump + 1, &rel, sizeof(rel));
+	if (rc)
+		return agent_fail(err, -ESRCH, "process %d ended", s->t->pid);
+	rc = place_stub(&maps, s->t->start_brk, &from, STUB_BEFORE, STUB_ROOM - STUB_BEFORE, &s->stub);
+	vmas_clear(&maps);
+	if (rc)
+		return -ENOSPC;
+	memset(page, INT3, sizeof(page));
+	skip = (s->stub - STUB_BEFORE) & (PAGE - 1);
+	size = stub_build(s, page + skip, sizeof(page) - skip, why);
+	if (!size)
+		return -ENOSPC;
+	s->map.addr = s->stub - STUB_BEFORE - skip;
+	s->map.size = (skip + STUB_ROOM + PAGE - 1) & ~(PAGE - 1);
+	s->map.prot = PROT_READ | PROT_EXEC;
+	s->map.fd = agent_code_memfd("bpftime-stub", page, s->map.size);
+	if (s->map.fd < 0)
+		return agent_fail(err, s->map.fd, "a stub cannot be put into memory: %s", strerror(-s->map.fd));
+	fstat(s->map.fd, &st);
+	s->stub_ino = st.st_ino;
+	rc = target__map(s->t, &s->map, 1, err);
+	close(s->map.fd);
+	if (rc)
+		s->map.addr = 0;
+	else
+		fill_jump(s, form);
+	return rc == -EEXIST ? -EAGAIN : rc;
+}
+
+/*
+ * The first form of a jump for which there is a place. Near ones before far ones: operands relative to rip must reach
+ * from the stub.
+ */
+static enum site_result choose_jump(struct site *s, const struct site_opts *o, struct agent_error *err)
+{
+	static const int64_t reach[] = {1ll << 30, 15ll << 27};
+	enum decode_result why = DECODE_OK;
+	size_t func_size = 0;
+	struct function f;
+	uint8_t *func;
+	int result = read_file(s, o, &f, &func, &func_size, err);
+
+	for (size_t i = 0; !result && !s->map.addr && i < 2 * JUMP_FORMS; i++) {
+		const struct jump_form *form = &jump_forms[i % JUMP_FORMS];
+		enum decode_result r = shape(s, o, form, &f, func, func_size);
+		int rc = -EAGAIN;
+
+		/* What keeps the shortest from being patched keeps the others, too. */
+		if (r && !i)
+			result = SKIP(err, "%s", decode_reason(r));
+		if (r || !jump_form__suits(form, s->file, &s->d))
+			continue;
+		for (int tries = 0; rc == -EAGAIN && tries < PLACE_TRIES; tries++)
+			rc = map_stub(s, form, reach[i / JUMP_FORMS], &why, err);
+		if (rc && rc != -ENOSPC)
+			result = SITE_FAILED;
+	}
+	free(func);
+	if (result || s->map.addr)
+		return result;
+	return why ? SKIP(err, "%s", decode_reason(why))
+		   : SKIP(err, "the jump cannot be placed: no free address has int3 at the bytes where instructions "
+			       "begin");
 }
 
 static enum site_result too_many_threads(struct target *t, struct agent_error *err)
@@ -229,7 +281,7 @@ enum site_result site__plan(struct target *t, const struct site_opts *opts, stru
 	s->t = t;
 	s->index = opts->index;
 	s->has_return = opts->has_return;
-	for (int i = 0; i < PATCH_SIZE; i++)
+	for (int i = 0; i < PATCH_MAX; i++)
 		s->hold[i] = (struct hold){.event = -1, .link = -1};
 	r = t->image ? SITE_DONE : FAIL(err, "process %d does not have the agent", t->pid);
 	if (!r && (opts->index < 0 || opts->index >= (int)AGENT_MAX_SITES))
@@ -243,14 +295,10 @@ enum site_result site__plan(struct target *t, const struct site_opts *opts, stru
 		vmas_clear(&maps);
 	}
 	if (!r)
-		r = decode(s, opts, err);
+		r = choose_jump(s, opts, err);
 	if (!r)
 		r = compare_memory(s, false, err);
-	if (!r)
-		r = map_stub(s, err);
-	if (!r)
-		fill_jump(s);
-	for (unsigned int i = 0; !r && i < PATCH_SIZE; i++)
+	for (unsigned int i = 0; !r && i < s->size; i++)
 		if ((s->d.boundary_mask & (1u << i)) && hold_arm(&s->hold[i], opts, t->pid, i, err))
 			r = SITE_SKIPPED;
 	if (!r)
@@ -280,5 +328,6 @@ struct agent_site *site__fill_addresses(const struct site *s, struct agent_targe
 	as->has_return = s->has_return;
 	as->fork_page = s->t->fork_page;
 	as->shadow = s->t->shadow;
+	as->open_byte = s->jump[0];
 	return as;
 }

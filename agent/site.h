@@ -17,6 +17,27 @@ struct hold {
 	char pin[256];
 };
 
+/* ---- form.c ---- */
+
+#define JUMP_FORMS    10
+#define JUMP_LEAD_MAX (PATCH_MAX - JUMP_SIZE)
+
+/* What a jump looks like: lead bytes, then e9 and the distance. */
+struct jump_form {
+	uint8_t lead[JUMP_LEAD_MAX];
+	uint8_t n_lead;
+	uint8_t step; /* where a second instruction begins, behind one that pushed a word; 0: there is one only */
+};
+extern const struct jump_form jump_forms[JUMP_FORMS];
+
+size_t jump_form__size(const struct jump_form *f);
+/* Are the lead's bytes int3 where instructions begin? code: the file's bytes; d: decoded for the form's size. */
+bool jump_form__suits(const struct jump_form *f, const uint8_t *code, const struct decoded *d);
+/* Bit k: byte k of the distance must be int3. */
+uint8_t jump_form__int3s(const struct jump_form *f, const struct decoded *d);
+
+/* ---- a site ---- */
+
 struct site {
 	struct target *t;
 	uint64_t addr;		     /* in the target */
@@ -25,11 +46,13 @@ struct site {
 	uint64_t stub_ino;	     /* of its memfd: finds fork children */
 	uint8_t file[SITE_MAX_CODE]; /* what the file has at the site */
 	size_t file_size;
-	uint8_t before[PATCH_SIZE - 1]; /* and before it: another's jump there would reach into ours */
+	uint8_t before[JUMP_SIZE - 1]; /* and before it: another's jump there would reach into ours */
 	size_t n_before;
 	struct decoded d;
-	uint8_t jump[PATCH_SIZE];
-	struct hold hold[PATCH_SIZE];
+	uint8_t jump[PATCH_MAX];
+	size_t size;	   /* of the jump */
+	unsigned int step; /* see struct jump_form */
+	struct hold hold[PATCH_MAX];
 	int index;
 	bool has_return;
 	bool armed;	   /* the jump's bytes are behind the first one, and every processor sees them */
@@ -38,12 +61,18 @@ struct site {
 
 /* ---- place.c ---- */
 
+struct jump_from {
+	uint64_t next; /* address behind the jump */
+	uint8_t int3s; /* bit k: byte k of the distance must be int3 */
+	int64_t reach; /* greatest distance, less than 2 GiB */
+};
+
 /*
  * Chooses the stub's entry so that the jump's bytes at instruction boundaries are int3. before and after: bytes of the
  * stub on either side of its entry. -ENOSPC.
  */
-int place_stub(const struct vmas *maps, uint64_t start_brk, uint64_t site, uint8_t boundary_mask, size_t before,
-	       size_t after, uint64_t *entry);
+int place_stub(const struct vmas *maps, uint64_t start_brk, const struct jump_from *from, size_t before, size_t after,
+	       uint64_t *entry);
 
 /* ---- stub.c ---- */
 
@@ -63,6 +92,16 @@ struct function {
 };
 /* The function whose code is at this file offset. -ENOENT: no symbol says so. */
 int elf_function_at(const char *path, uint64_t offset, struct function *f);
+
+/* ---- step.c ---- */
+
+/*
+ * Returns 0 when no thread of the target is between the two instructions of the site's jump, nor returns there from a
+ * signal handler. The site is closed and every processor has been visited since.
+ */
+int step_leave(const struct site *s, struct agent_error *err);
+/* The same for one stopped thread of the target or of a fork child; thread->regs may change. */
+int step_leave_stopped(const struct target *t, const struct site *s, struct stopped *thread);
 
 /* ---- patch.c ---- */
 

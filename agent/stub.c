@@ -8,6 +8,7 @@
 static const uint8_t lea_up_128[] = {0x48, 0x8d, 0xa4, 0x24, 0x80, 0x00, 0x00, 0x00}; /* lea 128(%rsp),%rsp */
 static const uint8_t lea_up_136[] = {0x48, 0x8d, 0xa4, 0x24, 0x88, 0x00, 0x00, 0x00}; /* lea 136(%rsp),%rsp */
 static const uint8_t lea_down_128[] = {0x48, 0x8d, 0x64, 0x24, 0x80};		      /* lea -128(%rsp),%rsp */
+static const uint8_t lea_down_120[] = {0x48, 0x8d, 0x64, 0x24, 0x88};		      /* lea -120(%rsp),%rsp */
 static const uint8_t lea_down_8[] = {0x48, 0x8d, 0x64, 0x24, 0xf8};		      /* lea -8(%rsp),%rsp */
 static const uint8_t call_mem[] = {0xff, 0x15};					      /* call *rel32(%rip) */
 static const uint8_t jmp[] = {0xe9};						      /* jmp rel32 */
@@ -60,7 +61,7 @@ size_t stub_build(const struct site *s, uint8_t *out, size_t room, enum decode_r
 	put(&w, lea_up_128, sizeof(lea_up_128));
 	put_rel(&w, jmp, sizeof(jmp), resume);
 	w.at = 0;
-	put(&w, lea_down_128, sizeof(lea_down_128));
+	put(&w, s->step ? lea_down_120 : lea_down_128, sizeof(lea_down_128));
 	put_rel(&w, call_mem, sizeof(call_mem), STUB_ENTRY_SLOT);
 	if (s->has_return) {
 		put(&w, lea_up_136, sizeof(lea_up_136));

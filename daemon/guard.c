@@ -23,7 +23,6 @@
 #include "shm-runtime/shm.h"
 
 #define PAGE_ROUND(n) (((n) + 4095ull) & ~4095ull)
-#define JMP_REL32     0xe9
 #define INT3	      0xcc
 
 static pid_t guard = -1;
@@ -119,7 +118,7 @@ static void close_places(const char *name, void *arg)
 
 		if (!site->site || !has_stranded_action(site, s))
 			continue;
-		if (pread(mem, &now, 1, (off_t)site->site) == 1 && now == JMP_REL32 &&
+		if (pread(mem, &now, 1, (off_t)site->site) == 1 && now == site->open_byte &&
 		    pwrite(mem, &closed, 1, (off_t)site->site) != 1)
 			continue;
 		__atomic_store_n(&site->mode, AGENT_SITE_BOUNCE, __ATOMIC_SEQ_CST);

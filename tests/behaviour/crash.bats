@@ -12,7 +12,7 @@ setup() {
 	# A bpftrace of our own: other tools on the host are none of this test's business.
 	cp "$(command -v bpftrace)" "$SESSION/bpftrace"
 	policy only.json "{\"version\": 1, \"tools\": [{\"exe\": \"$SESSION/bpftrace\", \"action\": \"offload\"}],
-		\"targets\": [{\"comm\": \"workload\", \"action\": \"offload\"}],
+		\"targets\": [{\"comm\": \"workload\", \"action\": \"offload\"}, {\"comm\": \"low-workload\", \"action\": \"offload\"}],
 		\"default\": \"kernel\"}"
 	PATH=$SESSION:$PATH
 	daemon_start
@@ -71,6 +71,25 @@ offloaded() {
 	offloaded
 	exact_go "$SESSION/x"
 	for ((i = 0; i < 10; i++)); do
+		while "$B/bpftime" handback "$TOOL_PID" && "$B/bpftime" takeover "$TOOL_PID"; do :; done >/dev/null 2>&1 3>&- &
+		sleep "0.$((RANDOM % 5))$((RANDOM % 10))"
+		daemon_kill
+		wait $! || true
+		kill -0 "$WORKLOAD_PID"
+		daemon_start
+		offloaded
+	done
+	exact_finish "$SESSION/x" count_tid
+}
+
+@test "killed under load with a target that is not PIE, and started again: the tool prints the truth" {
+	local i
+	export EXACT_TIMEOUT=120
+	WORKLOAD=$B/tests/victims/low-workload
+	exact_start "$SESSION/x" count_tid 4 1000000 --rate 100000
+	offloaded
+	exact_go "$SESSION/x"
+	for ((i = 0; i < 5; i++)); do
 		while "$B/bpftime" handback "$TOOL_PID" && "$B/bpftime" takeover "$TOOL_PID"; do :; done >/dev/null 2>&1 3>&- &
 		sleep "0.$((RANDOM % 5))$((RANDOM % 10))"
 		daemon_kill

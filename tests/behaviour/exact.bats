@@ -263,3 +263,32 @@ offloaded_is_exact() {
 	same "kinds of registers" "$(grep -c '^@all' "$SESSION/tool")" 1
 	grep -q '^@all.*: 8000$' "$SESSION/tool"
 }
+
+@test "a program that is not PIE: push %rbp, endbr64, sub, entries and returns, 1 and 8 threads" {
+	local name threads
+	WORKLOAD=$B/tests/victims/low-workload
+	for threads in 1 8; do
+		for name in count_tid count_tid_endbr count_tid_sub latency return; do
+			offloaded_is_exact "$name" "$threads" $((160000 / threads))
+		done
+	done
+}
+
+@test "a program that is not PIE, compiled without optimization: functions that begin with push %rbp; mov %rsp,%rbp" {
+	local p=$B/tests/victims/low-calls
+	victim low-calls all 4 10000
+	tool_run "$SESSION/tool" bpftrace -p "$VICTIM" -e \
+		"uprobe:$p:push_rbp { @e = count(); } uprobe:$p:push_more { @m = count(); } uprobe:$p:push_push { @p = count(); }
+		uretprobe:$p:recursion { @r = count(); }"
+	offloaded "$TOOL_PID"
+	victim_go
+	victim_end
+	exact_tool_end "$TOOL_PID"
+	# tail() jumps to push_rbp()
+	for f in "e: 80000" "m: 40000" "p: 40000" "r: 180000"; do
+		grep -qx "@$f" "$SESSION/tool" || {
+			cat "$SESSION/tool"
+			return 1
+		}
+	done
+}

@@ -272,3 +272,65 @@ calls_of() {
 	exact_called "$dir"
 	exact_workload_end "$dir" "$WORKLOAD_PID"
 }
+
+# Not PIE: jumps of other forms, one of them with two instructions (agent/form.c).
+
+@test "not PIE: fork, vfork, signals, seccomp" {
+	counts bsscount low-fork 60
+	counts bsscount low-vfork 30
+	counts bsscount low-signal 300
+	counts uretprobe low-signal 300 altstack
+	counts bpftrace low-seccomp 20000
+}
+
+@test "not PIE: there and back many times while other tools come and go, 1 and 8 threads" {
+	local dir i threads name first
+	WORKLOAD=$B/tests/victims/low-workload
+	for threads in 1 8; do
+		for name in count_tid count_tid_endbr count_tid_sub; do
+			dir=$SESSION/$name$threads
+			exact_workload "$dir" "$(tool_function "$name")" "$threads" $((800000 / threads)) --rate $((200000 / threads))
+			exact_tool "$dir/first" "$name" "$WORKLOAD_PID"
+			first=$TOOL_PID
+			offloaded "$first"
+			exact_go "$dir"
+			for ((i = 0; i < 10; i++)); do
+				"$B/bpftime" handback "$first" >/dev/null
+				"$B/bpftime" takeover "$first" >/dev/null
+				if ((i % 5 == 2)); then
+					exact_tool "$dir/other" "$name" "$WORKLOAD_PID"
+					sleep 0.2
+					exact_tool_end "$TOOL_PID"
+				fi
+			done
+			exact_called "$dir"
+			exact_tool_end "$first"
+			exact_workload_end "$dir" "$WORKLOAD_PID"
+			exact_compare "$dir" "$dir/first" "$name"
+		done
+	done
+}
+
+@test "not PIE: a tool that ends leaves the target's code as the file has it, also while the target is stopped" {
+	local dir at
+	WORKLOAD=$B/tests/victims/low-workload
+	for signal in CONT STOP; do
+		dir=$SESSION/$signal
+		exact_start "$dir" count_tid 4 100000 --rate 100000
+		at=$(awk '/^function/ { print $3 }' "$dir/workload")
+		offloaded "$TOOL_PID"
+		run ! code_is_the_files "$WORKLOAD_PID" "$at"
+		exact_go "$dir"
+		sleep 0.3
+		kill "-$signal" "$WORKLOAD_PID"
+		kill -KILL "$TOOL_PID"
+		wait "$TOOL_PID" || true
+		exact_ended "$TOOL_PID"
+		sleep 1
+		kill -CONT "$WORKLOAD_PID"
+		wait_until 10 code_is_the_files "$WORKLOAD_PID" "$at"
+		exact_called "$dir"
+		exact_workload_end "$dir" "$WORKLOAD_PID"
+		real_daemon_lives
+	done
+}

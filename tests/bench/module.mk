@@ -7,5 +7,9 @@ $(B)/tests/bench/probe: $(B)/tests/bench/probe.o $(B)/daemon/uprobe.o
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lbpf
 
-bench: all $(B)/tests/bench/target $(B)/tests/bench/probe
+$(B)/tests/bench/places: $(B)/tests/bench/places.o $(B)/libagent.a
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lZydis -lbpf -lelf -lz -lpthread
+
+bench: all $(B)/tests/bench/target $(B)/tests/bench/probe $(B)/tests/bench/places
 	@tests/bench/run $(B)

@@ -101,12 +101,19 @@ BOTH(test_signal, "signal", "500")
 BOTH(test_altstack, "signal", "500", "altstack")
 BOTH(test_seccomp, "seccomp", "100000")
 
+/* Not PIE: the jump has a step. */
+BOTH(test_low_fork, "low-fork", "50")
+BOTH(test_low_vfork, "low-vfork", "50")
+BOTH(test_low_signal, "low-signal", "500")
+BOTH(test_low_altstack, "low-signal", "500", "altstack")
+BOTH(test_low_seccomp, "low-seccomp", "100000")
+
 /* The site goes away while children live that were born with the jump in their code. */
 static void test_fork_then_free(void **state)
 {
 	(void)state;
 	for (int i = 0; i < 5; i++) {
-		char *const argv[] = {"fork", "1", "400", NULL};
+		char *const argv[] = {i & 2 ? "low-fork" : "fork", "1", "400", NULL};
 		struct agent_error err = {""};
 		struct probed p = {0};
 
@@ -143,7 +150,7 @@ static void test_dies(void **state)
 {
 	(void)state;
 	for (int i = 0; i < 5; i++) {
-		char *const argv[] = {"dies", "30", NULL};
+		char *const argv[] = {i & 1 ? "low-dies" : "dies", "30", NULL};
 		struct probed p = {0};
 
 		probe(&p, argv, true);
@@ -160,7 +167,7 @@ static void test_killed_meanwhile(void **state)
 {
 	(void)state;
 	for (int i = 0; i < 20; i++) {
-		char *const argv[] = {"calls", "push_rbp", "4", "0", NULL};
+		char *const argv[] = {i & 1 ? "low-calls" : "calls", "push_rbp", "4", "0", NULL};
 		struct site_opts o = {.sz = sizeof(o), .noop_prog_fd = rig.noop_fd};
 		struct agent_error err = {""};
 		struct site *s = NULL;
@@ -177,8 +184,8 @@ static void test_killed_meanwhile(void **state)
 			kill(v.pid, SIGKILL);
 			_exit(0);
 		}
-		o.path = victim_path("calls");
-		o.offset = victim_symbol("calls", "push_rbp");
+		o.path = victim_path(argv[0]);
+		o.offset = victim_symbol(argv[0], "push_rbp");
 		arena = agent_service__new_arena(rig.service, &err);
 		if (!target__open(v.pid, &t, &err)) {
 			if (!target__inject(t, rig.image, arena, &err) && site__plan(t, &o, &s, &err) == SITE_DONE) {
@@ -231,11 +238,21 @@ static void test_pidns(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_fork),	cmocka_unit_test(test_fork_then_free),
-		cmocka_unit_test(test_vfork),	cmocka_unit_test(test_exec),
-		cmocka_unit_test(test_signal),	cmocka_unit_test(test_altstack),
-		cmocka_unit_test(test_seccomp), cmocka_unit_test(test_pidns),
-		cmocka_unit_test(test_dies),	cmocka_unit_test(test_killed_meanwhile),
+		cmocka_unit_test(test_low_fork),
+		cmocka_unit_test(test_low_vfork),
+		cmocka_unit_test(test_low_signal),
+		cmocka_unit_test(test_low_altstack),
+		cmocka_unit_test(test_low_seccomp),
+		cmocka_unit_test(test_fork),
+		cmocka_unit_test(test_fork_then_free),
+		cmocka_unit_test(test_vfork),
+		cmocka_unit_test(test_exec),
+		cmocka_unit_test(test_signal),
+		cmocka_unit_test(test_altstack),
+		cmocka_unit_test(test_seccomp),
+		cmocka_unit_test(test_pidns),
+		cmocka_unit_test(test_dies),
+		cmocka_unit_test(test_killed_meanwhile),
 	};
 
 	cmocka_set_message_output(CM_OUTPUT_TAP);

@@ -22,6 +22,12 @@
 
 /* 1, 3, 4 bytes: boundaries at 0, 1, 4 */
 FN(push_rbp, "push %rbp\n mov %rsp, %rbp\n mov %rdi, -8(%rbp)\n lea 1(%rdi,%rdi,2), %rax\n pop %rbp\n ret");
+/* boundaries at 0, 1, 4, 5, 6 */
+FN(push_more, "push %rbp\n mov %rsp, %rbp\n push %rbx\n push %rbx\n sub $16, %rsp\n lea 1(%rdi,%rdi,2), %rax\n"
+	      " add $16, %rsp\n pop %rbx\n pop %rbx\n pop %rbp\n ret");
+/* boundaries at 0, 1, 2, 4, 8 */
+FN(push_push, "push %rbp\n push %rbx\n mov %edi, %ebx\n sub $8, %rsp\n lea 1(%rbx,%rbx,2), %eax\n add $8, %rsp\n"
+	      " pop %rbx\n pop %rbp\n ret");
 /* 4 bytes, then others: boundaries at 0, 4 */
 FN(endbr, "endbr64\n push %rbx\n mov %rdi, %rbx\n lea 1(%rbx,%rbx,2), %rax\n pop %rbx\n ret");
 /* 4, 3 bytes */
@@ -65,6 +71,7 @@ static const struct function {
 	bool other_result;
 } functions[] = {
 	{"push_rbp", push_rbp, false},	       {"endbr", endbr, false},
+	{"push_more", push_more, false},       {"push_push", push_push, false},
 	{"sub_rsp", sub_rsp, false},	       {"rip_relative", rip_relative, false},
 	{"five_bytes", five_bytes, false},     {"too_short", too_short, true},
 	{"branches", branches, false},	       {"loops", loops, false},
