@@ -24,6 +24,7 @@
 #define COOL_NS		   1000000000ull
 #define WATCH_NS	   1000000000ull /* between two looks at what carries may have missed */
 #define SETTLE_TRIES	   50u
+#define CLAIMS_NS	   1000000000ull /* between two looks at what another bpftimed has */
 
 uint64_t now_ns(void)
 {
@@ -260,18 +261,46 @@ static bool is_worked_on(const struct engine *e, const struct tool *t)
 	return false;
 }
 
-/* Another bpftimed has the tool or its target: when that one ends we come again. */
-static void watch_rival(struct engine *e, struct tool *t)
+static bool group_reaches(const struct group *g, const struct host *h)
 {
-	pid_t rival = claims__rival(e->claims);
+	for (unsigned int i = 0; i < g->n_probes; i++)
+		if (probe_reaches(g->probe[i], h) && host__maps_file(h->pid, g->probe[i]->o.dev, g->probe[i]->o.ino))
+			return true;
+	return false;
+}
 
-	if (rival && !observer__watch(e->observer, rival))
-		t->rival = rival;
+/* Does another bpftimed have a process in which the group's probes are? */
+static bool reaches_claimed(struct engine *e, const struct group *g)
+{
+	for (const struct host *h = e->hosts.list; h; h = h->next)
+		if (h->claimed && group_reaches(g, h))
+			return true;
+	return false;
+}
+
+/* Their end and their forks are events. */
+static void watch_hosts(struct engine *e, const struct group *g)
+{
+	for (struct host *h = e->hosts.list; h; h = h->next)
+		if (host__lodging(h, g))
+			observer__watch(e->observer, h->pid);
+}
+
+/* When a take-over that failed is worth another try. */
+static uint64_t retry_at(struct engine *e, struct group *g, int err, bool is_claimed)
+{
+	bool passing = err == -EBUSY || err == -EAGAIN || err == -ETIMEDOUT;
+
+	/* That the other one ends, hands back or drops a claim is no event here. */
+	if (is_claimed || reaches_claimed(e, g))
+		return now_ns() + CLAIMS_NS;
+	return passing && ++g->attempts < RETRY_MAX ? now_ns() + (RETRY_FIRST_NS << g->attempts) : UINT64_MAX;
 }
 
 static int try_takeover(struct engine *e, struct group *g)
 {
 	int err = claim_tool(e, g);
+	bool is_claimed = err == -EALREADY || err == -EAGAIN;
 
 	if (!err && !g->n_progs)
 		err = group__plan(g, e->observer);
@@ -284,21 +313,15 @@ static int try_takeover(struct engine *e, struct group *g)
 	if (!err) {
 		g->attempts = 0;
 		g->retry_at = 0;
-		for (struct host *h = e->hosts.list; h; h = h->next)
-			if (host__lodging(h, g))
-				observer__watch(e->observer, h->pid);
+		watch_hosts(e, g);
 		log_info("%s (%d): %u probe(s) now run in userspace", g->tool->comm, g->tool->pid, g->n_probes);
 	} else {
-		bool passing = err == -EBUSY || err == -EAGAIN || err == -ETIMEDOUT;
-
-		g->attempts++;
-		g->retry_at =
-			passing && g->attempts < RETRY_MAX ? now_ns() + (RETRY_FIRST_NS << g->attempts) : UINT64_MAX;
-		log_info("%s (%d): stays in the kernel: %s", g->tool->comm, g->tool->pid, g->reason);
+		g->retry_at = retry_at(e, g, err, is_claimed);
+		if (strcmp(g->reason, g->probe[0]->reason))
+			log_info("%s (%d): stays in the kernel: %s", g->tool->comm, g->tool->pid, g->reason);
 	}
 	if (err && !is_worked_on(e, g->tool))
 		claims__drop_tool(e->claims, g->tool->pid);
-	watch_rival(e, g->tool);
 	set_reasons(g);
 	return err;
 }
@@ -511,16 +534,6 @@ void converge__host_gone(struct engine *e, pid_t pid)
 	changed(e);
 }
 
-void converge__rival_gone(struct engine *e, pid_t pid)
-{
-	for (struct tool *t = e->tools; t; t = t->next) {
-		if (t->rival != pid)
-			continue;
-		t->rival = 0;
-		t->dirty_at = now_ns();
-	}
-}
-
 /* A child inherits the patched bytes; it gets back what the kernel would have left in it. */
 void converge__host_forked(struct engine *e, pid_t pid, pid_t child)
 {
@@ -689,6 +702,30 @@ static uint64_t watch_targets(struct engine *e, uint64_t now)
 	return some ? now + WATCH_NS : 0;
 }
 
+/*
+ * A process that another bpftimed had, and has let go, joins the groups that run without it. Returns when to look
+ * again, or 0.
+ */
+static uint64_t watch_claims(struct engine *e, uint64_t now)
+{
+	bool is_due = now >= e->claims_look_at, some = false;
+
+	for (struct group *g = e->groups; g; g = g->next) {
+		if (g->state != GROUP_SHARED || !reaches_claimed(e, g))
+			continue;
+		some = true;
+		if (is_due && e->claims_look_at && switch_extend(&e->sw, g)) {
+			watch_hosts(e, g);
+			changed(e);
+		}
+	}
+	if (!some)
+		e->claims_look_at = 0;
+	else if (is_due)
+		e->claims_look_at = now + CLAIMS_NS;
+	return e->claims_look_at;
+}
+
 uint64_t converge__run(struct engine *e)
 {
 	uint64_t now = now_ns(), next = 0;
@@ -704,12 +741,15 @@ uint64_t converge__run(struct engine *e)
 	for (struct tool *t = e->tools; t; t = t->next)
 		if (t->dirty_at && (!next || t->dirty_at + SETTLE_NS < next))
 			next = t->dirty_at + SETTLE_NS;
+	if (!next)
+		claims__drop_last(e->claims);
 	for (struct group *g = e->groups; g; g = g->next)
 		if (g->state == GROUP_KERNEL && !g->tool->refusal[0] && g->retry_at && g->retry_at != UINT64_MAX &&
 		    (!next || g->retry_at < next))
 			next = g->retry_at;
 	next = earlier(cool_places(e, now), next);
 	next = earlier(watch_targets(e, now), next);
+	next = earlier(watch_claims(e, now), next);
 	return earlier(settle_again(e, now), next);
 }
 

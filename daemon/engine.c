@@ -55,7 +55,6 @@ static void on_observed(void *arg, enum obs_event_kind kind, pid_t pid, pid_t ar
 	case OBS_EXIT:
 		converge__tool_gone(e, pid);
 		converge__host_gone(e, pid);
-		converge__rival_gone(e, pid);
 		break;
 	case OBS_FORK:
 		converge__host_forked(e, pid, arg2);

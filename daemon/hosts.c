@@ -256,6 +256,7 @@ static int inject(struct hosts *hs, struct host *h, struct agent_error *err)
 {
 	int ret = claims__take_target(hs->claims, h->pid, err->text, sizeof(err->text));
 
+	h->claimed = ret == -EALREADY || ret == -EAGAIN;
 	if (ret)
 		return ret;
 	h->arena_fd = agent_service__new_arena(hs->service, err);
@@ -279,6 +280,7 @@ static int inject(struct hosts *hs, struct host *h, struct agent_error *err)
 	if (ret) {
 		pins__drop(PIN_HOST, h->pid, (unsigned long long)h->start_time);
 		agent_service__remove(hs->service, h->pid);
+		claims__drop_target(hs->claims, h->pid);
 		munmap(h->arena, PAGE_ROUND(sizeof(*h->arena)));
 		close(h->arena_fd);
 		h->arena = NULL;

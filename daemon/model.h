@@ -46,8 +46,6 @@ struct tool {
 	char refusal[REASON_SIZE]; /* why no probe of this tool is offloaded, or empty */
 	struct timespec since;	   /* CLOCK_REALTIME when it was first seen */
 	uint64_t dirty_at;	   /* CLOCK_MONOTONIC ns of the last hint; 0: clean */
-	pid_t rival;		   /* the bpftimed that serves it, or its target, instead of us; 0: none does */
-	bool seen;		   /* scratch of a scan */
 };
 
 /* One attachment of a tool's program. */
@@ -155,7 +153,8 @@ struct host {
 	struct place place[AGENT_MAX_SITES];
 	struct lodging *lodgings;
 	char why[REASON_SIZE];
-	bool seen;
+	bool claimed; /* not given the agent, because another bpftimed has it: that may change */
+	bool is_new;  /* scratch of switch_extend() */
 };
 
 #endif

@@ -542,6 +542,58 @@ int switch_takeover(struct switcher *sw, struct group *g)
 	return 0;
 }
 
+/* Is one of the group's places in this process open, for others? */
+static bool is_served_in(struct switcher *sw, const struct group *g, const struct host *in)
+{
+	for_each_place(sw, g, h, pl) if (h == in && pl->open) return true;
+	return false;
+}
+
+/* The processes that were not lodged until now. */
+static unsigned int open_new_places(struct switcher *sw, struct group *g)
+{
+	unsigned int n = 0;
+
+	for_each_place(sw, g, h, pl)
+	{
+		if (!h->is_new)
+			continue;
+		fill_place(sw, h, pl);
+		if (!place_is_carried(sw, h, pl))
+			continue;
+		open_place(h, pl);
+		n += pl->open;
+	}
+	return n;
+}
+
+unsigned int switch_extend(struct switcher *sw, struct group *g)
+{
+	unsigned int n_new = 0, n_open = 0;
+	bool at_rest;
+
+	for (struct host *h = sw->hosts->list; h; h = h->next)
+		h->is_new = !host__lodging(h, g);
+	lodge(sw, g);
+	for (struct host *h = sw->hosts->list; h; h = h->next)
+		n_new += h->is_new &= host__lodging(h, g) != NULL;
+	if (!n_new)
+		return 0;
+	state__save(*sw->groups, sw->hosts);
+	/* Nobody may be inside a place that is written, and one that is not must not be opened later. */
+	at_rest = !quiesce(sw, g);
+	for (struct host *h = sw->hosts->list; h; h = h->next) {
+		if (!h->is_new || (at_rest && !is_served_in(sw, g, h)))
+			continue;
+		host__unlodge(h, g);
+		h->is_new = false;
+	}
+	n_open = open_new_places(sw, g);
+	disarm_places(sw);
+	g->reason[0] = 0;
+	return n_open;
+}
+
 static bool has_returns(const struct group *g)
 {
 	for (unsigned int i = 0; i < g->n_probes; i++)

@@ -26,6 +26,12 @@ struct switcher {
 /* KERNEL -> SHARED for a built group. 0, or -errno with g->reason: then nothing has changed. */
 int switch_takeover(struct switcher *sw, struct group *g);
 /*
+ * A shared group's probes reach processes that could not be given the agent when it was taken over: whoever can be now
+ * gets it and its places. Until then the kernel serves them on the same truth, so nothing is moved. How many places
+ * were opened.
+ */
+unsigned int switch_extend(struct switcher *sw, struct group *g);
+/*
  * SHARED -> KERNEL. -EAGAIN with g->reason when a thread is inside a function whose return was probed and does not come
  * back: the group then stays shared, served by its kernel half. With force the switch is made all the same.
  */
