@@ -68,8 +68,8 @@ static bool same_process(const struct process *a, const struct process *b)
 
 /* ---- the maps of the others ---- */
 
-/* 1 and a descriptor: the next such map that is neither ours nor our last one's, with its id in *id; 0: there is none; or
- * -errno. */
+/* 1 and a descriptor: the next such map that is neither ours nor our last one's, with its id in *id; 0: there is none;
+ * or -errno. */
 static int next_map(const struct claims *c, uint32_t *id, int *fd)
 {
 	struct bpf_map_info info;

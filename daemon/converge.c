@@ -22,7 +22,8 @@
 #define RETRY_MAX	   6u
 #define CHILD_REPAIR_TRIES 3
 #define COOL_NS		   1000000000ull
-#define WATCH_NS	   1000000000ull /* between two looks at what carries may have missed */
+#define STUCK_NS	   10000000000ull /* between two tries to give up a place in which a thread is held */
+#define WATCH_NS	   1000000000ull  /* between two looks at what carries may have missed */
 #define SETTLE_TRIES	   50u
 #define CLAIMS_NS	   1000000000ull /* between two looks at what another bpftimed has */
 
@@ -632,6 +633,14 @@ static bool is_shared_at(struct engine *e, const struct host *h, const struct pl
 	return false;
 }
 
+static bool has_places(const struct host *h)
+{
+	for (const struct place *pl = h->place; pl < h->place + AGENT_MAX_SITES; pl++)
+		if (pl->used)
+			return true;
+	return false;
+}
+
 /*
  * The uprobes that hold a closed place cost the kernel's probe several times its price: a place that nobody takes over
  * again soon is given up. Returns when to look again, or 0.
@@ -641,20 +650,30 @@ static uint64_t cool_places(struct engine *e, uint64_t now)
 	uint64_t next = 0;
 	bool dropped = false;
 
-	for (struct host *h = e->hosts.list; h; h = h->next) {
+	for (struct host *h = e->hosts.list, *following; h; h = following) {
+		following = h->next;
 		for (struct place *pl = h->place; pl < h->place + AGENT_MAX_SITES; pl++) {
+			uint64_t due;
+
 			if (!pl->used || !pl->site || pl->open || is_shared_at(e, h, pl)) {
 				pl->closed_at = 0;
 				continue;
 			}
 			if (!pl->closed_at)
 				pl->closed_at = now;
-			if (now - pl->closed_at >= COOL_NS) {
-				host__drop_place(h, pl);
+			due = pl->closed_at + (pl->stuck ? STUCK_NS : COOL_NS);
+			if (now >= due && host__drop_place(h, pl)) {
 				dropped = true;
-			} else if (!next || pl->closed_at + COOL_NS < next)
-				next = pl->closed_at + COOL_NS;
+				continue;
+			}
+			if (now >= due) {
+				pl->closed_at = now_ns();
+				due = pl->closed_at + STUCK_NS;
+			}
+			next = earlier(due, next);
 		}
+		if (h->leaving && !has_places(h))
+			hosts__forget(&e->hosts, h);
 	}
 	if (dropped)
 		state__save(e->groups, &e->hosts);

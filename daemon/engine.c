@@ -175,7 +175,7 @@ void engine__free(struct engine *e)
 	vm_worker__free(e->worker);
 	claims__free(e->claims);
 	guard__stop();
-	pins__close();
+	pins__close(state__needs_pin);
 	state__remove();
 	sd_event_unref(e->event);
 	free(e);

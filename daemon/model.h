@@ -136,6 +136,7 @@ struct place {
 	const struct group *counts; /* whose only program its threads count for themselves, or NULL */
 	unsigned int hit_index;	    /* of its probe there */
 	uint64_t closed_at;	    /* CLOCK_MONOTONIC ns; 0: open, or never opened */
+	bool stuck;		    /* host__drop_place() failed */
 	char why[REASON_SIZE];
 };
 
@@ -154,6 +155,7 @@ struct host {
 	struct lodging *lodgings;
 	char why[REASON_SIZE];
 	bool claimed; /* not given the agent, because another bpftimed has it: that may change */
+	bool leaving; /* see hosts__forget() */
 	bool is_new;  /* scratch of switch_extend() */
 };
 

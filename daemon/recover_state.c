@@ -57,6 +57,8 @@ struct old_host {
 	bool has_return;
 	struct code_range code[MAX_RANGES]; /* programs, then the agent */
 	size_t n_code, n_programs;
+	json_object *record; /* what it was read from */
+	bool left;	     /* a place could not be given up */
 };
 
 struct old {
@@ -162,6 +164,7 @@ static bool read_host(struct old_host *h, json_object *o)
 	uint32_t id;
 	size_t size;
 
+	h->record = o;
 	if (procfs_start_time(pid) != start || !bytes(json_object_object_get(o, "target"), &t, sizeof(t)))
 		return false;
 	if (target__adopt(pid, &t, &h->target, &err)) {
@@ -324,10 +327,17 @@ static void let_go_of_hosts(struct old *old)
 		bool returns = h->arena && target__pending_returns(h->target, h->arena) > 0;
 		struct agent_error err = {""};
 
-		for (unsigned int k = 0; k < h->n_sites; k++)
-			site__free(h->site[k]);
-		/* A return that is still to come needs all of it. */
-		if (!returns && target__quiesce(h->target, h->code, h->n_code, QUIESCE_TIMEOUT_MS, false, &err) == 0) {
+		for (unsigned int k = 0; k < h->n_sites; k++) {
+			if (!site__free(h->site[k]))
+				continue;
+			site__leave(h->site[k]);
+			h->left = true;
+		}
+		if (h->left)
+			state__leave_again(json_object_get(h->record));
+		/* A return that is still to come, or a thread that is held in a jump, needs all of it. */
+		if (!returns && !h->left &&
+		    target__quiesce(h->target, h->code, h->n_code, QUIESCE_TIMEOUT_MS, false, &err) == 0) {
 			target__unmap_ours(h->target, h->lodged, h->n_lodged, &err);
 			target__evict(h->target, EVICT_TIMEOUT_MS, &err);
 		}
@@ -388,6 +398,15 @@ static void clear(struct old *old)
 	free(old->host);
 }
 
+static void tell_left(const struct old *old)
+{
+	for (size_t i = 0; i < old->n_hosts; i++)
+		if (old->host[i].left)
+			log_warning("process %ld stays patched: a debugger still holds a thread of it in the middle of "
+				    "a jump",
+				    (long)number(old->host[i].record, "pid"));
+}
+
 void recover_state(void)
 {
 	json_object *o = state__path() ? json_object_from_file(state__path()) : NULL;
@@ -400,9 +419,25 @@ void recover_state(void)
 		hand_back(&old);
 		log_info("after the last bpftimed was killed: %zu process(es) handed back to the kernel", old.n_hosts);
 	}
+	tell_left(&old);
 	clear(&old);
 	if (o)
 		json_object_put(o);
-	pins__clear();
+	pins__clear(state__needs_pin);
 	state__remove();
+}
+
+bool recover_left(pid_t pid, uint64_t start_time)
+{
+	json_object *o = state__take_left(pid, start_time);
+	struct old_host host = {0};
+	struct old old = {.host = &host, .n_hosts = 1};
+
+	if (o && read_host(&host, o)) {
+		close_places(&old);
+		let_go_of_hosts(&old);
+	}
+	if (o)
+		json_object_put(o);
+	return !host.left;
 }
