@@ -59,6 +59,8 @@ static void judge_tool(struct engine *e, struct tool *t)
 	t->refusal[0] = 0;
 	if (policy__tool(e->policy, t->exe[0] ? t->exe : NULL, t->comm, t->uid, &rule) == POLICY_KERNEL)
 		snprintf(t->refusal, sizeof(t->refusal), "policy keeps this tool in the kernel (%s)", rule);
+	else if (!policy__setting(e->policy, POLICY_WRITABLE_CODE, &rule))
+		snprintf(t->refusal, sizeof(t->refusal), "policy lets no code of targets be written (%s)", rule);
 	else if (tracer)
 		snprintf(t->refusal, sizeof(t->refusal), "the tool is under a debugger (process %d)", tracer);
 	else if (t->held)

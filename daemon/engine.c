@@ -212,7 +212,8 @@ int engine__set_policy(struct engine *e, const struct policy *policy)
 		next = h->next;
 		if (!h->injected)
 			hosts__forget(&e->hosts, h);
-		else if (!host__is_allowed(&e->hosts, h, &rule))
+		else if (!host__is_allowed(&e->hosts, h, &rule) ||
+			 (!policy__setting(policy, POLICY_STOP_TOOLS, NULL) && holds_probes(&e->sw, h->pid)))
 			converge__evict(e, h);
 	}
 	run(e);

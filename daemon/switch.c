@@ -72,6 +72,14 @@ static bool group_is_at(const struct group *g, const struct host *h, const struc
 	return false;
 }
 
+bool holds_probes(struct switcher *sw, pid_t pid)
+{
+	for (const struct probe *p = *sw->probes; p; p = p->next)
+		if (p->tool->pid == pid)
+			return true;
+	return false;
+}
+
 #define for_each_place(sw, g, h, pl)                                                                                   \
 	for (struct host * (h) = (sw)->hosts->list; (h); (h) = (h)->next)                                              \
 		for (struct place * (pl) = (h)->place; (pl) < (h)->place + AGENT_MAX_SITES; (pl)++)                    \
@@ -396,15 +404,24 @@ static void lodge_one(pid_t pid, void *arg)
 {
 	struct lodge_arg *a = arg;
 	struct host *h = hosts__get(a->sw->hosts, pid);
+	const struct policy *policy = a->sw->hosts->policy;
+	const char *rule = NULL;
 	char why[REASON_SIZE] = "";
 
 	if (!h)
 		return;
+	if (!policy__setting(policy, POLICY_STOP_TOOLS, &rule) && holds_probes(a->sw, pid)) {
+		snprintf(h->why, sizeof(h->why), "policy lets no tool be stopped, and process %d (%s) is one (%s)", pid,
+			 h->comm, rule);
+		return;
+	}
 	for (struct host *other = a->sw->hosts->list; other; other = other->next)
 		if (other != h && host__lodging(other, a->g) && other->uid != h->uid &&
-		    !policy__setting(a->sw->hosts->policy, POLICY_SHARE_ACROSS_USERS)) {
-			snprintf(h->why, sizeof(h->why), "process %d belongs to another user than process %d", pid,
-				 other->pid);
+		    !policy__setting(policy, POLICY_SHARE_ACROSS_USERS, &rule)) {
+			snprintf(h->why, sizeof(h->why),
+				 "policy lets no memory be shared across users, and process %d belongs to another user "
+				 "than process %d (%s)",
+				 pid, other->pid, rule);
 			return;
 		}
 	if (host__lodge(a->sw->hosts, h, a->g, why, sizeof(why)) && why[0])

@@ -45,6 +45,8 @@ void switch_forget(struct switcher *sw, struct group *g);
 /* Opens the places that may be open and closes those that may not (another tool came or went). */
 void switch_settle(struct switcher *sw);
 
+/* Is it a tool? */
+bool holds_probes(struct switcher *sw, pid_t pid);
 /* May every probe on this instruction be served in userspace? */
 bool place_is_carried(struct switcher *sw, const struct host *h, const struct place *pl);
 bool probe_reaches(const struct probe *p, const struct host *h);
