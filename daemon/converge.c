@@ -215,17 +215,36 @@ static struct group *add_group(struct engine *e, struct probe *p)
 	return g;
 }
 
-/* A new probe that shares maps with a group that is already at work: the group is made anew with it. */
+/* A new probe, of whatever tool, that shares maps with a group that is already at work: the group is made anew. */
 static void dissolve_touched(struct engine *e, struct probe *p)
 {
 	for (struct group *g = e->groups, *next; g; g = next) {
 		next = g->next;
-		if (g->tool != p->tool || !belongs(e, g, p))
+		if (!belongs(e, g, p))
 			continue;
 		if (g->state == GROUP_SHARED)
 			switch_handback(&e->sw, g, true);
+		if (!g->tool->dirty_at)
+			g->tool->dirty_at = now_ns();
 		destroy_group(e, g);
 	}
+}
+
+/* The hits of a probe outside the group change its maps, too: the group has no truth of its own. */
+static int check_whole(struct engine *e, struct group *g)
+{
+	for (const struct probe *p = e->probes; p; p = p->next) {
+		if (p->group == g || !belongs(e, g, p))
+			continue;
+		if (p->tool == g->tool)
+			snprintf(g->reason, sizeof(g->reason), "more than %u probes share maps", GROUP_MAX_PROBES);
+		else
+			snprintf(g->reason, sizeof(g->reason),
+				 "its maps are also used by another tool, process %d (%s)", p->tool->pid,
+				 p->tool->comm);
+		return -EOPNOTSUPP;
+	}
+	return 0;
 }
 
 static void set_reasons(struct group *g)
@@ -305,6 +324,8 @@ static int try_takeover(struct engine *e, struct group *g)
 	int err = claim_tool(e, g);
 	bool is_claimed = err == -EALREADY || err == -EAGAIN;
 
+	if (!err)
+		err = check_whole(e, g);
 	if (!err && !g->n_progs)
 		err = group__plan(g, e->observer);
 	if (!err)
@@ -383,6 +404,10 @@ static void add_probe(struct engine *e, struct tool *t, const struct obs_probe *
 
 static void remove_probe(struct engine *e, struct probe *p)
 {
+	/* It may have been in the way of another tool's. */
+	for (struct group *g = e->groups; g; g = g->next)
+		if (g->tool != p->tool && belongs(e, g, p) && !g->tool->dirty_at)
+			g->tool->dirty_at = now_ns();
 	for (struct probe **link = &e->probes; *link; link = &(*link)->next) {
 		if (*link == p) {
 			*link = p->next;

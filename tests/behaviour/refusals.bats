@@ -147,3 +147,44 @@ traced() { ! grep -q '^TracerPid:.0$' "/proc/$1/status"; }
 	exact_go "$dir"
 	exact_finish "$dir" count
 }
+
+# attached FORM FUNCTION...: tests/behaviour/attach counts in the workload; 1000 calls.
+attached() {
+	local dir=$SESSION/x form=$1
+	shift
+	exact_workload "$dir" work 2 500
+	tool_run "$dir/tool" "$BATS_TEST_DIRNAME/attach" "$form" "$WORKLOAD_PID" "$WORKLOAD" "$@"
+}
+
+counted_is() {
+	exact_go "$SESSION/x"
+	exact_called "$SESSION/x"
+	exact_tool_end "$TOOL_PID"
+	exact_workload_end "$SESSION/x" "$WORKLOAD_PID"
+	lines "^count $1\$" 1
+}
+
+@test "a uprobe_multi link: the form is named" {
+	attached multi work work_sub || skip "this kernel has no uprobe_multi: $(cat "$SESSION/x/tool")"
+	stays 'uprobe_multi link'
+	counted_is 1000
+}
+
+@test "a uprobe session: the form is named" {
+	attached session work || skip "this kernel has no uprobe sessions: $(cat "$SESSION/x/tool")"
+	stays 'uprobe_multi link|session'
+	counted_is 2000
+}
+
+@test "more attachments of one program than are carried: their number is named" {
+	attached perf $(printf "work %.0s" {1..70})
+	stays 'more than 64'
+	counted_is 70000
+}
+
+@test "a program that another process attaches, too: that one is named" {
+	attached twice work
+	wait_for "$SESSION/x/tool" '^child' 10
+	stays 'also used by another tool, process [0-9]+ .python3.'
+	counted_is 2000
+}
