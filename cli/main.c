@@ -67,7 +67,11 @@ static void show_all(FILE *to)
 
 static enum cli_exit unknown_command(const char *name)
 {
-	cli_complain("there is no command '%s'; 'bpftime help' shows them", name);
+	if (cli_is_option(name))
+		cli_complain("'%s' must stand behind the command; 'bpftime help' shows how", name);
+	else
+		cli_complain("there is no %s '%s'; 'bpftime help' shows them", *name == '-' ? "option" : "command",
+			     name);
 	return CLI_USAGE;
 }
 

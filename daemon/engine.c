@@ -226,7 +226,7 @@ int engine__handback(struct engine *e, pid_t pid, char *err, size_t err_size)
 	int ret;
 
 	if (!t) {
-		snprintf(err, err_size, "no tool with pid %d is known", pid);
+		snprintf(err, err_size, "process %d has no probes that bpftimed knows", pid);
 		return -ESRCH;
 	}
 	t->held = true;
@@ -241,7 +241,7 @@ int engine__takeover(struct engine *e, pid_t pid, char *err, size_t err_size)
 	struct tool *t = engine__tool(e, pid);
 
 	if (!t) {
-		snprintf(err, err_size, "no tool with pid %d is known", pid);
+		snprintf(err, err_size, "process %d has no probes that bpftimed knows", pid);
 		return -ESRCH;
 	}
 	t->held = false;

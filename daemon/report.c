@@ -141,7 +141,7 @@ json_object *engine__explain(struct engine *e, pid_t pid, char *err, size_t err_
 	if (r)
 		json = status_tool__json(&r->tool, true);
 	else
-		snprintf(err, err_size, "no tool with pid %d is known", pid);
+		snprintf(err, err_size, "process %d has no probes that bpftimed knows", pid);
 	free(r);
 	return json;
 }
