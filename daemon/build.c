@@ -242,5 +242,6 @@ void group__unbuild(struct group *g)
 	g->arena = NULL;
 	pins__drop(PIN_GROUP, g->id);
 	close_fd(&g->arena_fd);
-	g->built = false;
+	g->planned = g->built = false;
+	g->has_khalf = g->has_direct = g->has_mirrored = false;
 }

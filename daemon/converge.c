@@ -326,10 +326,15 @@ static int try_takeover(struct engine *e, struct group *g)
 
 	if (!err)
 		err = check_whole(e, g);
-	if (!err && !g->n_progs)
+	if (!err && !g->planned) {
 		err = group__plan(g, e->observer);
+		g->planned = !err;
+	}
 	if (!err)
 		err = group__build(g, e->worker);
+	/* What was begun and not finished is not to be gone on with by the next try. */
+	if (err && !g->built)
+		group__unbuild(g);
 	if (!err)
 		err = group__attach_khalf(g);
 	if (!err)

@@ -102,6 +102,7 @@ struct group {
 	unsigned int n_maps;
 	struct probe *probe[GROUP_MAX_PROBES];
 	unsigned int n_probes;
+	bool planned; /* all of it can be carried */
 	bool built;
 	bool has_khalf; /* a kernel half serves what still reaches the kernel; else the tool's own program does */
 	bool has_direct, has_mirrored;
@@ -111,7 +112,7 @@ struct group {
 	char reason[REASON_SIZE]; /* why it is not shared, or empty */
 	unsigned int attempts;	  /* take-overs that failed one after another */
 	uint64_t retry_at;	  /* CLOCK_MONOTONIC ns */
-	struct timespec since;	  /* CLOCK_REALTIME of the take-over */
+	struct timespec since;	  /* CLOCK_REALTIME of the last switch; 0: none */
 };
 
 /* Where a group's memory and code are in one host. */

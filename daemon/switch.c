@@ -663,7 +663,10 @@ int switch_handback(struct switcher *sw, struct group *g, bool force)
 	settle_places(sw, g);
 	let_go(sw, g);
 	disarm_places(sw);
-	return g->state == GROUP_KERNEL ? 0 : err;
+	if (g->state != GROUP_KERNEL)
+		return err;
+	clock_gettime(CLOCK_REALTIME, &g->since);
+	return 0;
 }
 
 void switch_release(struct switcher *sw, struct group *g)

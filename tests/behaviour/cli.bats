@@ -432,3 +432,21 @@ END
 	run -3 wait $waiting
 	grep -q "ended the conversation" "$SESSION/said"
 }
+
+# ---- the kernel ----
+
+# without FOLDER: bpftimed where this folder of sysfs is empty.
+without() { fails 1 unshare --mount sh -c "mount -t tmpfs tmpfs '$1' && exec bpftimed"; }
+
+@test "a kernel without what is needed: one sentence that names it, 1, nothing made" {
+	need_root
+	unshare --mount true || skip "no mount namespaces here"
+	without /sys/kernel/btf
+	[[ $stderr == "bpftimed: this kernel has no BTF (/sys/kernel/btf/vmlinux)"* ]]
+	without /sys/bus/event_source/devices
+	[[ $stderr == "bpftimed: this kernel has no perf uprobes"* ]]
+	[ ! -e "$BPFTIME_RUNTIME_DIR" ]
+	BPFTIME_LIBEXEC_DIR=/nonexistent fails 1 bpftimed
+	[[ $stderr == "bpftimed: /nonexistent/bpftimed-jit cannot be executed: "* ]]
+	[ ! -e "$BPFTIME_RUNTIME_DIR" ]
+}

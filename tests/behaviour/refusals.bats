@@ -59,6 +59,24 @@ lines() {
 	lines '^@high: 99$' 1
 }
 
+@test "what was refused once is refused again, when it is asked for, and after a reload" {
+	local dir=$SESSION/x reason='not an addition'
+	exact_workload "$dir" work 2 500
+	tool_run "$dir/tool" bpftrace -p "$WORKLOAD_PID" -e "uprobe:$WORKLOAD:work { @low = min(arg2); }"
+	stays "$reason"
+	fails 1 "$B/bpftime" takeover "$TOOL_PID"
+	[[ $stderr == *"$reason"* ]]
+	stays "$reason"
+	kill -HUP "$DAEMON"
+	sleep 0.5
+	stays "$reason"
+	exact_go "$dir"
+	exact_called "$dir"
+	exact_tool_end "$TOOL_PID"
+	exact_workload_end "$dir" "$WORKLOAD_PID"
+	lines '^@low: 0$' 1
+}
+
 @test "a map that a program of another kind uses, too" {
 	local dir=$SESSION/x
 	exact_workload "$dir" work 2 500
