@@ -206,3 +206,22 @@ counted_is() {
 	stays 'also used by another tool, process [0-9]+ .python3.'
 	counted_is 2000
 }
+
+@test "a target that a tracer has left is taken over when that is asked for" {
+	local dir=$SESSION/x
+	need strace
+	exact_workload "$dir" work 2 5000
+	debugged strace -f -e trace=none -p "$WORKLOAD_PID"
+	wait_until 20 traced "$WORKLOAD_PID" || skip "strace cannot trace here"
+	tool_run "$dir/tool" bpftrace -p "$WORKLOAD_PID" -e "uprobe:$WORKLOAD:work { @ = count(); }"
+	stays "debugger|traced|strace"
+	kill -INT "$DEBUGGER"
+	exact_waited "$DEBUGGER" || true
+	"$B/bpftime" takeover "$TOOL_PID"
+	offloaded "$TOOL_PID"
+	exact_go "$dir"
+	exact_called "$dir"
+	exact_tool_end "$TOOL_PID"
+	exact_workload_end "$dir" "$WORKLOAD_PID"
+	lines '^@: 10000$' 1
+}
