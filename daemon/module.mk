@@ -3,6 +3,7 @@
 POLICY_OBJS := $(B)/daemon/policy.o $(B)/daemon/json_place.o
 SHELL_OBJS  := $(addprefix $(B)/daemon/,main.o server.o runtime_dir.o log.o status.o) $(POLICY_OBJS)
 SHELL_LIBS  := -ljson-c -lsystemd
+$(B)/daemon/main.o $(B)/daemon/status.o: $(B)/config
 
 UNIT += $(B)/tests/unit/test_policy $(B)/tests/unit/test_status $(B)/tests/unit/test_bytecode
 $(B)/tests/unit/test_policy: LIBS := -ljson-c
