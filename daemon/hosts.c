@@ -16,11 +16,10 @@
 #include "daemon/claims.h"
 #include "daemon/kernel_features.h"
 #include "daemon/log.h"
+#include "daemon/mapped.h"
 #include "daemon/pins.h"
 #include "daemon/procfs.h"
 #include "daemon/state.h"
-
-#define PAGE_ROUND(n) (((n) + 4095ull) & ~4095ull)
 
 /* r0 = 0; exit: holds an int3 in place without doing anything at it. */
 static int load_noop(void)
@@ -77,8 +76,7 @@ static void host__free(struct hosts *hs, struct host *h)
 	if (h->target)
 		target__free(h->target);
 	claims__drop_target(hs->claims, h->pid);
-	if (h->arena)
-		munmap(h->arena, PAGE_ROUND(sizeof(*h->arena)));
+	mapped__end(h->arena, sizeof(*h->arena));
 	if (!h->leaving)
 		pins__drop(PIN_HOST, h->pid, (unsigned long long)h->start_time);
 	if (h->arena_fd >= 0)
@@ -303,9 +301,8 @@ static int inject(struct hosts *hs, struct host *h, struct agent_error *err)
 	h->arena_fd = agent_service__new_arena(hs->service, err);
 	if (h->arena_fd < 0)
 		return h->arena_fd;
-	h->arena = mmap(NULL, PAGE_ROUND(sizeof(*h->arena)), PROT_READ | PROT_WRITE, MAP_SHARED, h->arena_fd, 0);
-	if (h->arena == MAP_FAILED) {
-		h->arena = NULL;
+	h->arena = mapped__array(h->arena_fd, sizeof(*h->arena), NULL, NULL);
+	if (!h->arena) {
 		ret = -errno;
 		snprintf(err->text, sizeof(err->text), "the agent's shared memory cannot be mapped: %s",
 			 strerror(-ret));
@@ -322,7 +319,7 @@ static int inject(struct hosts *hs, struct host *h, struct agent_error *err)
 		pins__drop(PIN_HOST, h->pid, (unsigned long long)h->start_time);
 		agent_service__remove(hs->service, h->pid);
 		claims__drop_target(hs->claims, h->pid);
-		munmap(h->arena, PAGE_ROUND(sizeof(*h->arena)));
+		mapped__end(h->arena, sizeof(*h->arena));
 		close(h->arena_fd);
 		h->arena = NULL;
 		h->arena_fd = -1;

@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -17,12 +16,12 @@
 #include "agent/cpus.h"
 #include "daemon/khalf.h"
 #include "daemon/log.h"
+#include "daemon/mapped.h"
 #include "daemon/pins.h"
 #include "daemon/procfs.h"
 #include "daemon/state.h"
 #include "shm-runtime/shm.h"
 
-#define PAGE_ROUND(n)	   (((n) + 4095ull) & ~4095ull)
 #define QUIESCE_TIMEOUT_MS 2000
 #define RETURNS_TIMEOUT_MS 1000
 #define EVICT_TIMEOUT_MS   200
@@ -95,20 +94,13 @@ static size_t length(json_object *array)
 	return array ? json_object_array_length(array) : 0;
 }
 
-static void *map_array(int fd, size_t *size, uint32_t *id)
+static void *map_pin(int fd, size_t least, size_t *size, uint32_t *id)
 {
-	struct bpf_map_info info = {0};
-	uint32_t len = sizeof(info);
-	void *p = NULL;
+	void *p = fd < 0 ? NULL : mapped__array(fd, least, size, id);
 
-	if (fd < 0)
-		return NULL;
-	if (!bpf_obj_get_info_by_fd(fd, &info, &len))
-		p = mmap(NULL, PAGE_ROUND(info.value_size), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	close(fd);
-	*size = info.value_size;
-	*id = info.id;
-	return p == MAP_FAILED ? NULL : p;
+	if (fd >= 0)
+		close(fd);
+	return p;
 }
 
 static void read_group(struct old_group *g, json_object *o)
@@ -118,9 +110,9 @@ static void read_group(struct old_group *g, json_object *o)
 	g->id = (unsigned int)number(o, "id");
 	g->tool_lives = procfs_start_time((pid_t)number(o, "tool")) == number(o, "tool_start");
 	g->has_khalf = json_object_get_boolean(json_object_object_get(o, "kernel_half"));
-	g->arena = map_array(pins__get(PIN_GROUP, g->id), &g->size, &g->arena_id);
+	g->arena = map_pin(pins__get(PIN_GROUP, g->id), sizeof(*g->arena), &g->size, &g->arena_id);
 	if (g->arena && g->arena->magic != SHM_MAGIC) {
-		munmap(g->arena, PAGE_ROUND(g->size));
+		mapped__end(g->arena, g->size);
 		g->arena = NULL;
 	}
 	g->shared = g->arena && (g->arena->kgate & SHM_KGATE_OPEN);
@@ -161,7 +153,6 @@ static bool read_host(struct old_host *h, json_object *o)
 	struct agent_error err = {""};
 	struct target_record t;
 	struct site_record s;
-	uint32_t id;
 	size_t size;
 
 	h->record = o;
@@ -171,7 +162,7 @@ static bool read_host(struct old_host *h, json_object *o)
 		log_warning("process %d: %s", pid, err.text);
 		return false;
 	}
-	h->arena = map_array(pins__get(PIN_HOST, pid, (unsigned long long)start), &size, &id);
+	h->arena = map_pin(pins__get(PIN_HOST, pid, (unsigned long long)start), sizeof(*h->arena), &size, NULL);
 	for (size_t i = 0; h->arena && i < length(places) && h->n_sites < AGENT_MAX_SITES; i++) {
 		if (!bytes(json_object_array_get_idx(places, i), &s, sizeof(s)) || s.index >= AGENT_MAX_SITES ||
 		    site__adopt(h->target, &s, pins__dir(), &h->site[h->n_sites], &err))
@@ -341,8 +332,7 @@ static void let_go_of_hosts(struct old *old)
 			target__unmap_ours(h->target, h->lodged, h->n_lodged, &err);
 			target__evict(h->target, EVICT_TIMEOUT_MS, &err);
 		}
-		if (h->arena)
-			munmap(h->arena, PAGE_ROUND(sizeof(*h->arena)));
+		mapped__end(h->arena, sizeof(*h->arena));
 		target__free(h->target);
 	}
 }
@@ -391,8 +381,7 @@ static void clear(struct old *old)
 
 		for (unsigned int k = 0; k < g->n_maps; k++)
 			close(g->map[k].fd);
-		if (g->arena)
-			munmap(g->arena, PAGE_ROUND(g->size));
+		mapped__end(g->arena, g->size);
 	}
 	free(old->group);
 	free(old->host);
