@@ -424,7 +424,9 @@ static void lodge_one(pid_t pid, void *arg)
 				 pid, other->pid, rule);
 			return;
 		}
-	if (host__lodge(a->sw->hosts, h, a->g, why, sizeof(why)) && why[0])
+	if (!host__lodge(a->sw->hosts, h, a->g, why, sizeof(why)))
+		h->why[0] = 0;
+	else if (why[0])
 		snprintf(h->why, sizeof(h->why), "%s", why);
 }
 
