@@ -64,6 +64,15 @@ all: $(PROGRAMS)
 deps:
 	./tests/deps
 
+# What is compiled in besides the sources: what uses it depends on this file, which changes when they do.
+CONFIG := $(VERSION) $(PREFIX)
+ifneq ($(file <$(B)/config),$(CONFIG))
+.PHONY: $(B)/config
+endif
+$(B)/config:
+	@mkdir -p $(@D)
+	@echo '$(CONFIG)' > $@
+
 # ---- rules ----
 
 $(B)/%.o: %.c Makefile

@@ -115,8 +115,14 @@ int site__disarm(struct site *s, struct agent_error *err);
 int site__open(struct site *s, struct agent_error *err);
 int site__close(struct site *s, struct agent_error *err);
 bool site__is_open(const struct site *s); /* reads the byte: another tool's attach turns it back to CC */
-/* Restores the file's bytes and drops the uprobes. The site must be closed and the target quiescent. */
-void site__free(struct site *s);
+/*
+ * Restores the file's bytes and drops the uprobes. The site must be closed and the target quiescent. -EBUSY: a debugger
+ * holds a thread in the middle of the jump; the site stays as it is, with the uprobes that make it harmless: call
+ * again.
+ */
+int site__free(struct site *s);
+/* Forgets a site that cannot be freed. What of it is pinned goes on working, for site__adopt(). */
+void site__leave(struct site *s);
 
 /* ---- quiescence ---- */
 

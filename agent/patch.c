@@ -303,7 +303,27 @@ void patch_repair_children(const struct site *s)
 
 /* ---- the end ---- */
 
-void site__free(struct site *s)
+static void forget(struct site *s)
+{
+	for (struct site **link = &s->t->sites; *link; link = &(*link)->next) {
+		if (*link == s) {
+			*link = s->next;
+			return;
+		}
+	}
+}
+
+void site__leave(struct site *s)
+{
+	forget(s);
+	for (int i = 0; i < PATCH_MAX; i++) {
+		s->hold[i].pin[0] = 0;
+		hold_drop(&s->hold[i]);
+	}
+	free(s);
+}
+
+int site__free(struct site *s)
 {
 	struct code_range stub = {s->map.addr, s->map.addr + s->map.size};
 	struct agent_error ignored;
@@ -314,27 +334,24 @@ void site__free(struct site *s)
 	if (held && s->map.addr && target__alive(s->t)) {
 		if (site__is_open(s))
 			site__close(s, &ignored);
-		for (int tries = 0; tries < FREE_TRIES; tries++) {
+		for (int tries = s->is_stuck ? FREE_TRIES - 1 : 0; tries < FREE_TRIES; tries++) {
 			clean = !site__disarm(s, &ignored) || !target__alive(s->t);
 			if (clean)
 				break;
 		}
 		patch_repair_children(s);
 	}
-	for (struct site **link = &s->t->sites; *link; link = &(*link)->next) {
-		if (*link == s) {
-			*link = s->next;
-			break;
-		}
-	}
 	/* Somebody does not leave the step: the jump's bytes stay, and with them the uprobes that make them harmless.
 	 */
+	s->is_stuck = !clean;
 	if (!clean)
-		return;
+		return -EBUSY;
+	forget(s);
 	for (int i = 0; i < PATCH_MAX; i++)
 		hold_drop(&s->hold[i]);
 	/* A thread that is still inside, or returns there, keeps the stub where it is: one page. */
 	if (s->map.addr && target__alive(s->t) && !target_left(s->t, &stub, FREE_WAIT_MS, &ignored))
 		target__unmap(s->t, &s->map, 1, &ignored);
 	free(s);
+	return 0;
 }

@@ -55,6 +55,7 @@ struct site {
 	struct hold hold[PATCH_MAX];
 	int index;
 	bool has_return;
+	bool is_stuck;	   /* site__free() failed: it is not tried as long again */
 	bool armed;	   /* the jump's bytes are behind the first one, and every processor sees them */
 	struct site *next; /* of the target's sites */
 };

@@ -42,6 +42,17 @@ static const struct {
 
 #define N_KNOWN (sizeof(known) / sizeof(known[0]))
 
+bool cli_is_option(const char *word)
+{
+	size_t n = strcspn(word, "=");
+
+	for (size_t i = 0; i < N_KNOWN; i++)
+		if (n > 2 && !strncmp(word, "--", 2) && strlen(known[i].option.name) == n - 2 &&
+		    !strncmp(word + 2, known[i].option.name, n - 2))
+			return true;
+	return false;
+}
+
 bool cli_read_pid(const char *word, pid_t *out)
 {
 	char *end;

@@ -2,6 +2,7 @@
 /*
  * main.c: bpftime: finds the subcommand and runs it. A subcommand is a row of cli_commands[] and a file cmd_NAME.c.
  */
+#include <ctype.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -49,7 +50,8 @@ static const struct cli_command *find_command(const char *name)
 
 static void show_usage(const struct cli_command *c, FILE *to)
 {
-	fprintf(to, "Usage: bpftime %s %s [--runtime-dir DIR]\n%s.\n", c->name, c->synopsis, c->summary);
+	fprintf(to, "Usage: bpftime %s %s [--runtime-dir DIR]\n%c%s.\n", c->name, c->synopsis,
+		toupper((unsigned char)*c->summary), c->summary + 1);
 }
 
 static void show_all(FILE *to)
@@ -67,7 +69,11 @@ static void show_all(FILE *to)
 
 static enum cli_exit unknown_command(const char *name)
 {
-	cli_complain("there is no command '%s'; 'bpftime help' shows them", name);
+	if (cli_is_option(name))
+		cli_complain("'%s' must stand behind the command; 'bpftime help' shows how", name);
+	else
+		cli_complain("there is no %s '%s'; 'bpftime help' shows them", *name == '-' ? "option" : "command",
+			     name);
 	return CLI_USAGE;
 }
 

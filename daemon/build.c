@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -18,11 +17,11 @@
 #include "daemon/bytecode.h"
 #include "daemon/khalf.h"
 #include "daemon/library.h"
+#include "daemon/mapped.h"
 #include "daemon/pins.h"
 #include "daemon/uprobe.h"
 #include "shm-runtime/shm_map.h"
 
-#define PAGE_ROUND(n)	   (((n) + 4095ull) & ~4095ull)
 #define COMPILE_TIMEOUT_MS 20000
 #define ERR_SIZE	   200
 
@@ -81,9 +80,8 @@ static int make_arena(struct group *g)
 		return err;
 	}
 	g->arena_size = size;
-	g->arena = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, g->arena_fd, 0);
-	if (g->arena == MAP_FAILED) {
-		g->arena = NULL;
+	g->arena = mapped__array(g->arena_fd, size, NULL, NULL);
+	if (!g->arena) {
 		explain(g, "shared memory", "", -errno, NULL);
 		return -errno;
 	}
@@ -237,10 +235,10 @@ void group__unbuild(struct group *g)
 	for (unsigned int i = 0; i < g->n_maps; i++)
 		close_fd(&g->map[i].fd);
 	g->n_maps = 0;
-	if (g->arena)
-		munmap(g->arena, g->arena_size);
+	mapped__end(g->arena, g->arena_size);
 	g->arena = NULL;
 	pins__drop(PIN_GROUP, g->id);
 	close_fd(&g->arena_fd);
-	g->built = false;
+	g->planned = g->built = false;
+	g->has_khalf = g->has_direct = g->has_mirrored = false;
 }

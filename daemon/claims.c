@@ -48,8 +48,8 @@ struct claims {
 	int fd;
 	uint32_t id;
 	int last_fd; /* the map of this runtime folder's last daemon, or -1 */
+	uint32_t last_id;
 	struct process self;
-	pid_t rival;
 };
 
 static int describe_process(pid_t pid, struct process *out)
@@ -68,14 +68,15 @@ static bool same_process(const struct process *a, const struct process *b)
 
 /* ---- the maps of the others ---- */
 
-/* 1 and a descriptor: the next such map that is not ours, with its id in *id; 0: there is none; or -errno. */
+/* 1 and a descriptor: the next such map that is neither ours nor our last one's, with its id in *id; 0: there is none;
+ * or -errno. */
 static int next_map(const struct claims *c, uint32_t *id, int *fd)
 {
 	struct bpf_map_info info;
 	uint32_t len;
 
 	while (!bpf_map_get_next_id(*id, id)) {
-		if (*id == c->id)
+		if (*id == c->id || *id == c->last_id)
 			continue;
 		*fd = bpf_map_get_fd_by_id(*id);
 		if (*fd < 0 && errno == ENOENT)
@@ -154,8 +155,8 @@ static void withdraw(const struct claims *c, const struct claim *keys, size_t n)
 		bpf_map_delete_elem(c->fd, &keys[i]);
 }
 
-/* A sentence about the one that was found, which is remembered as the rival when its end can be seen. */
-static void tell(struct claims *c, const struct claimant *found, enum what what, char *why, size_t why_size)
+/* A sentence about the one that was found. */
+static void tell(const struct claims *c, const struct claimant *found, enum what what, char *why, size_t why_size)
 {
 	const struct process *d = &found->daemon;
 	bool near = d->pid_ns == c->self.pid_ns;
@@ -173,8 +174,6 @@ static void tell(struct claims *c, const struct claimant *found, enum what what,
 	else
 		snprintf(who, sizeof(who), "in another PID namespace");
 	snprintf(why, why_size, "another bpftimed (%s) serves this %s", who, what == CLAIM_TARGET ? "target" : "tool");
-	if (near)
-		c->rival = (pid_t)d->pid;
 }
 
 static int take(struct claims *c, const struct claim *keys, size_t n, pid_t pid, char *why, size_t why_size)
@@ -267,28 +266,26 @@ void claims__drop_target(struct claims *c, pid_t target)
 	drop(c->fd, CLAIM_TARGET, target);
 }
 
-pid_t claims__rival(struct claims *c)
-{
-	pid_t rival = c->rival;
-
-	c->rival = 0;
-	return rival;
-}
-
 /* ---- the whole ---- */
+
+static uint32_t map_id(int fd)
+{
+	struct bpf_map_info info = {0};
+	uint32_t len = sizeof(info);
+
+	return fd >= 0 && !bpf_obj_get_info_by_fd(fd, &info, &len) ? info.id : 0;
+}
 
 static int make_map(struct claims *c)
 {
 	LIBBPF_OPTS(bpf_map_create_opts, opts, .map_flags = BPF_F_NO_PREALLOC);
 	const struct claim key = {.what = CLAIM_DAEMON};
-	struct bpf_map_info info = {0};
-	uint32_t len = sizeof(info);
 
 	c->fd = bpf_map_create(BPF_MAP_TYPE_HASH, MAP_NAME, sizeof(struct claim), sizeof(struct claimant), MAX_CLAIMS,
 			       &opts);
-	if (c->fd < 0 || bpf_obj_get_info_by_fd(c->fd, &info, &len))
+	c->id = map_id(c->fd);
+	if (!c->id)
 		return -errno;
-	c->id = info.id;
 	return put(c, &key, 1, 0, true);
 }
 
@@ -303,6 +300,7 @@ int claims__new(struct claims **out, char *err, size_t err_size)
 	}
 	c->fd = -1;
 	c->last_fd = pins__get(PIN_CLAIMS);
+	c->last_id = map_id(c->last_fd);
 	r = describe_process(getpid(), &c->self);
 	if (!r)
 		r = make_map(c);
@@ -317,18 +315,22 @@ int claims__new(struct claims **out, char *err, size_t err_size)
 
 int claims__pin(struct claims *c, char *err, size_t err_size)
 {
-	int r;
+	int r = pins__add(c->fd, PIN_CLAIMS);
 
-	if (c->last_fd >= 0) {
-		drop(c->last_fd, 0, 0);
-		close(c->last_fd);
-		c->last_fd = -1;
-	}
-	r = pins__add(c->fd, PIN_CLAIMS);
 	if (r)
 		snprintf(err, err_size, "the map that keeps several bpftimeds apart cannot be pinned: %s",
 			 strerror(-r));
 	return r;
+}
+
+void claims__drop_last(struct claims *c)
+{
+	if (c->last_fd < 0)
+		return;
+	drop(c->last_fd, 0, 0);
+	close(c->last_fd);
+	c->last_fd = -1;
+	c->last_id = 0;
 }
 
 void claims__free(struct claims *c)

@@ -24,6 +24,11 @@ int claims__new(struct claims **out, char *err, size_t err_size);
 /* What this runtime folder's last bpftimed claimed is handed back by now; pins the map. 0, or -errno with a sentence.
  */
 int claims__pin(struct claims *c, char *err, size_t err_size);
+/*
+ * What the last one claimed is kept from others until here, so that this one can take it up first. Called again it does
+ * nothing.
+ */
+void claims__drop_last(struct claims *c);
 /* Gives all up. NULL is allowed. */
 void claims__free(struct claims *c);
 
@@ -43,8 +48,5 @@ int claims__take_target(struct claims *c, pid_t target, char *why, size_t why_si
 /* Give up what was claimed for this process, which may have ended. */
 void claims__drop_tool(struct claims *c, pid_t tool);
 void claims__drop_target(struct claims *c, pid_t target);
-
-/* The bpftimed for which something was refused since this was last asked, or 0: when it ends, it can be tried again. */
-pid_t claims__rival(struct claims *c);
 
 #endif

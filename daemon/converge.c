@@ -22,8 +22,10 @@
 #define RETRY_MAX	   6u
 #define CHILD_REPAIR_TRIES 3
 #define COOL_NS		   1000000000ull
-#define WATCH_NS	   1000000000ull /* between two looks at what carries may have missed */
+#define STUCK_NS	   10000000000ull /* between two tries to give up a place in which a thread is held */
+#define WATCH_NS	   1000000000ull  /* between two looks at what carries may have missed */
 #define SETTLE_TRIES	   50u
+#define CLAIMS_NS	   1000000000ull /* between two looks at what another bpftimed has */
 
 uint64_t now_ns(void)
 {
@@ -57,6 +59,8 @@ static void judge_tool(struct engine *e, struct tool *t)
 	t->refusal[0] = 0;
 	if (policy__tool(e->policy, t->exe[0] ? t->exe : NULL, t->comm, t->uid, &rule) == POLICY_KERNEL)
 		snprintf(t->refusal, sizeof(t->refusal), "policy keeps this tool in the kernel (%s)", rule);
+	else if (!policy__setting(e->policy, POLICY_WRITABLE_CODE, &rule))
+		snprintf(t->refusal, sizeof(t->refusal), "policy lets no code of targets be written (%s)", rule);
 	else if (tracer)
 		snprintf(t->refusal, sizeof(t->refusal), "the tool is under a debugger (process %d)", tracer);
 	else if (t->held)
@@ -211,17 +215,36 @@ static struct group *add_group(struct engine *e, struct probe *p)
 	return g;
 }
 
-/* A new probe that shares maps with a group that is already at work: the group is made anew with it. */
+/* A new probe, of whatever tool, that shares maps with a group that is already at work: the group is made anew. */
 static void dissolve_touched(struct engine *e, struct probe *p)
 {
 	for (struct group *g = e->groups, *next; g; g = next) {
 		next = g->next;
-		if (g->tool != p->tool || !belongs(e, g, p))
+		if (!belongs(e, g, p))
 			continue;
 		if (g->state == GROUP_SHARED)
 			switch_handback(&e->sw, g, true);
+		if (!g->tool->dirty_at)
+			g->tool->dirty_at = now_ns();
 		destroy_group(e, g);
 	}
+}
+
+/* The hits of a probe outside the group change its maps, too: the group has no truth of its own. */
+static int check_whole(struct engine *e, struct group *g)
+{
+	for (const struct probe *p = e->probes; p; p = p->next) {
+		if (p->group == g || !belongs(e, g, p))
+			continue;
+		if (p->tool == g->tool)
+			snprintf(g->reason, sizeof(g->reason), "more than %u probes share maps", GROUP_MAX_PROBES);
+		else
+			snprintf(g->reason, sizeof(g->reason),
+				 "its maps are also used by another tool, process %d (%s)", p->tool->pid,
+				 p->tool->comm);
+		return -EOPNOTSUPP;
+	}
+	return 0;
 }
 
 static void set_reasons(struct group *g)
@@ -260,23 +283,58 @@ static bool is_worked_on(const struct engine *e, const struct tool *t)
 	return false;
 }
 
-/* Another bpftimed has the tool or its target: when that one ends we come again. */
-static void watch_rival(struct engine *e, struct tool *t)
+static bool group_reaches(const struct group *g, const struct host *h)
 {
-	pid_t rival = claims__rival(e->claims);
+	for (unsigned int i = 0; i < g->n_probes; i++)
+		if (probe_reaches(g->probe[i], h) && host__maps_file(h->pid, g->probe[i]->o.dev, g->probe[i]->o.ino))
+			return true;
+	return false;
+}
 
-	if (rival && !observer__watch(e->observer, rival))
-		t->rival = rival;
+/* Does another bpftimed have a process in which the group's probes are? */
+static bool reaches_claimed(struct engine *e, const struct group *g)
+{
+	for (const struct host *h = e->hosts.list; h; h = h->next)
+		if (h->claimed && group_reaches(g, h))
+			return true;
+	return false;
+}
+
+/* Their end and their forks are events. */
+static void watch_hosts(struct engine *e, const struct group *g)
+{
+	for (struct host *h = e->hosts.list; h; h = h->next)
+		if (host__lodging(h, g))
+			observer__watch(e->observer, h->pid);
+}
+
+/* When a take-over that failed is worth another try. */
+static uint64_t retry_at(struct engine *e, struct group *g, int err, bool is_claimed)
+{
+	bool passing = err == -EBUSY || err == -EAGAIN || err == -ETIMEDOUT;
+
+	/* That the other one ends, hands back or drops a claim is no event here. */
+	if (is_claimed || reaches_claimed(e, g))
+		return now_ns() + CLAIMS_NS;
+	return passing && ++g->attempts < RETRY_MAX ? now_ns() + (RETRY_FIRST_NS << g->attempts) : UINT64_MAX;
 }
 
 static int try_takeover(struct engine *e, struct group *g)
 {
 	int err = claim_tool(e, g);
+	bool is_claimed = err == -EALREADY || err == -EAGAIN;
 
-	if (!err && !g->n_progs)
+	if (!err)
+		err = check_whole(e, g);
+	if (!err && !g->planned) {
 		err = group__plan(g, e->observer);
+		g->planned = !err;
+	}
 	if (!err)
 		err = group__build(g, e->worker);
+	/* What was begun and not finished is not to be gone on with by the next try. */
+	if (err && !g->built)
+		group__unbuild(g);
 	if (!err)
 		err = group__attach_khalf(g);
 	if (!err)
@@ -284,21 +342,15 @@ static int try_takeover(struct engine *e, struct group *g)
 	if (!err) {
 		g->attempts = 0;
 		g->retry_at = 0;
-		for (struct host *h = e->hosts.list; h; h = h->next)
-			if (host__lodging(h, g))
-				observer__watch(e->observer, h->pid);
+		watch_hosts(e, g);
 		log_info("%s (%d): %u probe(s) now run in userspace", g->tool->comm, g->tool->pid, g->n_probes);
 	} else {
-		bool passing = err == -EBUSY || err == -EAGAIN || err == -ETIMEDOUT;
-
-		g->attempts++;
-		g->retry_at =
-			passing && g->attempts < RETRY_MAX ? now_ns() + (RETRY_FIRST_NS << g->attempts) : UINT64_MAX;
-		log_info("%s (%d): stays in the kernel: %s", g->tool->comm, g->tool->pid, g->reason);
+		g->retry_at = retry_at(e, g, err, is_claimed);
+		if (strcmp(g->reason, g->probe[0]->reason))
+			log_info("%s (%d): stays in the kernel: %s", g->tool->comm, g->tool->pid, g->reason);
 	}
 	if (err && !is_worked_on(e, g->tool))
 		claims__drop_tool(e->claims, g->tool->pid);
-	watch_rival(e, g->tool);
 	set_reasons(g);
 	return err;
 }
@@ -357,6 +409,10 @@ static void add_probe(struct engine *e, struct tool *t, const struct obs_probe *
 
 static void remove_probe(struct engine *e, struct probe *p)
 {
+	/* It may have been in the way of another tool's. */
+	for (struct group *g = e->groups; g; g = g->next)
+		if (g->tool != p->tool && belongs(e, g, p) && !g->tool->dirty_at)
+			g->tool->dirty_at = now_ns();
 	for (struct probe **link = &e->probes; *link; link = &(*link)->next) {
 		if (*link == p) {
 			*link = p->next;
@@ -511,16 +567,6 @@ void converge__host_gone(struct engine *e, pid_t pid)
 	changed(e);
 }
 
-void converge__rival_gone(struct engine *e, pid_t pid)
-{
-	for (struct tool *t = e->tools; t; t = t->next) {
-		if (t->rival != pid)
-			continue;
-		t->rival = 0;
-		t->dirty_at = now_ns();
-	}
-}
-
 /* A child inherits the patched bytes; it gets back what the kernel would have left in it. */
 void converge__host_forked(struct engine *e, pid_t pid, pid_t child)
 {
@@ -619,6 +665,14 @@ static bool is_shared_at(struct engine *e, const struct host *h, const struct pl
 	return false;
 }
 
+static bool has_places(const struct host *h)
+{
+	for (const struct place *pl = h->place; pl < h->place + AGENT_MAX_SITES; pl++)
+		if (pl->used)
+			return true;
+	return false;
+}
+
 /*
  * The uprobes that hold a closed place cost the kernel's probe several times its price: a place that nobody takes over
  * again soon is given up. Returns when to look again, or 0.
@@ -628,20 +682,30 @@ static uint64_t cool_places(struct engine *e, uint64_t now)
 	uint64_t next = 0;
 	bool dropped = false;
 
-	for (struct host *h = e->hosts.list; h; h = h->next) {
+	for (struct host *h = e->hosts.list, *following; h; h = following) {
+		following = h->next;
 		for (struct place *pl = h->place; pl < h->place + AGENT_MAX_SITES; pl++) {
+			uint64_t due;
+
 			if (!pl->used || !pl->site || pl->open || is_shared_at(e, h, pl)) {
 				pl->closed_at = 0;
 				continue;
 			}
 			if (!pl->closed_at)
 				pl->closed_at = now;
-			if (now - pl->closed_at >= COOL_NS) {
-				host__drop_place(h, pl);
+			due = pl->closed_at + (pl->stuck ? STUCK_NS : COOL_NS);
+			if (now >= due && host__drop_place(h, pl)) {
 				dropped = true;
-			} else if (!next || pl->closed_at + COOL_NS < next)
-				next = pl->closed_at + COOL_NS;
+				continue;
+			}
+			if (now >= due) {
+				pl->closed_at = now_ns();
+				due = pl->closed_at + STUCK_NS;
+			}
+			next = earlier(due, next);
 		}
+		if (h->leaving && !has_places(h))
+			hosts__forget(&e->hosts, h);
 	}
 	if (dropped)
 		state__save(e->groups, &e->hosts);
@@ -689,6 +753,30 @@ static uint64_t watch_targets(struct engine *e, uint64_t now)
 	return some ? now + WATCH_NS : 0;
 }
 
+/*
+ * A process that another bpftimed had, and has let go, joins the groups that run without it. Returns when to look
+ * again, or 0.
+ */
+static uint64_t watch_claims(struct engine *e, uint64_t now)
+{
+	bool is_due = now >= e->claims_look_at, some = false;
+
+	for (struct group *g = e->groups; g; g = g->next) {
+		if (g->state != GROUP_SHARED || !reaches_claimed(e, g))
+			continue;
+		some = true;
+		if (is_due && e->claims_look_at && switch_extend(&e->sw, g)) {
+			watch_hosts(e, g);
+			changed(e);
+		}
+	}
+	if (!some)
+		e->claims_look_at = 0;
+	else if (is_due)
+		e->claims_look_at = now + CLAIMS_NS;
+	return e->claims_look_at;
+}
+
 uint64_t converge__run(struct engine *e)
 {
 	uint64_t now = now_ns(), next = 0;
@@ -704,12 +792,15 @@ uint64_t converge__run(struct engine *e)
 	for (struct tool *t = e->tools; t; t = t->next)
 		if (t->dirty_at && (!next || t->dirty_at + SETTLE_NS < next))
 			next = t->dirty_at + SETTLE_NS;
+	if (!next)
+		claims__drop_last(e->claims);
 	for (struct group *g = e->groups; g; g = g->next)
 		if (g->state == GROUP_KERNEL && !g->tool->refusal[0] && g->retry_at && g->retry_at != UINT64_MAX &&
 		    (!next || g->retry_at < next))
 			next = g->retry_at;
 	next = earlier(cool_places(e, now), next);
 	next = earlier(watch_targets(e, now), next);
+	next = earlier(watch_claims(e, now), next);
 	return earlier(settle_again(e, now), next);
 }
 

@@ -55,7 +55,6 @@ static void on_observed(void *arg, enum obs_event_kind kind, pid_t pid, pid_t ar
 	case OBS_EXIT:
 		converge__tool_gone(e, pid);
 		converge__host_gone(e, pid);
-		converge__rival_gone(e, pid);
 		break;
 	case OBS_FORK:
 		converge__host_forked(e, pid, arg2);
@@ -176,7 +175,7 @@ void engine__free(struct engine *e)
 	vm_worker__free(e->worker);
 	claims__free(e->claims);
 	guard__stop();
-	pins__close();
+	pins__close(state__needs_pin);
 	state__remove();
 	sd_event_unref(e->event);
 	free(e);
@@ -213,7 +212,8 @@ int engine__set_policy(struct engine *e, const struct policy *policy)
 		next = h->next;
 		if (!h->injected)
 			hosts__forget(&e->hosts, h);
-		else if (!host__is_allowed(&e->hosts, h, &rule))
+		else if (!host__is_allowed(&e->hosts, h, &rule) ||
+			 (!policy__setting(policy, POLICY_STOP_TOOLS, NULL) && holds_probes(&e->sw, h->pid)))
 			converge__evict(e, h);
 	}
 	run(e);
@@ -226,7 +226,7 @@ int engine__handback(struct engine *e, pid_t pid, char *err, size_t err_size)
 	int ret;
 
 	if (!t) {
-		snprintf(err, err_size, "no tool with pid %d is known", pid);
+		snprintf(err, err_size, "process %d has no probes that bpftimed knows", pid);
 		return -ESRCH;
 	}
 	t->held = true;
@@ -241,7 +241,7 @@ int engine__takeover(struct engine *e, pid_t pid, char *err, size_t err_size)
 	struct tool *t = engine__tool(e, pid);
 
 	if (!t) {
-		snprintf(err, err_size, "no tool with pid %d is known", pid);
+		snprintf(err, err_size, "process %d has no probes that bpftimed knows", pid);
 		return -ESRCH;
 	}
 	t->held = false;

@@ -33,6 +33,7 @@ struct engine {
 	unsigned int next_group_id;
 	bool stopping;
 	unsigned int settle_tries;
+	uint64_t claims_look_at; /* CLOCK_MONOTONIC ns, see watch_claims(); 0: nothing to look at */
 };
 
 /* A tool must have been quiet for this long before what it attached is taken over: it is often not done yet. */
@@ -46,7 +47,6 @@ void converge__hint(struct engine *e, pid_t pid); /* something about this proces
 void converge__everything(struct engine *e);	  /* look at the whole host again */
 void converge__tool_gone(struct engine *e, pid_t pid);
 void converge__host_gone(struct engine *e, pid_t pid); /* ended, or executed another program */
-void converge__rival_gone(struct engine *e, pid_t pid);
 void converge__host_forked(struct engine *e, pid_t pid, pid_t child);
 /* Does what is due; returns CLOCK_MONOTONIC ns at which to come back, or 0. */
 uint64_t converge__run(struct engine *e);

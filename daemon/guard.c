@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/guard.h"
 
-#include <bpf/bpf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -10,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -18,12 +16,12 @@
 #include "agent/abi.h"
 #include "bpf/carry.h"
 #include "daemon/khalf.h"
+#include "daemon/mapped.h"
 #include "daemon/pins.h"
 #include "daemon/procfs.h"
 #include "shm-runtime/shm.h"
 
-#define PAGE_ROUND(n) (((n) + 4095ull) & ~4095ull)
-#define INT3	      0xcc
+#define INT3 0xcc
 
 static pid_t guard = -1;
 static int life = -1; /* its other end is the guard's: closed when this process ends, however it ends */
@@ -34,23 +32,14 @@ struct stranded {
 	size_t n;
 };
 
-static void *map_pin(const char *name, size_t size, uint32_t *map_id)
+static void *map_pin(const char *name, size_t least, size_t *size, uint32_t *map_id)
 {
-	struct bpf_map_info info = {0};
-	uint32_t len = sizeof(info);
 	int fd = pins__get("%s", name);
-	void *p;
+	void *p = fd < 0 ? NULL : mapped__array(fd, least, size, map_id);
 
-	if (fd < 0)
-		return NULL;
-	if (bpf_obj_get_info_by_fd(fd, &info, &len) || info.value_size < size)
-		p = MAP_FAILED;
-	else
-		p = mmap(NULL, PAGE_ROUND(size), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	close(fd);
-	if (map_id)
-		*map_id = info.id;
-	return p == MAP_FAILED ? NULL : p;
+	if (fd >= 0)
+		close(fd);
+	return p;
 }
 
 static bool kgate_is_open(const struct shm_group_hdr *h)
@@ -64,11 +53,12 @@ static void open_gate(const char *name, void *arg)
 	struct stranded *s = arg;
 	struct shm_group_hdr *h;
 	uint32_t map_id, *more;
+	size_t size;
 	unsigned int id;
 
 	if (sscanf(name, PIN_GROUP, &id) != 1 || !strstr(name, "-arena"))
 		return;
-	h = map_pin(name, sizeof(*h), &map_id);
+	h = map_pin(name, sizeof(*h), &size, &map_id);
 	if (!h)
 		return;
 	if (kgate_is_open(h)) {
@@ -82,7 +72,7 @@ static void open_gate(const char *name, void *arg)
 			s->group[s->n++] = id;
 		}
 	}
-	munmap(h, PAGE_ROUND(sizeof(*h)));
+	mapped__end(h, size);
 }
 
 static bool has_stranded_action(const struct agent_site *site, const struct stranded *s)
@@ -105,11 +95,12 @@ static void close_places(const char *name, void *arg)
 	unsigned long long start;
 	struct agent_target *t;
 	char path[64];
+	size_t size;
 	int pid, mem;
 
 	if (!s->n || sscanf(name, PIN_HOST, &pid, &start) != 2 || procfs_start_time(pid) != start)
 		return;
-	t = map_pin(name, sizeof(*t), NULL);
+	t = map_pin(name, sizeof(*t), &size, NULL);
 	snprintf(path, sizeof(path), "/proc/%d/mem", pid);
 	mem = open(path, O_RDWR | O_CLOEXEC);
 	for (uint32_t i = 0; t && mem >= 0 && i < AGENT_MAX_SITES; i++) {
@@ -125,23 +116,23 @@ static void close_places(const char *name, void *arg)
 	}
 	if (mem >= 0)
 		close(mem);
-	if (t)
-		munmap(t, PAGE_ROUND(sizeof(*t)));
+	mapped__end(t, size);
 }
 
 static void send_back(const char *name, void *arg)
 {
 	uint32_t waits = SHM_UGATE_WAIT;
 	struct shm_group_hdr *h;
+	size_t size;
 	unsigned int id;
 
 	if (sscanf(name, PIN_GROUP, &id) != 1 || !strstr(name, "-arena"))
 		return;
-	h = map_pin(name, sizeof(*h), NULL);
+	h = map_pin(name, sizeof(*h), &size, NULL);
 	if (!h)
 		return;
 	__atomic_compare_exchange_n(&h->ugate, &waits, SHM_UGATE_KERNEL, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
-	munmap(h, PAGE_ROUND(sizeof(*h)));
+	mapped__end(h, size);
 }
 
 static void rescue(void)

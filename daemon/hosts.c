@@ -15,10 +15,11 @@
 #include "agent/service.h"
 #include "daemon/claims.h"
 #include "daemon/kernel_features.h"
+#include "daemon/log.h"
+#include "daemon/mapped.h"
 #include "daemon/pins.h"
 #include "daemon/procfs.h"
-
-#define PAGE_ROUND(n) (((n) + 4095ull) & ~4095ull)
+#include "daemon/state.h"
 
 /* r0 = 0; exit: holds an int3 in place without doing anything at it. */
 static int load_noop(void)
@@ -75,15 +76,15 @@ static void host__free(struct hosts *hs, struct host *h)
 	if (h->target)
 		target__free(h->target);
 	claims__drop_target(hs->claims, h->pid);
-	if (h->arena)
-		munmap(h->arena, PAGE_ROUND(sizeof(*h->arena)));
-	pins__drop(PIN_HOST, h->pid, (unsigned long long)h->start_time);
+	mapped__end(h->arena, sizeof(*h->arena));
+	if (!h->leaving)
+		pins__drop(PIN_HOST, h->pid, (unsigned long long)h->start_time);
 	if (h->arena_fd >= 0)
 		close(h->arena_fd);
 	free(h);
 }
 
-void hosts__forget(struct hosts *hs, struct host *h)
+static void unlink_host(struct hosts *hs, struct host *h)
 {
 	for (struct host **link = &hs->list; *link; link = &(*link)->next) {
 		if (*link == h) {
@@ -91,15 +92,42 @@ void hosts__forget(struct hosts *hs, struct host *h)
 			break;
 		}
 	}
+}
+
+bool hosts__forget(struct hosts *hs, struct host *h)
+{
+	h->leaving = false;
 	for (unsigned int i = 0; i < AGENT_MAX_SITES; i++)
-		host__drop_place(h, &h->place[i]);
+		h->leaving |= !host__drop_place(h, &h->place[i]);
+	if (h->leaving) {
+		snprintf(h->why, sizeof(h->why), "a debugger holds a thread of process %d in the middle of a jump",
+			 h->pid);
+		return false;
+	}
+	unlink_host(hs, h);
 	host__free(hs, h);
+	return true;
 }
 
 void hosts__fini(struct hosts *hs)
 {
-	while (hs->list)
-		hosts__forget(hs, hs->list);
+	for (struct host *h = hs->list, *next; h; h = next) {
+		next = h->next;
+		hosts__forget(hs, h);
+	}
+	while (hs->list) {
+		struct host *h = hs->list;
+
+		state__leave(h);
+		log_warning("process %d (%s) stays patched until the next bpftimed with this runtime folder starts: a "
+			    "debugger holds a thread of it in the middle of a jump",
+			    h->pid, h->comm);
+		unlink_host(hs, h);
+		for (unsigned int i = 0; i < AGENT_MAX_SITES; i++)
+			if (h->place[i].used)
+				site__leave(h->place[i].site);
+		host__free(hs, h);
+	}
 	if (hs->service)
 		agent_service__free(hs->service);
 	if (hs->image)
@@ -140,6 +168,12 @@ static void open_host(struct hosts *hs, struct host *h)
 			 rule);
 		return;
 	}
+	if (!recover_left(h->pid, h->start_time)) {
+		snprintf(h->why, sizeof(h->why),
+			 "a debugger holds a thread of process %d in the middle of a jump of the last bpftimed",
+			 h->pid);
+		return;
+	}
 	if (target__open(h->pid, &h->target, &err)) {
 		h->target = NULL;
 		snprintf(h->why, sizeof(h->why), "%s", err.text);
@@ -154,6 +188,11 @@ struct host *hosts__get(struct hosts *hs, pid_t pid)
 	if (h && (!start || h->start_time != start || (h->target && !target__alive(h->target)))) {
 		hosts__forget(hs, h);
 		h = NULL;
+	}
+	/* What was in the way may be gone. */
+	if (h && !h->target) {
+		h->why[0] = 0;
+		open_host(hs, h);
 	}
 	if (h || !start)
 		return h;
@@ -256,14 +295,14 @@ static int inject(struct hosts *hs, struct host *h, struct agent_error *err)
 {
 	int ret = claims__take_target(hs->claims, h->pid, err->text, sizeof(err->text));
 
+	h->claimed = ret == -EALREADY || ret == -EAGAIN;
 	if (ret)
 		return ret;
 	h->arena_fd = agent_service__new_arena(hs->service, err);
 	if (h->arena_fd < 0)
 		return h->arena_fd;
-	h->arena = mmap(NULL, PAGE_ROUND(sizeof(*h->arena)), PROT_READ | PROT_WRITE, MAP_SHARED, h->arena_fd, 0);
-	if (h->arena == MAP_FAILED) {
-		h->arena = NULL;
+	h->arena = mapped__array(h->arena_fd, sizeof(*h->arena), NULL, NULL);
+	if (!h->arena) {
 		ret = -errno;
 		snprintf(err->text, sizeof(err->text), "the agent's shared memory cannot be mapped: %s",
 			 strerror(-ret));
@@ -279,7 +318,8 @@ static int inject(struct hosts *hs, struct host *h, struct agent_error *err)
 	if (ret) {
 		pins__drop(PIN_HOST, h->pid, (unsigned long long)h->start_time);
 		agent_service__remove(hs->service, h->pid);
-		munmap(h->arena, PAGE_ROUND(sizeof(*h->arena)));
+		claims__drop_target(hs->claims, h->pid);
+		mapped__end(h->arena, sizeof(*h->arena));
 		close(h->arena_fd);
 		h->arena = NULL;
 		h->arena_fd = -1;
@@ -336,7 +376,7 @@ int host__lodge(struct hosts *hs, struct host *h, struct group *g, char *why, si
 
 	if (host__lodging(h, g))
 		return 0;
-	if (!h->target) {
+	if (!h->target || h->leaving) {
 		snprintf(why, why_size, "%s", h->why);
 		return -EOPNOTSUPP;
 	}
@@ -462,12 +502,20 @@ void host__settle_hits(struct host *h, struct place *p)
 	p->counts = NULL;
 }
 
-void host__drop_place(struct host *h, struct place *p)
+bool host__drop_place(struct host *h, struct place *p)
 {
 	if (!p->used)
-		return;
+		return true;
 	host__settle_hits(h, p);
-	if (p->site)
-		site__free(p->site);
+	if (p->site && site__free(p->site)) {
+		if (!p->stuck)
+			log_warning(
+				"process %d (%s): the jump at 0x%lx stays for now: a debugger holds a thread in the "
+				"middle of it",
+				h->pid, h->comm, site__address(p->site));
+		p->stuck = true;
+		return false;
+	}
 	memset(p, 0, sizeof(*p));
+	return true;
 }

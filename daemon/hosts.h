@@ -22,7 +22,10 @@ struct hosts {
 };
 
 int hosts__init(struct hosts *hs, const struct policy *policy, struct claims *claims, char *err, size_t err_size);
-/* Lets go of every process; their sites must be closed and quiescent. */
+/*
+ * Lets go of every process; their sites must be closed and quiescent. A place that cannot be given up is left to the
+ * next daemon (state__leave()).
+ */
 void hosts__fini(struct hosts *hs);
 
 /* The process, if it is known and still the same. */
@@ -31,8 +34,11 @@ struct host *hosts__find(struct hosts *hs, pid_t pid);
 struct host *hosts__get(struct hosts *hs, pid_t pid);
 /* Does the policy in force let this process carry the agent? *rule gets the rule that decided. */
 bool host__is_allowed(const struct hosts *hs, const struct host *h, const char **rule);
-/* Forgets a process that has ended or executed another program. */
-void hosts__forget(struct hosts *hs, struct host *h);
+/*
+ * Forgets a process: it has ended, executed another program, or may not carry the agent any longer. false: one of its
+ * places cannot be given up yet; it stays in the list and is lodged in no more.
+ */
+bool hosts__forget(struct hosts *hs, struct host *h);
 
 /* Does this process map the file executable? */
 bool host__maps_file(pid_t pid, uint64_t dev, uint64_t ino);
@@ -48,7 +54,8 @@ struct lodging *host__lodging(const struct host *h, const struct group *g);
  * room. */
 struct place *host__place(struct hosts *hs, struct host *h, const struct probe *p, bool has_return);
 struct place *host__find_place(struct host *h, uint64_t ino, uint64_t offset);
-void host__drop_place(struct host *h, struct place *p);
+/* false: a thread is held in the middle of its jump, see site__free(); try again. */
+bool host__drop_place(struct host *h, struct place *p);
 
 /*
  * Of the hits in this place, those of the probe of the group that its threads have counted for themselves; and: they go

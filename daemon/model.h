@@ -46,8 +46,6 @@ struct tool {
 	char refusal[REASON_SIZE]; /* why no probe of this tool is offloaded, or empty */
 	struct timespec since;	   /* CLOCK_REALTIME when it was first seen */
 	uint64_t dirty_at;	   /* CLOCK_MONOTONIC ns of the last hint; 0: clean */
-	pid_t rival;		   /* the bpftimed that serves it, or its target, instead of us; 0: none does */
-	bool seen;		   /* scratch of a scan */
 };
 
 /* One attachment of a tool's program. */
@@ -104,6 +102,7 @@ struct group {
 	unsigned int n_maps;
 	struct probe *probe[GROUP_MAX_PROBES];
 	unsigned int n_probes;
+	bool planned; /* all of it can be carried */
 	bool built;
 	bool has_khalf; /* a kernel half serves what still reaches the kernel; else the tool's own program does */
 	bool has_direct, has_mirrored;
@@ -113,7 +112,7 @@ struct group {
 	char reason[REASON_SIZE]; /* why it is not shared, or empty */
 	unsigned int attempts;	  /* take-overs that failed one after another */
 	uint64_t retry_at;	  /* CLOCK_MONOTONIC ns */
-	struct timespec since;	  /* CLOCK_REALTIME of the take-over */
+	struct timespec since;	  /* CLOCK_REALTIME of the last switch; 0: none */
 };
 
 /* Where a group's memory and code are in one host. */
@@ -138,6 +137,7 @@ struct place {
 	const struct group *counts; /* whose only program its threads count for themselves, or NULL */
 	unsigned int hit_index;	    /* of its probe there */
 	uint64_t closed_at;	    /* CLOCK_MONOTONIC ns; 0: open, or never opened */
+	bool stuck;		    /* host__drop_place() failed */
 	char why[REASON_SIZE];
 };
 
@@ -155,7 +155,9 @@ struct host {
 	struct place place[AGENT_MAX_SITES];
 	struct lodging *lodgings;
 	char why[REASON_SIZE];
-	bool seen;
+	bool claimed; /* not given the agent, because another bpftimed has it: that may change */
+	bool leaving; /* see hosts__forget() */
+	bool is_new;  /* scratch of switch_extend() */
 };
 
 #endif

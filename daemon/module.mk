@@ -3,6 +3,7 @@
 POLICY_OBJS := $(B)/daemon/policy.o $(B)/daemon/json_place.o
 SHELL_OBJS  := $(addprefix $(B)/daemon/,main.o server.o runtime_dir.o log.o status.o) $(POLICY_OBJS)
 SHELL_LIBS  := -ljson-c -lsystemd
+$(B)/daemon/main.o $(B)/daemon/status.o: $(B)/config
 
 UNIT += $(B)/tests/unit/test_policy $(B)/tests/unit/test_status $(B)/tests/unit/test_bytecode
 $(B)/tests/unit/test_policy: LIBS := -ljson-c
@@ -17,7 +18,7 @@ $(B)/tests/unit/test_claims: $(addprefix $(B)/daemon/,claims.o pins.o procfs.o)
 
 # The engine, and the whole daemon.
 ENGINE_OBJS := $(addprefix $(B)/daemon/,engine.o converge.o plan.o build.o hosts.o switch.o report.o symbol.o uprobe.o procfs.o \
-	library.o claims.o pins.o guard.o state.o recover_state.o)
+	library.o claims.o mapped.o pins.o guard.o state.o recover_state.o)
 $(B)/daemon/library.o: $(B)/agent/helpers.bc.inc
 
 $(B)/bpftimed: $(SHELL_OBJS) $(ENGINE_OBJS) $(B)/libagent.a $(B)/libkhalf.a $(B)/libobserve.a $(B)/libshm.a $(B)/libvm.a

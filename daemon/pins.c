@@ -60,13 +60,14 @@ err_dir:
 	return ret;
 }
 
-void pins__close(void)
+void pins__close(bool (*stays)(const char *name))
 {
 	if (!dir[0])
 		return;
-	pins__clear();
-	umount2(dir, MNT_DETACH);
-	rmdir(dir);
+	if (!pins__clear(stays)) {
+		umount2(dir, MNT_DETACH);
+		rmdir(dir);
+	}
 	dir[0] = 0;
 }
 
@@ -137,12 +138,25 @@ void pins__each(void (*cb)(const char *name, void *arg), void *arg)
 	closedir(d);
 }
 
+struct clearing {
+	bool (*stays)(const char *name);
+	size_t n;
+};
+
 static void drop_one(const char *name, void *arg)
 {
-	pins__drop("%s", name);
+	struct clearing *c = arg;
+
+	if (c->stays && c->stays(name))
+		c->n++;
+	else
+		pins__drop("%s", name);
 }
 
-void pins__clear(void)
+size_t pins__clear(bool (*stays)(const char *name))
 {
-	pins__each(drop_one, NULL);
+	struct clearing c = {stays, 0};
+
+	pins__each(drop_one, &c);
+	return c.n;
 }

@@ -16,8 +16,8 @@
  * guard has done its work (see guard.h). 0, or -errno with a sentence in err.
  */
 int pins__open(const char *runtime_dir, char *err, size_t err_size);
-/* Removes whatever is still pinned, and the mount. */
-void pins__close(void);
+/* Removes whatever is still pinned but for what stays(), which may be NULL; and the mount when nothing does. */
+void pins__close(bool (*stays)(const char *name));
 
 /* The folder, or NULL when it is not open: then nothing is pinned. */
 const char *pins__dir(void);
@@ -28,8 +28,8 @@ __attribute__((format(printf, 1, 2))) void pins__drop(const char *name, ...);
 __attribute__((format(printf, 1, 2))) int pins__get(const char *name, ...);
 /* Calls cb for every name. */
 void pins__each(void (*cb)(const char *name, void *arg), void *arg);
-/* Removes all pins. */
-void pins__clear(void);
+/* Removes all pins but those that stay(), which may be NULL. How many stay. */
+size_t pins__clear(bool (*stays)(const char *name));
 
 /* ---- names ---- */
 

@@ -14,11 +14,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "daemon/mapped.h"
 #include "shm-runtime/shm_map.h"
 #include "vm-llvm/additive.h"
 #include "vm-llvm/fold.h"
 
-#define PAGE_ROUND(n)	(((n) + 4095ull) & ~4095ull)
 #define DIRECT_MAX_SIZE (64u << 20)
 
 /* Helpers with a body in agent/helpers.c. */

@@ -33,6 +33,7 @@
 #define POLICY_DEPTH_MAX 8
 #define COMM_MAX	 15 /* TASK_COMM_LEN without its zero */
 #define STEPS_MAX	 4
+#define THE_DEFAULT	 "the default"
 #define DELETED_SUFFIX	 " (deleted)" /* what the kernel appends to the name of an unlinked file */
 
 enum list_kind { LIST_TOOLS, LIST_TARGETS, N_LISTS };
@@ -51,6 +52,11 @@ struct rule_list {
 	size_t n;
 };
 
+struct setting {
+	bool on;
+	char *place; /* "FILE:LINE", or NULL: no file says it */
+};
+
 struct policy_file {
 	struct rule_list lists[N_LISTS];
 };
@@ -59,7 +65,7 @@ struct policy {
 	struct policy_file *files; /* in the order of reading */
 	size_t n_files;
 	enum policy_action fallback;
-	bool settings[POLICY_N_SETTINGS];
+	struct setting settings[POLICY_N_SETTINGS];
 };
 
 /* The file that is being read. steps lead to the value that is being looked at, for its line. */
@@ -290,7 +296,12 @@ static void take_user(struct reader *r, json_object *value, int arg)
 
 static void take_setting(struct reader *r, json_object *value, int setting)
 {
-	r->policy->settings[setting] = json_object_get_boolean(value);
+	struct setting *s = &r->policy->settings[setting];
+
+	s->on = json_object_get_boolean(value);
+	free(s->place);
+	if (asprintf(&s->place, "%s:%u", r->path, line_here(r)) < 0)
+		abort();
 }
 
 static void take_rules(struct reader *r, json_object *value, int list)
@@ -462,7 +473,8 @@ int policy__load_files(char *const *paths, size_t n, struct policy **out, struct
 
 	*out = NULL;
 	p->fallback = POLICY_OFFLOAD;
-	p->settings[POLICY_STOP_TOOLS] = true;
+	p->settings[POLICY_STOP_TOOLS].on = true;
+	p->settings[POLICY_WRITABLE_CODE].on = true;
 	for (size_t i = 0; i < n; i++)
 		untrusted |= read_policy_file(p, paths[i], errors);
 	if (errors->n > n_before) {
@@ -542,6 +554,8 @@ void policy__free(struct policy *p)
 		for (int k = 0; k < N_LISTS; k++)
 			rule_list__free(&p->files[i].lists[k]);
 	free(p->files);
+	for (int i = 0; i < POLICY_N_SETTINGS; i++)
+		free(p->settings[i].place);
 	free(p);
 }
 
@@ -585,7 +599,7 @@ static enum policy_action ask(const struct policy *p, enum list_kind list, const
 		}
 	}
 	if (why)
-		*why = "the default";
+		*why = THE_DEFAULT;
 	return p->fallback;
 }
 
@@ -600,9 +614,13 @@ enum policy_action policy__target(const struct policy *p, const char *exe, const
 	return ask(p, LIST_TARGETS, exe, comm, uid, why);
 }
 
-bool policy__setting(const struct policy *p, enum policy_setting setting)
+bool policy__setting(const struct policy *p, enum policy_setting setting, const char **why)
 {
-	return p->settings[setting];
+	const struct setting *s = &p->settings[setting];
+
+	if (why)
+		*why = s->place ? s->place : THE_DEFAULT;
+	return s->on;
 }
 
 size_t policy__files(const struct policy *p)

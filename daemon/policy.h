@@ -21,9 +21,9 @@ enum policy_action {
 
 /* What a cautious site may forbid, host-wide. */
 enum policy_setting {
-	POLICY_STOP_TOOLS = 0,	       /* a tool may be stopped for a moment, to exchange a descriptor in it */
+	POLICY_STOP_TOOLS = 0,	       /* a tool may be stopped for a moment: to be a target of probes itself */
 	POLICY_SHARE_ACROSS_USERS = 1, /* targets of several users may share the memory of one group */
-	POLICY_WRITABLE_CODE = 2,      /* a code page of a target may become writable and executable */
+	POLICY_WRITABLE_CODE = 2,      /* the code of targets may be written: the jumps */
 	POLICY_N_SETTINGS,
 };
 
@@ -55,7 +55,8 @@ enum policy_action policy__tool(const struct policy *p, const char *exe, const c
 enum policy_action policy__target(const struct policy *p, const char *exe, const char *comm, uid_t uid,
 				  const char **why);
 
-bool policy__setting(const struct policy *p, enum policy_setting setting);
+/* *why: as above, the place of the setting. */
+bool policy__setting(const struct policy *p, enum policy_setting setting, const char **why);
 /* How many files and rules it was made of. */
 size_t policy__files(const struct policy *p);
 size_t policy__rules(const struct policy *p);

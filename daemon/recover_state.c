@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -17,12 +16,12 @@
 #include "agent/cpus.h"
 #include "daemon/khalf.h"
 #include "daemon/log.h"
+#include "daemon/mapped.h"
 #include "daemon/pins.h"
 #include "daemon/procfs.h"
 #include "daemon/state.h"
 #include "shm-runtime/shm.h"
 
-#define PAGE_ROUND(n)	   (((n) + 4095ull) & ~4095ull)
 #define QUIESCE_TIMEOUT_MS 2000
 #define RETURNS_TIMEOUT_MS 1000
 #define EVICT_TIMEOUT_MS   200
@@ -57,6 +56,8 @@ struct old_host {
 	bool has_return;
 	struct code_range code[MAX_RANGES]; /* programs, then the agent */
 	size_t n_code, n_programs;
+	json_object *record; /* what it was read from */
+	bool left;	     /* a place could not be given up */
 };
 
 struct old {
@@ -93,20 +94,13 @@ static size_t length(json_object *array)
 	return array ? json_object_array_length(array) : 0;
 }
 
-static void *map_array(int fd, size_t *size, uint32_t *id)
+static void *map_pin(int fd, size_t least, size_t *size, uint32_t *id)
 {
-	struct bpf_map_info info = {0};
-	uint32_t len = sizeof(info);
-	void *p = NULL;
+	void *p = fd < 0 ? NULL : mapped__array(fd, least, size, id);
 
-	if (fd < 0)
-		return NULL;
-	if (!bpf_obj_get_info_by_fd(fd, &info, &len))
-		p = mmap(NULL, PAGE_ROUND(info.value_size), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	close(fd);
-	*size = info.value_size;
-	*id = info.id;
-	return p == MAP_FAILED ? NULL : p;
+	if (fd >= 0)
+		close(fd);
+	return p;
 }
 
 static void read_group(struct old_group *g, json_object *o)
@@ -116,9 +110,9 @@ static void read_group(struct old_group *g, json_object *o)
 	g->id = (unsigned int)number(o, "id");
 	g->tool_lives = procfs_start_time((pid_t)number(o, "tool")) == number(o, "tool_start");
 	g->has_khalf = json_object_get_boolean(json_object_object_get(o, "kernel_half"));
-	g->arena = map_array(pins__get(PIN_GROUP, g->id), &g->size, &g->arena_id);
+	g->arena = map_pin(pins__get(PIN_GROUP, g->id), sizeof(*g->arena), &g->size, &g->arena_id);
 	if (g->arena && g->arena->magic != SHM_MAGIC) {
-		munmap(g->arena, PAGE_ROUND(g->size));
+		mapped__end(g->arena, g->size);
 		g->arena = NULL;
 	}
 	g->shared = g->arena && (g->arena->kgate & SHM_KGATE_OPEN);
@@ -159,16 +153,16 @@ static bool read_host(struct old_host *h, json_object *o)
 	struct agent_error err = {""};
 	struct target_record t;
 	struct site_record s;
-	uint32_t id;
 	size_t size;
 
+	h->record = o;
 	if (procfs_start_time(pid) != start || !bytes(json_object_object_get(o, "target"), &t, sizeof(t)))
 		return false;
 	if (target__adopt(pid, &t, &h->target, &err)) {
 		log_warning("process %d: %s", pid, err.text);
 		return false;
 	}
-	h->arena = map_array(pins__get(PIN_HOST, pid, (unsigned long long)start), &size, &id);
+	h->arena = map_pin(pins__get(PIN_HOST, pid, (unsigned long long)start), sizeof(*h->arena), &size, NULL);
 	for (size_t i = 0; h->arena && i < length(places) && h->n_sites < AGENT_MAX_SITES; i++) {
 		if (!bytes(json_object_array_get_idx(places, i), &s, sizeof(s)) || s.index >= AGENT_MAX_SITES ||
 		    site__adopt(h->target, &s, pins__dir(), &h->site[h->n_sites], &err))
@@ -324,15 +318,21 @@ static void let_go_of_hosts(struct old *old)
 		bool returns = h->arena && target__pending_returns(h->target, h->arena) > 0;
 		struct agent_error err = {""};
 
-		for (unsigned int k = 0; k < h->n_sites; k++)
-			site__free(h->site[k]);
-		/* A return that is still to come needs all of it. */
-		if (!returns && target__quiesce(h->target, h->code, h->n_code, QUIESCE_TIMEOUT_MS, false, &err) == 0) {
+		for (unsigned int k = 0; k < h->n_sites; k++) {
+			if (!site__free(h->site[k]))
+				continue;
+			site__leave(h->site[k]);
+			h->left = true;
+		}
+		if (h->left)
+			state__leave_again(json_object_get(h->record));
+		/* A return that is still to come, or a thread that is held in a jump, needs all of it. */
+		if (!returns && !h->left &&
+		    target__quiesce(h->target, h->code, h->n_code, QUIESCE_TIMEOUT_MS, false, &err) == 0) {
 			target__unmap_ours(h->target, h->lodged, h->n_lodged, &err);
 			target__evict(h->target, EVICT_TIMEOUT_MS, &err);
 		}
-		if (h->arena)
-			munmap(h->arena, PAGE_ROUND(sizeof(*h->arena)));
+		mapped__end(h->arena, sizeof(*h->arena));
 		target__free(h->target);
 	}
 }
@@ -381,11 +381,19 @@ static void clear(struct old *old)
 
 		for (unsigned int k = 0; k < g->n_maps; k++)
 			close(g->map[k].fd);
-		if (g->arena)
-			munmap(g->arena, PAGE_ROUND(g->size));
+		mapped__end(g->arena, g->size);
 	}
 	free(old->group);
 	free(old->host);
+}
+
+static void tell_left(const struct old *old)
+{
+	for (size_t i = 0; i < old->n_hosts; i++)
+		if (old->host[i].left)
+			log_warning("process %ld stays patched: a debugger still holds a thread of it in the middle of "
+				    "a jump",
+				    (long)number(old->host[i].record, "pid"));
 }
 
 void recover_state(void)
@@ -400,9 +408,25 @@ void recover_state(void)
 		hand_back(&old);
 		log_info("after the last bpftimed was killed: %zu process(es) handed back to the kernel", old.n_hosts);
 	}
+	tell_left(&old);
 	clear(&old);
 	if (o)
 		json_object_put(o);
-	pins__clear();
+	pins__clear(state__needs_pin);
 	state__remove();
+}
+
+bool recover_left(pid_t pid, uint64_t start_time)
+{
+	json_object *o = state__take_left(pid, start_time);
+	struct old_host host = {0};
+	struct old old = {.host = &host, .n_hosts = 1};
+
+	if (o && read_host(&host, o)) {
+		close_places(&old);
+		let_go_of_hosts(&old);
+	}
+	if (o)
+		json_object_put(o);
+	return !host.left;
 }

@@ -87,8 +87,7 @@ static void fill_probe(struct engine *e, const struct probe *p, struct report *r
 		.symbol = p->symbol[0] ? p->symbol : NULL,
 		.program = r->names[i],
 		.hits = hits_of(e, p),
-		.since =
-			seconds_since(p->group && p->group->state == GROUP_SHARED ? &p->group->since : &p->tool->since),
+		.since = seconds_since(p->group && p->group->since.tv_sec ? &p->group->since : &p->tool->since),
 	};
 	fill_hosts(e, p, r, i);
 	sp->userspace = p->group && p->group->state == GROUP_SHARED && sp->n_targets > 0;
@@ -141,7 +140,7 @@ json_object *engine__explain(struct engine *e, pid_t pid, char *err, size_t err_
 	if (r)
 		json = status_tool__json(&r->tool, true);
 	else
-		snprintf(err, err_size, "no tool with pid %d is known", pid);
+		snprintf(err, err_size, "process %d has no probes that bpftimed knows", pid);
 	free(r);
 	return json;
 }

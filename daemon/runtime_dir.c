@@ -48,12 +48,13 @@ static int make_dir(struct runtime_dir *d, char *err, size_t err_size)
 /* Tells who holds the lock, by the pid that the holder wrote into it. */
 static int busy(const struct runtime_dir *d, char *err, size_t err_size)
 {
-	char pid[16] = "";
-	ssize_t n = pread(d->lock_fd, pid, sizeof(pid) - 1, 0);
+	char text[16] = "", who[48] = "";
+	ssize_t n = pread(d->lock_fd, text, sizeof(text) - 1, 0);
 
-	pid[n > 0 ? n : 0] = 0;
-	snprintf(err, err_size, "another bpftimed%s%.*s is running with the runtime folder %s",
-		 n > 0 ? ", process " : "", (int)strcspn(pid, "\n"), pid, d->path);
+	text[n > 0 ? n : 0] = 0;
+	if (atoi(text) > 0)
+		snprintf(who, sizeof(who), " (process %d)", atoi(text));
+	snprintf(err, err_size, "another bpftimed%s is running with the runtime folder %s", who, d->path);
 	return -EBUSY;
 }
 

@@ -161,6 +161,11 @@ static uint64_t now_usec(void)
 	return (uint64_t)ts.tv_sec * 1000000u + (uint64_t)ts.tv_nsec / 1000u;
 }
 
+static bool process_exists(pid_t pid)
+{
+	return !kill(pid, 0) || errno != ESRCH;
+}
+
 /* Answers when it is so, when it can never be so, or when time is up. */
 static int client__look(struct client *c)
 {
@@ -173,7 +178,7 @@ static int client__look(struct client *c)
 		json_object_object_add(o, "state", json_object_new_string(status_state__name(state)));
 		return client__answer(c, o, NULL);
 	}
-	if (kill(c->wait_tool, 0) && errno == ESRCH)
+	if (!process_exists(c->wait_tool))
 		return client__refuse(c, "process %d does not exist", c->wait_tool);
 	if (now >= c->wait_until && state == STATUS_UNKNOWN)
 		return client__refuse(c, "time is up: process %d has no probes that bpftimed knows", c->wait_tool);
@@ -293,7 +298,11 @@ static int client__run(struct client *c, json_object *o)
 		if (strcmp(commands[i].name, name) != 0)
 			continue;
 		wrong = read_request(o, commands[i].needs, &rq);
-		return wrong ? client__refuse(c, "%s", wrong) : commands[i].run(c, &rq);
+		if (wrong)
+			return client__refuse(c, "%s", wrong);
+		if (commands[i].needs == NEEDS_TOOL && !process_exists(rq.tool))
+			return client__refuse(c, "process %d does not exist", rq.tool);
+		return commands[i].run(c, &rq);
 	}
 	return client__refuse(c, "this bpftimed does not know the command \"%.64s\"", name);
 }

@@ -3,11 +3,11 @@
  * server.h: the control socket: one JSON object per line asks, one JSON line answers.
  *
  *	{"command": "ps"}		      {"ok": true, "result": [...]}
- *	{"command": "explain", "tool": 42}    {"ok": false, "error": "no tool has the pid 42"}
+ *	{"command": "explain", "tool": 42}    {"ok": false, "error": "process 42 does not exist"}
  *
  * Commands and what they take are one table in server.c. Only root is served (the socket's mode and SO_PEERCRED).
- *Nothing that a client does or omits holds the daemon up: sockets do not block, buffers and clients are bounded, idle
- *ones are dropped.
+ * Nothing that a client does or omits holds the daemon up: sockets do not block, buffers and clients are bounded, idle
+ * ones are dropped.
  */
 #ifndef BPFTIME_SERVER_H
 #define BPFTIME_SERVER_H

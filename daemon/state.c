@@ -16,6 +16,7 @@
 #include "daemon/log.h"
 
 static char path[PATH_MAX];
+static json_object *left; /* processes that a later daemon is to let go of, or NULL */
 
 void state__open(const char *runtime_dir)
 {
@@ -118,9 +119,11 @@ void state__save(const struct group *groups, const struct hosts *hosts)
 	for (const struct group *g = groups; g; g = g->next)
 		if (g->arena)
 			json_object_array_add(gs, group_state(g));
-	for (const struct host *h = hosts->list; h; h = h->next)
+	for (const struct host *h = hosts ? hosts->list : NULL; h; h = h->next)
 		if (h->injected)
 			json_object_array_add(hs, host_state(h));
+	for (size_t i = 0; state__has_left() && i < json_object_array_length(left); i++)
+		json_object_array_add(hs, json_object_get(json_object_array_get_idx(left, i)));
 	json_object_object_add(o, "version", number(STATE_VERSION));
 	json_object_object_add(o, "records", number(AGENT_RECORD_VERSION));
 	json_object_object_add(o, "groups", gs);
@@ -134,6 +137,59 @@ void state__save(const struct group *groups, const struct hosts *hosts)
 
 void state__remove(void)
 {
-	if (path[0])
+	if (state__has_left())
+		state__save(NULL, NULL);
+	else if (path[0])
 		unlink(path);
+}
+
+/* ---- what is left ---- */
+
+bool state__has_left(void)
+{
+	return left && json_object_array_length(left);
+}
+
+void state__leave_again(json_object *host)
+{
+	if (!left)
+		left = json_object_new_array();
+	json_object_array_add(left, host);
+}
+
+void state__leave(const struct host *h)
+{
+	state__leave_again(host_state(h));
+}
+
+static bool is_process(json_object *host, pid_t pid, uint64_t start_time)
+{
+	return json_object_get_int(json_object_object_get(host, "pid")) == pid &&
+	       (!start_time || json_object_get_uint64(json_object_object_get(host, "start")) == start_time);
+}
+
+json_object *state__take_left(pid_t pid, uint64_t start_time)
+{
+	for (size_t i = 0; state__has_left() && i < json_object_array_length(left); i++) {
+		json_object *host = json_object_array_get_idx(left, i);
+
+		if (!is_process(host, pid, start_time))
+			continue;
+		json_object_get(host);
+		json_object_array_del_idx(left, i, 1);
+		return host;
+	}
+	return NULL;
+}
+
+bool state__needs_pin(const char *name)
+{
+	int pid;
+
+	if (sscanf(name, "hold-%d-", &pid) != 1 && sscanf(name, "host-%d-", &pid) != 1)
+		return false;
+	for (size_t i = 0; state__has_left() && i < json_object_array_length(left); i++)
+		if (is_process(json_object_array_get_idx(left, i), pid, 0))
+			return true;
+	return false;
 }

@@ -6,11 +6,15 @@
 #ifndef BPFTIME_STATE_H
 #define BPFTIME_STATE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 struct group;
+struct host;
 struct hosts;
+struct json_object;
 
 #define STATE_VERSION 1
 
@@ -18,10 +22,28 @@ struct hosts;
 void state__open(const char *runtime_dir);
 /* Written as a whole or not at all. Call before threads are held, and when something has been taken apart. */
 void state__save(const struct group *groups, const struct hosts *hosts);
+/* At the end: the file is removed, unless something is left. */
 void state__remove(void);
+
+/*
+ * A process of which a place could not be given up, and what pins it needs, is left to a later daemon: from here on it
+ * is in the file. json: as it was in the file; taken over.
+ */
+void state__leave(const struct host *h);
+void state__leave_again(struct json_object *host);
+/* The record of the process, which is no longer left, or NULL. The caller puts it. */
+struct json_object *state__take_left(pid_t pid, uint64_t start_time);
+bool state__has_left(void);
+/* Does a process that is left need what is pinned under this name? */
+bool state__needs_pin(const char *name);
 const char *state__path(void); /* NULL: not open */
 
-/* recover_state.c: reads it, hands back what the daemon that wrote it had taken, removes all pins and the file. */
+/*
+ * recover_state.c: reads it, hands back what the daemon that wrote it had taken, removes all pins and the file; but for
+ * what is left again.
+ */
 void recover_state(void);
+/* If this process is left, tries again. false: it is left still, and must not be touched. */
+bool recover_left(pid_t pid, uint64_t start_time);
 
 #endif

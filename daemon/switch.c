@@ -54,6 +54,9 @@ bool place_is_carried(struct switcher *sw, const struct host *h, const struct pl
 			continue;
 		if (!p->group || p->group->state != GROUP_SHARED || !host__lodging(h, p->group))
 			return false;
+		/* It was made for entries only and could not be given up. */
+		if (p->o.kind == PROBE_URETPROBE && !pl->has_return)
+			return false;
 		n++;
 	}
 	return n > 0 && n <= AGENT_MAX_ACTIONS;
@@ -65,6 +68,14 @@ static bool group_is_at(const struct group *g, const struct host *h, const struc
 		return false;
 	for (unsigned int i = 0; i < g->n_probes; i++)
 		if (probe_is_at(g->probe[i], pl) && probe_reaches(g->probe[i], h))
+			return true;
+	return false;
+}
+
+bool holds_probes(struct switcher *sw, pid_t pid)
+{
+	for (const struct probe *p = *sw->probes; p; p = p->next)
+		if (p->tool->pid == pid)
 			return true;
 	return false;
 }
@@ -393,18 +404,29 @@ static void lodge_one(pid_t pid, void *arg)
 {
 	struct lodge_arg *a = arg;
 	struct host *h = hosts__get(a->sw->hosts, pid);
+	const struct policy *policy = a->sw->hosts->policy;
+	const char *rule = NULL;
 	char why[REASON_SIZE] = "";
 
 	if (!h)
 		return;
+	if (!policy__setting(policy, POLICY_STOP_TOOLS, &rule) && holds_probes(a->sw, pid)) {
+		snprintf(h->why, sizeof(h->why), "policy lets no tool be stopped, and process %d (%s) is one (%s)", pid,
+			 h->comm, rule);
+		return;
+	}
 	for (struct host *other = a->sw->hosts->list; other; other = other->next)
 		if (other != h && host__lodging(other, a->g) && other->uid != h->uid &&
-		    !policy__setting(a->sw->hosts->policy, POLICY_SHARE_ACROSS_USERS)) {
-			snprintf(h->why, sizeof(h->why), "process %d belongs to another user than process %d", pid,
-				 other->pid);
+		    !policy__setting(policy, POLICY_SHARE_ACROSS_USERS, &rule)) {
+			snprintf(h->why, sizeof(h->why),
+				 "policy lets no memory be shared across users, and process %d belongs to another user "
+				 "than process %d (%s)",
+				 pid, other->pid, rule);
 			return;
 		}
-	if (host__lodge(a->sw->hosts, h, a->g, why, sizeof(why)) && why[0])
+	if (!host__lodge(a->sw->hosts, h, a->g, why, sizeof(why)))
+		h->why[0] = 0;
+	else if (why[0])
 		snprintf(h->why, sizeof(h->why), "%s", why);
 }
 
@@ -542,6 +564,58 @@ int switch_takeover(struct switcher *sw, struct group *g)
 	return 0;
 }
 
+/* Is one of the group's places in this process open, for others? */
+static bool is_served_in(struct switcher *sw, const struct group *g, const struct host *in)
+{
+	for_each_place(sw, g, h, pl) if (h == in && pl->open) return true;
+	return false;
+}
+
+/* The processes that were not lodged until now. */
+static unsigned int open_new_places(struct switcher *sw, struct group *g)
+{
+	unsigned int n = 0;
+
+	for_each_place(sw, g, h, pl)
+	{
+		if (!h->is_new)
+			continue;
+		fill_place(sw, h, pl);
+		if (!place_is_carried(sw, h, pl))
+			continue;
+		open_place(h, pl);
+		n += pl->open;
+	}
+	return n;
+}
+
+unsigned int switch_extend(struct switcher *sw, struct group *g)
+{
+	unsigned int n_new = 0, n_open = 0;
+	bool at_rest;
+
+	for (struct host *h = sw->hosts->list; h; h = h->next)
+		h->is_new = !host__lodging(h, g);
+	lodge(sw, g);
+	for (struct host *h = sw->hosts->list; h; h = h->next)
+		n_new += h->is_new &= host__lodging(h, g) != NULL;
+	if (!n_new)
+		return 0;
+	state__save(*sw->groups, sw->hosts);
+	/* Nobody may be inside a place that is written, and one that is not must not be opened later. */
+	at_rest = !quiesce(sw, g);
+	for (struct host *h = sw->hosts->list; h; h = h->next) {
+		if (!h->is_new || (at_rest && !is_served_in(sw, g, h)))
+			continue;
+		host__unlodge(h, g);
+		h->is_new = false;
+	}
+	n_open = open_new_places(sw, g);
+	disarm_places(sw);
+	g->reason[0] = 0;
+	return n_open;
+}
+
 static bool has_returns(const struct group *g)
 {
 	for (unsigned int i = 0; i < g->n_probes; i++)
@@ -591,7 +665,10 @@ int switch_handback(struct switcher *sw, struct group *g, bool force)
 	settle_places(sw, g);
 	let_go(sw, g);
 	disarm_places(sw);
-	return g->state == GROUP_KERNEL ? 0 : err;
+	if (g->state != GROUP_KERNEL)
+		return err;
+	clock_gettime(CLOCK_REALTIME, &g->since);
+	return 0;
 }
 
 void switch_release(struct switcher *sw, struct group *g)

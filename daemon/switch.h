@@ -26,6 +26,12 @@ struct switcher {
 /* KERNEL -> SHARED for a built group. 0, or -errno with g->reason: then nothing has changed. */
 int switch_takeover(struct switcher *sw, struct group *g);
 /*
+ * A shared group's probes reach processes that could not be given the agent when it was taken over: whoever can be now
+ * gets it and its places. Until then the kernel serves them on the same truth, so nothing is moved. How many places
+ * were opened.
+ */
+unsigned int switch_extend(struct switcher *sw, struct group *g);
+/*
  * SHARED -> KERNEL. -EAGAIN with g->reason when a thread is inside a function whose return was probed and does not come
  * back: the group then stays shared, served by its kernel half. With force the switch is made all the same.
  */
@@ -39,6 +45,8 @@ void switch_forget(struct switcher *sw, struct group *g);
 /* Opens the places that may be open and closes those that may not (another tool came or went). */
 void switch_settle(struct switcher *sw);
 
+/* Is it a tool? */
+bool holds_probes(struct switcher *sw, pid_t pid);
 /* May every probe on this instruction be served in userspace? */
 bool place_is_carried(struct switcher *sw, const struct host *h, const struct place *pl);
 bool probe_reaches(const struct probe *p, const struct host *h);

@@ -26,7 +26,7 @@ INSTALLED_DIRS := $(LIBEXEC) $(DOC)/examples/policy.d $(DOC)/examples $(DOC) /et
 
 word_of = $(word $(1),$(subst :, ,$(2)))
 
-$(B)/systemd/bpftimed.service: systemd/bpftimed.service.in Makefile
+$(B)/systemd/bpftimed.service: systemd/bpftimed.service.in Makefile $(B)/config
 	@mkdir -p $(@D)
 	$(call say,UNIT)
 	$(Q)sed 's|@PREFIX@|$(PREFIX)|g' $< > $@
@@ -36,9 +36,14 @@ install: all $(B)/systemd/bpftimed.service
 		$(DESTDIR)$(call word_of,3,$(f)) &&) install -d -m 755 $(DESTDIR)/etc/bpftimed/policy.d
 	@echo "  installed under $(DESTDIR)$(PREFIX)"
 
-# Policy files stay: they are the administrator's.
+# Policy files stay: they are the administrator's. In a staged root all folders go that nothing else is in.
 uninstall:
 	$(Q)rm -f $(foreach f,$(INSTALLED_FILES),$(DESTDIR)$(call word_of,3,$(f)))
-	$(Q)rmdir --ignore-fail-on-non-empty $(wildcard $(addprefix $(DESTDIR),$(INSTALLED_DIRS))) 2>/dev/null || true
+ifeq ($(DESTDIR),)
+	$(Q)rmdir --ignore-fail-on-non-empty $(wildcard $(INSTALLED_DIRS)) 2>/dev/null || true
+else
+	$(Q)cd $(DESTDIR) && rmdir -p --ignore-fail-on-non-empty $(patsubst /%,%,$(INSTALLED_DIRS) \
+		$(sort $(foreach f,$(INSTALLED_FILES),$(dir $(call word_of,3,$(f)))))) 2>/dev/null || true
+endif
 
 .PHONY: uninstall

@@ -17,6 +17,10 @@ fake=tests/fake/bpftimed
 @test "bpftime: wrong usage ends with 2 and says what is wrong" {
 	fails 2 bpftime nonsense
 	[[ $stderr == "bpftime: there is no command 'nonsense'"* ]]
+	fails 2 bpftime --nonsense
+	[[ $stderr == "bpftime: there is no option '--nonsense'"* ]]
+	fails 2 bpftime --json ps
+	[[ $stderr == "bpftime: '--json' must stand behind the command"* ]]
 	fails 2 bpftime status --nonsense
 	[[ $stderr == *"no option '--nonsense'"* ]]
 	fails 2 bpftime wait --json --tool 1
@@ -142,7 +146,7 @@ s.accept()[0].close()
 	need_root
 	fake_start
 	fails 1 "$B/$fake"
-	[[ $stderr == *"another bpftimed, process $DAEMON is running with the runtime folder $BPFTIME_RUNTIME_DIR" ]]
+	[[ $stderr == *"another bpftimed (process $DAEMON) is running with the runtime folder $BPFTIME_RUNTIME_DIR" ]]
 	run -0 bpftime status
 	SESSION=$SESSION/second
 	mkdir "$SESSION"
@@ -218,7 +222,11 @@ s.accept()[0].close()
 	run -0 bpftime explain $$ --json
 	[ "$(json 'j["state"]')" = partly ]
 	fails 1 bpftime explain 1
-	[ "$stderr" = "bpftime: no tool has the pid 1" ]
+	[ "$stderr" = "bpftime: process 1 has no probes that bpftimed knows" ]
+	for c in explain handback takeover; do
+		fails 1 bpftime $c 2147483647
+		[ "$stderr" = "bpftime: process 2147483647 does not exist" ]
+	done
 	run -0 bpftime top --count 2 --interval 0.05
 	[[ $output == *"HITS/S"*"/usr/bin/x:main"* ]]
 	run -0 bpftime top --count 1 --json
@@ -423,4 +431,22 @@ END
 	daemon_stop
 	run -3 wait $waiting
 	grep -q "ended the conversation" "$SESSION/said"
+}
+
+# ---- the kernel ----
+
+# without FOLDER: bpftimed where this folder of sysfs is empty.
+without() { fails 1 unshare --mount sh -c "mount -t tmpfs tmpfs '$1' && exec bpftimed"; }
+
+@test "a kernel without what is needed: one sentence that names it, 1, nothing made" {
+	need_root
+	unshare --mount true || skip "no mount namespaces here"
+	without /sys/kernel/btf
+	[[ $stderr == "bpftimed: this kernel has no BTF (/sys/kernel/btf/vmlinux)"* ]]
+	without /sys/bus/event_source/devices
+	[[ $stderr == "bpftimed: this kernel has no perf uprobes"* ]]
+	[ ! -e "$BPFTIME_RUNTIME_DIR" ]
+	BPFTIME_LIBEXEC_DIR=/nonexistent fails 1 bpftimed
+	[[ $stderr == "bpftimed: /nonexistent/bpftimed-jit cannot be executed: "* ]]
+	[ ! -e "$BPFTIME_RUNTIME_DIR" ]
 }

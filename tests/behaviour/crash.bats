@@ -1,6 +1,8 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
 # What a bpftimed that is killed leaves behind: targets that live, tools that print the truth, and all of it is cleaned up by the next one.
 
+bats_require_minimum_version 1.5.0
 load helpers
 
 setup() {
@@ -99,4 +101,32 @@ offloaded() {
 		offloaded
 	done
 	exact_finish "$SESSION/x" count_tid
+}
+
+@test "ended while a debugger holds a thread in the middle of a jump: what protects the thread stays, for the next one to take away" {
+	local holder
+	need python3
+	WORKLOAD=$B/tests/victims/low-workload
+	exact_start "$SESSION/x" count_tid 2 600000 --rate 60000
+	offloaded
+	exact_go "$SESSION/x"
+	"$BATS_TEST_DIRNAME/hold_on_step" "$WORKLOAD_PID" "0x$(nm "$WORKLOAD" | sed -n 's/ T work$//p')" >"$SESSION/holder" 2>&1 3>&- &
+	holder=$!
+	exact_pids+=("$holder")
+	wait_for "$SESSION/holder" held 10
+	daemon_stop || true
+	grep -q "process $WORKLOAD_PID (low-workload) stays patched until the next bpftimed" "$SESSION/daemon.log"
+	[ -e "$SESSION/run/state.json" ]
+	daemon_start
+	grep -q "process $WORKLOAD_PID stays patched: a debugger still holds" "$SESSION/daemon.log"
+	sleep 1
+	run -0 "$B/bpftime" explain "$TOOL_PID"
+	[[ $output == *"a debugger holds a thread of process $WORKLOAD_PID in the middle of a jump"* ]]
+	kill -TERM "$holder"
+	exact_waited "$holder"
+	"$B/bpftime" takeover "$TOOL_PID"
+	offloaded
+	exact_finish "$SESSION/x" count_tid
+	daemon_stop
+	[ -z "$(ls -A "$SESSION/run")" ]
 }

@@ -59,6 +59,24 @@ lines() {
 	lines '^@high: 99$' 1
 }
 
+@test "what was refused once is refused again, when it is asked for, and after a reload" {
+	local dir=$SESSION/x reason='not an addition'
+	exact_workload "$dir" work 2 500
+	tool_run "$dir/tool" bpftrace -p "$WORKLOAD_PID" -e "uprobe:$WORKLOAD:work { @low = min(arg2); }"
+	stays "$reason"
+	fails 1 "$B/bpftime" takeover "$TOOL_PID"
+	[[ $stderr == *"$reason"* ]]
+	stays "$reason"
+	kill -HUP "$DAEMON"
+	sleep 0.5
+	stays "$reason"
+	exact_go "$dir"
+	exact_called "$dir"
+	exact_tool_end "$TOOL_PID"
+	exact_workload_end "$dir" "$WORKLOAD_PID"
+	lines '^@low: 0$' 1
+}
+
 @test "a map that a program of another kind uses, too" {
 	local dir=$SESSION/x
 	exact_workload "$dir" work 2 500
@@ -146,4 +164,64 @@ traced() { ! grep -q '^TracerPid:.0$' "/proc/$1/status"; }
 	stays "bpftime handback $TOOL_PID"
 	exact_go "$dir"
 	exact_finish "$dir" count
+}
+
+# attached FORM FUNCTION...: tests/behaviour/attach counts in the workload; 1000 calls.
+attached() {
+	local dir=$SESSION/x form=$1
+	shift
+	exact_workload "$dir" work 2 500
+	tool_run "$dir/tool" "$BATS_TEST_DIRNAME/attach" "$form" "$WORKLOAD_PID" "$WORKLOAD" "$@"
+}
+
+counted_is() {
+	exact_go "$SESSION/x"
+	exact_called "$SESSION/x"
+	exact_tool_end "$TOOL_PID"
+	exact_workload_end "$SESSION/x" "$WORKLOAD_PID"
+	lines "^count $1\$" 1
+}
+
+@test "a uprobe_multi link: the form is named" {
+	attached multi work work_sub || skip "this kernel has no uprobe_multi: $(cat "$SESSION/x/tool")"
+	stays 'uprobe_multi link'
+	counted_is 1000
+}
+
+@test "a uprobe session: the form is named" {
+	attached session work || skip "this kernel has no uprobe sessions: $(cat "$SESSION/x/tool")"
+	stays 'uprobe_multi link|session'
+	counted_is 2000
+}
+
+@test "more attachments of one program than are carried: their number is named" {
+	attached perf $(printf "work %.0s" {1..70})
+	stays 'more than 64'
+	counted_is 70000
+}
+
+@test "a program that another process attaches, too: that one is named" {
+	attached twice work
+	wait_for "$SESSION/x/tool" '^child' 10
+	stays 'also used by another tool, process [0-9]+ .python3.'
+	counted_is 2000
+}
+
+@test "a target that a tracer has left is taken over when that is asked for" {
+	local dir=$SESSION/x
+	need strace
+	exact_workload "$dir" work 2 5000
+	debugged strace -f -e trace=none -p "$WORKLOAD_PID"
+	wait_until 20 traced "$WORKLOAD_PID" || skip "strace cannot trace here"
+	tool_run "$dir/tool" bpftrace -p "$WORKLOAD_PID" -e "uprobe:$WORKLOAD:work { @ = count(); }"
+	stays "debugger|traced|strace"
+	kill -INT "$DEBUGGER"
+	exact_waited "$DEBUGGER" || true
+	"$B/bpftime" takeover "$TOOL_PID"
+	offloaded "$TOOL_PID"
+	exact_go "$dir"
+	exact_called "$dir"
+	exact_tool_end "$TOOL_PID"
+	exact_workload_end "$dir" "$WORKLOAD_PID"
+	lines '^@: 10000$' 1
 }

@@ -92,7 +92,10 @@ teardown_file() {
 	touch "$SESSION/root/etc/bpftimed/policy.d/mine.json"
 	make -s -C "$TOP" B="$B" DESTDIR="$SESSION/root" uninstall
 	[ "$(find "$SESSION/root" -type f)" = "$SESSION/root/etc/bpftimed/policy.d/mine.json" ]
-	[ ! -e "$SESSION/root/usr/share/doc/bpftimed" ]
+	[ ! -e "$SESSION/root/usr" ]
+	rm "$SESSION/root/etc/bpftimed/policy.d/mine.json"
+	make -s -C "$TOP" B="$B" DESTDIR="$SESSION/root" uninstall
+	[ -z "$(ls -A "$SESSION/root")" ]
 }
 
 @test "the unit has no mistakes" {

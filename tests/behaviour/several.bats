@@ -147,5 +147,54 @@ renamed() {
 	as a daemon_start
 	state_at a offloaded
 	state_at b kernel
+	wait_until 10 reason_at b "another bpftimed (process $DAEMON) serves this tool"
+	as a end_process "$DAEMON"
+	state_at b offloaded
 	exact_finish "$dir" count_tid
+}
+
+# carries_at NAME PID...: just these processes run the tool's probe in userspace.
+carries_at() {
+	local name=$1
+	shift
+	run -0 as "$name" "$B/bpftime" ps --json
+	[ "$(json "sorted(next(t for t in j if t['pid'] == $TOOL_PID)['probes'][0]['targets']) == sorted([$(IFS=, && echo "$*")])")" = True ] || {
+		echo "$output"
+		return 1
+	}
+}
+
+@test "a process that another one has joins a probe of every process when that one ends" {
+	local one=$BATS_TEST_TMPDIR/one two=$BATS_TEST_TMPDIR/two out=$BATS_TEST_TMPDIR/tool first one_pid small
+	as a policy only.json '{"version": 1, "tools": [{"comm": "bsscount", "action": "offload"}],
+		"targets": [{"comm": "workload", "action": "offload"}], "default": "kernel"}'
+	as b policy only.json '{"version": 1, "tools": [{"comm": "bpftrace", "action": "offload"}],
+		"targets": [{"comm": "workload", "action": "offload"}], "default": "kernel"}'
+	as a daemon_start
+	first=$DAEMON
+	as b daemon_start
+	exact_workload "$one" work 2 200000 --rate 30000
+	one_pid=$WORKLOAD_PID
+	exact_workload "$two" work 2 100000 --rate 30000
+	"$B/examples/bsscount" -p "$one_pid" "$WORKLOAD:work_sub" >"$BATS_TEST_TMPDIR/small" 2>&1 3>&- &
+	small=$!
+	exact_pids+=("$small")
+	TOOL_PID=$small state_at a offloaded
+	tool_run "$out" bpftrace -e "uprobe:$WORKLOAD:work { @[pid] = count(); }"
+	state_at b offloaded
+	carries_at b "$WORKLOAD_PID"
+	run -0 as b "$B/bpftime" explain "$TOOL_PID"
+	[[ $output == *"not in process $one_pid: another bpftimed (process $first) serves this target"* ]]
+	exact_go "$one"
+	exact_go "$two"
+	as a end_process "$first"
+	wait_until 10 carries_at b "$one_pid" "$WORKLOAD_PID"
+	exact_called "$one"
+	exact_called "$two"
+	exact_tool_end "$TOOL_PID"
+	exact_workload_end "$one" "$one_pid"
+	exact_workload_end "$two" "$WORKLOAD_PID"
+	grep -qx "@\[$one_pid\]: 400000" "$out"
+	grep -qx "@\[$WORKLOAD_PID\]: 200000" "$out"
+	end_process "$small" INT || true
 }

@@ -112,7 +112,7 @@ json_object *engine__explain(struct engine *e, pid_t tool, char *err, size_t err
 	json_object *o = find(tool);
 
 	if (!o)
-		snprintf(err, err_size, "no tool has the pid %d", tool);
+		snprintf(err, err_size, "process %d has no probes that bpftimed knows", tool);
 	return o;
 }
 

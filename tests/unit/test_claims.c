@@ -42,8 +42,6 @@ static void test_first_has_it(void **state)
 	assert_int_equal(claims__take_tool(a, 10, ids, 2, why, sizeof(why)), 0);
 	assert_int_equal(claims__take_tool(b, 10, mixed, 2, why, sizeof(why)), -EALREADY);
 	assert_non_null(strstr(why, "another bpftimed (process "));
-	assert_int_equal(claims__rival(b), getpid());
-	assert_int_equal(claims__rival(b), 0);
 	assert_int_equal(claims__take_tool(a, 11, other, 1, why, sizeof(why)), 0);
 	claims__drop_tool(a, 10);
 	assert_int_equal(claims__take_tool(b, 10, ids, 2, why, sizeof(why)), 0);
@@ -118,7 +116,6 @@ static void test_what_a_killed_one_left(void **state)
 	assert_int_equal(read(hold[0], &c, 1), 1);
 	assert_int_equal(claims__take_tool(b, 10, ids, 1, why, sizeof(why)), -EALREADY);
 	assert_non_null(strstr(why, "a bpftimed that was killed"));
-	assert_int_equal(claims__rival(b), 0);
 	close(go[1]);
 	for (int i = 0; i < 100 && claims__take_tool(b, 10, ids, 1, why, sizeof(why)); i++)
 		usleep(10000);

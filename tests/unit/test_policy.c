@@ -88,9 +88,10 @@ static void no_policy_offloads(void **state)
 	assert_int_equal(policy__tool(p, "/usr/bin/bpftrace", "bpftrace", 0, &why), POLICY_OFFLOAD);
 	assert_string_equal(why, "the default");
 	assert_int_equal(policy__target(p, NULL, "x", 1000, NULL), POLICY_OFFLOAD);
-	assert_true(policy__setting(p, POLICY_STOP_TOOLS));
-	assert_false(policy__setting(p, POLICY_SHARE_ACROSS_USERS));
-	assert_false(policy__setting(p, POLICY_WRITABLE_CODE));
+	assert_true(policy__setting(p, POLICY_STOP_TOOLS, &why));
+	assert_string_equal(why, "the default");
+	assert_false(policy__setting(p, POLICY_SHARE_ACROSS_USERS, NULL));
+	assert_true(policy__setting(p, POLICY_WRITABLE_CODE, NULL));
 	policy__free(p);
 }
 
@@ -138,12 +139,13 @@ static void an_upgraded_executable_is_the_same(void **state)
 static void later_files_win(void **state)
 {
 	struct policy *p;
+	const char *why;
 
 	need_root();
 	put("10-a.json",
 	    "{\"version\":1,\"default\":\"kernel\",\"settings\":{\"stop_tools\":false,\"writable_code\":true},"
 	    "\"tools\":[{\"comm\":\"x\",\"action\":\"offload\"},{\"comm\":\"y\",\"action\":\"offload\"}]}");
-	put("20-b.json", "{\"version\":1,\"settings\":{\"writable_code\":false},"
+	put("20-b.json", "{\"version\":1,\n\"settings\":{\"writable_code\":false},"
 			 "\"tools\":[{\"comm\":\"x\",\"action\":\"kernel\"}]}");
 	put("30-c.txt", "this is no policy file");
 	put(".40-d.json", "nor is this");
@@ -152,8 +154,10 @@ static void later_files_win(void **state)
 	assert_int_equal(policy__tool(p, "/x", "x", 0, NULL), POLICY_KERNEL);
 	assert_int_equal(policy__tool(p, "/x", "y", 0, NULL), POLICY_OFFLOAD);
 	assert_int_equal(policy__tool(p, "/x", "z", 0, NULL), POLICY_KERNEL);
-	assert_false(policy__setting(p, POLICY_STOP_TOOLS));
-	assert_false(policy__setting(p, POLICY_WRITABLE_CODE));
+	assert_false(policy__setting(p, POLICY_STOP_TOOLS, &why));
+	assert_non_null(strstr(why, "/10-a.json:1"));
+	assert_false(policy__setting(p, POLICY_WRITABLE_CODE, &why));
+	assert_non_null(strstr(why, "/20-b.json:2"));
 	policy__free(p);
 }
 
