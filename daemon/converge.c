@@ -200,7 +200,7 @@ static struct group *add_group(struct engine *e, struct probe *p)
 		return NULL;
 	g->id = ++e->next_group_id;
 	g->tool = p->tool;
-	g->arena_fd = -1;
+	g->arena_fd = g->watcher_fd = -1;
 	g->probe[0] = p;
 	g->n_probes = 1;
 	p->group = g;
@@ -276,7 +276,7 @@ static int try_takeover(struct engine *e, struct group *g)
 	if (!err && !g->n_progs)
 		err = group__plan(g, e->observer);
 	if (!err)
-		err = group__build(g, e->worker);
+		err = group__build(g, e->worker, e->observer);
 	if (!err)
 		err = group__attach_khalf(g);
 	if (!err)
@@ -287,6 +287,8 @@ static int try_takeover(struct engine *e, struct group *g)
 		for (struct host *h = e->hosts.list; h; h = h->next)
 			if (host__lodging(h, g))
 				observer__watch(e->observer, h->pid);
+		/* Those that have come since we looked, and those that were told of for another group. */
+		observer__await_arrival(e->observer, 0);
 		log_info("%s (%d): %u probe(s) now run in userspace", g->tool->comm, g->tool->pid, g->n_probes);
 	} else {
 		bool passing = err == -EBUSY || err == -EAGAIN || err == -ETIMEDOUT;
@@ -499,7 +501,9 @@ void converge__host_gone(struct engine *e, pid_t pid)
 	for (struct group *g = e->groups; g; g = g->next) {
 		if (!host__lodging(h, g))
 			continue;
-		if (g->state == GROUP_SHARED && !g->has_khalf)
+		if (g->state == GROUP_SHARED && (g->has_khalf || !g->has_mirrored))
+			continue;
+		if (g->state == GROUP_SHARED)
 			switch_handback(&e->sw, g, true);
 		g->retry_at = 0;
 		g->attempts = 0;
@@ -710,6 +714,7 @@ uint64_t converge__run(struct engine *e)
 			next = g->retry_at;
 	next = earlier(cool_places(e, now), next);
 	next = earlier(watch_targets(e, now), next);
+	next = earlier(follow__run(e, now), next);
 	return earlier(settle_again(e, now), next);
 }
 

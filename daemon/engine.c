@@ -66,7 +66,8 @@ static void on_observed(void *arg, enum obs_event_kind kind, pid_t pid, pid_t ar
 	case OBS_LOST:
 		converge__everything(e);
 		break;
-	case OBS_MMAP:
+	case OBS_ARRIVED:
+		follow__arrived(e, pid);
 		break;
 	}
 }
@@ -170,6 +171,7 @@ void engine__free(struct engine *e)
 	e->timer = NULL;
 	if (e->observer)
 		converge__drop_all(e);
+	follow__free(&e->follow);
 	hosts__fini(&e->hosts);
 	carriers__free(e->carriers);
 	observer__free(e->observer);

@@ -107,6 +107,7 @@ struct group {
 	bool built;
 	bool has_khalf; /* a kernel half serves what still reaches the kernel; else the tool's own program does */
 	bool has_direct, has_mirrored;
+	int watcher_fd; /* without a kernel half: what stands in its place and tells of new processes, or -1 */
 	int arena_fd;
 	struct shm_group_hdr *arena;
 	size_t arena_size;

@@ -389,23 +389,32 @@ struct lodge_arg {
 	struct group *g;
 };
 
+static int lodge_process(struct switcher *sw, struct group *g, pid_t pid)
+{
+	struct host *h = hosts__get(sw->hosts, pid);
+	char why[REASON_SIZE] = "";
+	int err;
+
+	if (!h)
+		return -ESRCH;
+	for (struct host *other = sw->hosts->list; other; other = other->next)
+		if (other != h && host__lodging(other, g) && other->uid != h->uid &&
+		    !policy__setting(sw->hosts->policy, POLICY_SHARE_ACROSS_USERS)) {
+			snprintf(h->why, sizeof(h->why), "process %d belongs to another user than process %d", pid,
+				 other->pid);
+			return -EPERM;
+		}
+	err = host__lodge(sw->hosts, h, g, why, sizeof(why));
+	if (err && why[0])
+		snprintf(h->why, sizeof(h->why), "%s", why);
+	return err;
+}
+
 static void lodge_one(pid_t pid, void *arg)
 {
 	struct lodge_arg *a = arg;
-	struct host *h = hosts__get(a->sw->hosts, pid);
-	char why[REASON_SIZE] = "";
 
-	if (!h)
-		return;
-	for (struct host *other = a->sw->hosts->list; other; other = other->next)
-		if (other != h && host__lodging(other, a->g) && other->uid != h->uid &&
-		    !policy__setting(a->sw->hosts->policy, POLICY_SHARE_ACROSS_USERS)) {
-			snprintf(h->why, sizeof(h->why), "process %d belongs to another user than process %d", pid,
-				 other->pid);
-			return;
-		}
-	if (host__lodge(a->sw->hosts, h, a->g, why, sizeof(why)) && why[0])
-		snprintf(h->why, sizeof(h->why), "%s", why);
+	lodge_process(a->sw, a->g, pid);
 }
 
 static bool has_return_at(struct switcher *sw, const struct probe *at)
@@ -432,6 +441,24 @@ static void give_up_entry_place(struct switcher *sw, struct group *g, struct hos
 	host__drop_place(h, pl);
 }
 
+/* Places for all probes of the group whose files the host maps. Returns how many can be patched. */
+static unsigned int plan_places(struct switcher *sw, struct group *g, struct host *h)
+{
+	unsigned int n = 0;
+
+	for (unsigned int i = 0; i < g->n_probes; i++) {
+		const struct probe *p = g->probe[i];
+		struct place *pl;
+
+		if (!probe_reaches(p, h) || !host__maps_file(h->pid, p->o.dev, p->o.ino))
+			continue;
+		give_up_entry_place(sw, g, h, p);
+		pl = host__place(sw->hosts, h, p, has_return_at(sw, p));
+		n += pl && pl->site;
+	}
+	return n;
+}
+
 static unsigned int lodge(struct switcher *sw, struct group *g)
 {
 	struct lodge_arg arg = {sw, g};
@@ -445,22 +472,23 @@ static unsigned int lodge(struct switcher *sw, struct group *g)
 		else if (host__maps_file(p->o.target, p->o.dev, p->o.ino))
 			lodge_one(p->o.target, &arg);
 	}
-	for (struct host *h = sw->hosts->list; h; h = h->next) {
-		if (!host__lodging(h, g))
-			continue;
-		for (unsigned int i = 0; i < g->n_probes; i++) {
-			const struct probe *p = g->probe[i];
-			struct place *pl;
-
-			if (!probe_reaches(p, h) || !host__maps_file(h->pid, p->o.dev, p->o.ino))
-				continue;
-			give_up_entry_place(sw, g, h, p);
-			pl = host__find_place(h, p->o.ino, p->o.offset);
-			pl = host__place(sw->hosts, h, p, has_return_at(sw, p));
-			n += pl && pl->site;
-		}
-	}
+	for (struct host *h = sw->hosts->list; h; h = h->next)
+		if (host__lodging(h, g))
+			n += plan_places(sw, g, h);
 	return n;
+}
+
+/* Nobody maps what it probes, but somebody may later: the kernel half waits for him. */
+static bool waits_for_processes(const struct switcher *sw, const struct group *g)
+{
+	for (unsigned int i = 0; i < g->n_probes; i++)
+		if (g->probe[i]->o.target >= 0)
+			return false;
+	for (const struct host *h = sw->hosts->list; h; h = h->next)
+		for (unsigned int i = 0; i < g->n_probes; i++)
+			if (host__maps_file(h->pid, g->probe[i]->o.dev, g->probe[i]->o.ino))
+				return false;
+	return true;
 }
 
 static void why_nowhere(struct switcher *sw, struct group *g)
@@ -506,7 +534,7 @@ int switch_takeover(struct switcher *sw, struct group *g)
 {
 	int err;
 
-	if (!lodge(sw, g)) {
+	if (!lodge(sw, g) && !waits_for_processes(sw, g)) {
 		why_nowhere(sw, g);
 		return -EOPNOTSUPP;
 	}
@@ -541,6 +569,66 @@ int switch_takeover(struct switcher *sw, struct group *g)
 	g->reason[0] = 0;
 	return 0;
 }
+
+/* ---- a process that comes later ---- */
+
+#define for_each_place_in(g, h, pl)                                                                                    \
+	for (struct place * (pl) = (h)->place; (pl) < (h)->place + AGENT_MAX_SITES; (pl)++)                            \
+		if (group_is_at((g), (h), (pl)))
+
+/* Does the host have, in the group's way, a place at which others were served? A thread may still be inside. */
+static bool has_used_place(const struct group *g, struct host *h)
+{
+	for_each_place_in(g, h, pl) if (descriptor(h, pl)->n_actions) return true;
+	return false;
+}
+
+/* Nobody is inside such a place, and nobody will return to one. */
+static int empty_places(struct host *h)
+{
+	struct code_range ranges[MAX_RANGES];
+	struct agent_error err = {""};
+
+	if (target__quiesce(h->target, ranges, host__code_ranges(h, ranges, MAX_RANGES), QUIESCE_TIMEOUT_MS, false, &err))
+		return -EAGAIN;
+	return target__pending_returns(h->target, h->arena) ? -EAGAIN : 0;
+}
+
+/*
+ * The kernel half serves the process until the first byte of a place is the jump's, and every hit is one's or the
+ * other's: nothing has to be held, nothing is copied.
+ */
+int switch_join(struct switcher *sw, struct group *g, pid_t pid)
+{
+	struct host *h = hosts__find(sw->hosts, pid);
+	bool is_new = !h || !host__lodging(h, g);
+	int err = lodge_process(sw, g, pid);
+
+	if (err)
+		return err == -EBUSY || err == -ETIMEDOUT ? -EAGAIN : err == -EAGAIN ? err : 0;
+	h = hosts__find(sw->hosts, pid);
+	if (is_new) {
+		for_each_place_in(g, h, pl) close_place(h, pl);
+		err = has_used_place(g, h) ? empty_places(h) : 0;
+	}
+	if (err) {
+		host__unlodge(h, g);
+		switch_settle(sw);
+		return err;
+	}
+	plan_places(sw, g, h);
+	state__save(*sw->groups, sw->hosts);
+	for_each_place_in(g, h, pl)
+	{
+		if (is_new || !descriptor(h, pl)->n_actions)
+			fill_place(sw, h, pl);
+		if (place_is_carried(sw, h, pl))
+			open_place(h, pl);
+	}
+	return 0;
+}
+
+/* ---- back ---- */
 
 static bool has_returns(const struct group *g)
 {

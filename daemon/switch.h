@@ -36,6 +36,13 @@ void switch_release(struct switcher *sw, struct group *g);
 /* The group is not served in userspace any more: no place names it, no host holds its memory. */
 void switch_forget(struct switcher *sw, struct group *g);
 
+/*
+ * A process that the group's probes reach is new, or maps more of the probed files than before: it gets the agent, or
+ * more places, while the group stays shared. 0: nothing more to do, the host has the reason when it is not lodged;
+ * -EAGAIN: not at this moment.
+ */
+int switch_join(struct switcher *sw, struct group *g, pid_t pid);
+
 /* Opens the places that may be open and closes those that may not (another tool came or went). */
 void switch_settle(struct switcher *sw);
 

@@ -1,0 +1,90 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
+# Probes that are not limited to a process: those that are there, those that come, those that stay for a moment only.
+
+bats_require_minimum_version 1.5.0
+load helpers
+load real
+
+setup_file() {
+	need_root
+	need bpftrace
+}
+
+# carried PID: some tool's probe is served in this process.
+carried() {
+	bpftime ps --json | python3 -c '
+import json, sys
+tools = json.load(sys.stdin)
+sys.exit(0 if any(int(sys.argv[1]) in p["targets"] for t in tools for p in t["probes"]) else 1)' "$1"
+}
+
+# everywhere PROGRAM: a bpftrace that probes work() in every process.
+everywhere() {
+	env --default-signal=INT bpftrace -e "uprobe:$WORKLOAD:work { $1 }" >"$SESSION/tool" 2>&1 3>&- &
+	TOOL_PID=$!
+	exact_pids+=("$TOOL_PID")
+	wait_for "$SESSION/tool" "$tool_ready" 20
+	wait_until 15 is_shared
+}
+
+# Whether somebody is there or not.
+is_shared() {
+	bpftime wait --tool "$TOOL_PID" --state offloaded --timeout 0 2>/dev/null || bpftime explain "$TOOL_PID" | grep -q 'will be followed'
+}
+
+# workload_at NAME THREADS CALLS [OPTION...]: one more workload; sets WORKLOAD_PID.
+workload_at() {
+	local dir=$SESSION/$1
+	shift
+	exact_workload "$dir" work "$@"
+}
+
+# counted: what bpftrace printed, sorted, against what the workloads know.
+counted_by_pid() {
+	exact_tool_end "$TOOL_PID"
+	sed -nE 's/^@\[([0-9]+)\]: ([0-9]+)$/\1 \2/p' "$SESSION/tool" | sort >"$SESSION/answer"
+}
+
+@test "a process that starts later is followed" {
+	daemon_start
+	workload_at a 2 50000
+	local a=$WORKLOAD_PID
+	everywhere '@[pid] = count();'
+	workload_at b 4 400000 --rate 100000
+	local b=$WORKLOAD_PID
+	exact_go "$SESSION/a"
+	exact_go "$SESSION/b"
+	wait_until 5 carried "$b"
+	exact_called "$SESSION/a"
+	exact_called "$SESSION/b"
+	counted_by_pid
+	printf '%d 100000\n%d 1600000\n' "$a" "$b" | sort | diff - "$SESSION/answer"
+}
+
+@test "nobody is there at first" {
+	daemon_start
+	everywhere '@[pid] = count();'
+	workload_at a 4 200000 --rate 100000
+	exact_go "$SESSION/a"
+	wait_until 5 carried "$WORKLOAD_PID"
+	exact_called "$SESSION/a"
+	counted_by_pid
+	echo "$WORKLOAD_PID 800000" | diff - "$SESSION/answer"
+}
+
+@test "500 processes one after another, 64 at once" {
+	daemon_start
+	everywhere '@ = count();'
+	local i pids=()
+	for ((i = 0; i < 500; i++)); do
+		"$WORKLOAD" --calls 100 <<<go >/dev/null
+	done
+	for ((i = 0; i < 64; i++)); do
+		"$WORKLOAD" --calls 20000 --threads 2 --rate 20000 <<<go >/dev/null 3>&- &
+		pids+=($!)
+	done
+	wait "${pids[@]}"
+	exact_tool_end "$TOOL_PID"
+	grep -qx "@: $((500 * 100 + 64 * 40000))" "$SESSION/tool" || { tail -n 3 "$SESSION/tool"; false; }
+}
