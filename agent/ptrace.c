@@ -16,11 +16,14 @@
  * A thread that was asked to stop and does not (a vfork parent, a disk wait) cannot be let go of by PTRACE_DETACH,
  * which wants it stopped: then the tracer is ended.
  */
+#include <elf.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/futex.h>
 #include <sanitizer/asan_interface.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -323,6 +326,32 @@ static bool in_rseq(struct target *t, struct stopped *s)
 #endif
 }
 
+/*
+ * It may have executed another program since we looked at it, the stop having come in the middle of that: nothing that we
+ * know of it is true any more, the address of its vdso to begin with.
+ */
+static bool is_same_program(const struct target *t, pid_t tid)
+{
+	unsigned long aux[2 * 64];
+	char path[64];
+	ssize_t n = -1;
+	uint8_t byte;
+	int fd;
+
+	if (target_read(t, t->vdso, &byte, sizeof(byte)))
+		return false;
+	snprintf(path, sizeof(path), "/proc/%d/auxv", tid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd >= 0) {
+		n = read(fd, aux, sizeof(aux));
+		close(fd);
+	}
+	for (ssize_t i = 0; i + 1 < n / (ssize_t)sizeof(aux[0]); i += 2)
+		if (aux[i] == AT_SYSINFO_EHDR)
+			return aux[i + 1] == t->vdso;
+	return false;
+}
+
 int thread_stop(struct target *t, pid_t tid, int timeout_ms, struct stopped *s, struct agent_error *err)
 {
 	int64_t deadline = now_us() + timeout_ms * 1000ll;
@@ -350,6 +379,10 @@ int thread_stop(struct target *t, pid_t tid, int timeout_ms, struct stopped *s, 
 	if (WSTOPSIG(status) != SIGTRAP) {
 		ptrace(PTRACE_DETACH, tid, NULL, NULL);
 		return agent_fail(err, -EPERM, "process %d is stopped by a signal", t->pid);
+	}
+	if (!is_same_program(t, tid)) {
+		ptrace(PTRACE_DETACH, tid, NULL, NULL);
+		return agent_fail(err, -ESRCH, "process %d has executed another program", t->pid);
 	}
 	if (ptrace(PTRACE_GETREGS, tid, NULL, &s->regs)) {
 		rc = -errno;

@@ -296,6 +296,37 @@ static void test_leaderless(void **state)
 	assert_int_equal(victim_wait(&v), 0);
 }
 
+/* ---- it becomes another program ---- */
+
+/* The process executes itself all the time, also in the middle of an injection. */
+static void test_exec(void **state)
+{
+	char *const argv[] = {"exec", "3000", NULL};
+	const uint8_t nothing[] = {0xc3};
+	int code_fd = agent_code_memfd("test-nothing", nothing, sizeof(nothing)), injected = 0, tried = 0;
+	struct victim v;
+
+	(void)state;
+	victim_start(&v, argv);
+	victim_go(&v);
+	for (int generation = 0; generation <= 3000;) {
+		struct target_mapping m = {code_fd, 4096, PROT_READ | PROT_EXEC, 0};
+		struct agent_error err = {""};
+		struct target *t;
+
+		if (!target__open(v.pid, &t, &err)) {
+			injected += !target__map(t, &m, 1, &err);
+			tried++;
+			target__free(t);
+		}
+		for (int i = 0; i < 2 && generation <= 3000; i++, generation++)
+			assert_int_equal(victim_number(&v, "calls"), 1000);
+	}
+	assert_int_equal(victim_wait(&v), 0);
+	printf("# tried %d times, %d times in time\n", tried, injected);
+	close(code_fd);
+}
+
 static void test_catches_calls(void **state)
 {
 	char *const argv[] = {"dispatch", NULL};
@@ -339,7 +370,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_blocked),	      cmocka_unit_test(test_hot),     cmocka_unit_test(test_seccomp),
 		cmocka_unit_test(test_signals),	      cmocka_unit_test(test_killed),  cmocka_unit_test(test_leaderless),
-		cmocka_unit_test(test_catches_calls), cmocka_unit_test(test_refused),
+		cmocka_unit_test(test_catches_calls), cmocka_unit_test(test_refused),  cmocka_unit_test(test_exec),
 	};
 
 	cmocka_set_message_output(CM_OUTPUT_TAP);
