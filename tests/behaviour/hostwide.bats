@@ -88,3 +88,64 @@ counted_by_pid() {
 	exact_tool_end "$TOOL_PID"
 	grep -qx "@: $((500 * 100 + 64 * 40000))" "$SESSION/tool" || { tail -n 3 "$SESSION/tool"; false; }
 }
+
+@test "memory-mapped results: a process that starts later is followed" {
+	daemon_start
+	workload_at a 2 50000
+	tool_run "$SESSION/tool" "$B/examples/bsscount" "$WORKLOAD:work"
+	wait_until 15 is_shared
+	workload_at b 4 200000 --rate 100000
+	exact_go "$SESSION/a"
+	exact_go "$SESSION/b"
+	wait_until 5 carried "$WORKLOAD_PID"
+	exact_called "$SESSION/a"
+	exact_called "$SESSION/b"
+	exact_tool_end "$TOOL_PID"
+	same calls 900000 "$(counted "$SESSION/tool")"
+}
+
+@test "children of a process that is served: counted, too" {
+	daemon_start
+	victim fork 60 40
+	env --default-signal=INT bpftrace -e "uprobe:$B/tests/victims/fork:work { @[pid] = count(); }" >"$SESSION/tool" 2>&1 3>&- &
+	TOOL_PID=$!
+	exact_pids+=("$TOOL_PID")
+	wait_for "$SESSION/tool" "$tool_ready" 20
+	offloaded "$TOOL_PID"
+	victim_go
+	victim_end
+	exact_tool_end "$TOOL_PID"
+	# The children call as often as they can for a while: each must be there, and the parent's count is known.
+	[ "$(grep -c '^@\[' "$SESSION/tool")" = 61 ]
+	same parent "$(victim_calls)" "$(sed -nE "s/^@\[$VICTIM\]: //p" "$SESSION/tool")"
+}
+
+@test "a process that executes itself again and again" {
+	daemon_start
+	victim exec 100
+	env --default-signal=INT bpftrace -e "uprobe:$B/tests/victims/exec:work { @ = count(); }" >"$SESSION/tool" 2>&1 3>&- &
+	TOOL_PID=$!
+	exact_pids+=("$TOOL_PID")
+	wait_for "$SESSION/tool" "$tool_ready" 20
+	offloaded "$TOOL_PID"
+	victim_go
+	victim_end
+	exact_tool_end "$TOOL_PID"
+	same calls "$(victim_calls)" "$(counted "$SESSION/tool")"
+}
+
+@test "a library that is loaded and unloaded again and again" {
+	daemon_start
+	victim dlopen 200
+	local lib
+	lib=$(ldconfig -p | awk '/libz.so.1 / && /x86-64/ { print $NF; exit }')
+	env --default-signal=INT bpftrace -e "uprobe:$lib:zlibCompileFlags { @ = count(); }" >"$SESSION/tool" 2>&1 3>&- &
+	TOOL_PID=$!
+	exact_pids+=("$TOOL_PID")
+	wait_for "$SESSION/tool" "$tool_ready" 20
+	wait_until 15 is_shared
+	victim_go
+	victim_end
+	exact_tool_end "$TOOL_PID"
+	same calls "$(victim_calls)" "$(counted "$SESSION/tool")"
+}
