@@ -234,6 +234,11 @@ int engine__handback(struct engine *e, pid_t pid, char *err, size_t err_size)
 	t->held = true;
 	snprintf(t->refusal, sizeof(t->refusal), "handed back on request (bpftime handback %d)", pid);
 	ret = converge__handback_tool(e, t, false, err, err_size);
+	if (ret) {
+		/* Nothing has changed, and nothing does later. */
+		t->held = false;
+		t->refusal[0] = 0;
+	}
 	run(e);
 	return ret;
 }

@@ -13,12 +13,14 @@
 
 #include "agent/cpus.h"
 #include "daemon/log.h"
+#include "daemon/occupy.h"
 #include "daemon/state.h"
 
 #define QUIESCE_TIMEOUT_MS	2000
 #define RETURNS_TIMEOUT_MS	1000
 #define HELD_RETURNS_TIMEOUT_MS 20
-#define SWITCH_TRIES		50
+#define FREE_TRIES		3
+#define OCCUPIED_TRIES		5
 #define MAX_RANGES		256
 
 static int __attribute__((format(printf, 3, 4))) fail(struct group *g, int err, const char *fmt, ...)
@@ -339,46 +341,70 @@ static bool turn_kgate(struct group *g, uint64_t seen, bool open)
 	return __atomic_compare_exchange_n(&g->arena->kgate, &seen, want, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }
 
-static int move_in(struct switcher *sw, struct group *g)
+/* Arena to tool's maps, until the gate has turned. On failure the arena is the truth as before. */
+static int copy_out_and_close(struct switcher *sw, struct group *g)
 {
-	for (int try = 0; try < SWITCH_TRIES; try++) {
-		uint64_t seen = __atomic_load_n(&g->arena->kgate, __ATOMIC_SEQ_CST);
-		int err;
+	uint64_t seen = __atomic_load_n(&g->arena->kgate, __ATOMIC_SEQ_CST);
+	int err = copy_maps(g, false);
 
-		cpus_visit();
-		err = copy_maps(g, true);
-		if (err)
-			return err;
-		if (turn_kgate(g, seen, true)) {
-			enable_carriers(sw, g, true);
-			return 0;
-		}
-	}
-	return fail(g, -EBUSY, "processes that do not carry the agent hit the probes too often for an exact switch");
+	if (err)
+		return err;
+	/* What the tool reads now is what was just copied: nobody serves until the gate has turned. */
+	enable_carriers(sw, g, false);
+	err = copy_maps(g, false);
+	if (!err && turn_kgate(g, seen, false))
+		return 0;
+	enable_carriers(sw, g, true);
+	return err ? err : -EAGAIN;
 }
 
-static int move_out(struct switcher *sw, struct group *g)
+static int copy_in_and_open(struct switcher *sw, struct group *g)
 {
-	for (int try = 0; try < SWITCH_TRIES; try++) {
-		uint64_t seen = __atomic_load_n(&g->arena->kgate, __ATOMIC_SEQ_CST);
-		int err;
+	uint64_t seen = __atomic_load_n(&g->arena->kgate, __ATOMIC_SEQ_CST);
+	int err = copy_maps(g, true);
 
+	if (err)
+		return err;
+	if (!turn_kgate(g, seen, true))
+		return -EAGAIN;
+	enable_carriers(sw, g, true);
+	return 0;
+}
+
+/*
+ * Each try needs a moment without a hit in the kernel, and handlers that had begun must be done. Where hits leave no such
+ * moment, one is made.
+ */
+static int move(struct switcher *sw, struct group *g, int (*try)(struct switcher *sw, struct group *g))
+{
+	int err = -EAGAIN;
+
+	for (int i = 0; i < FREE_TRIES && err == -EAGAIN; i++) {
 		cpus_visit();
-		err = copy_maps(g, false);
-		if (err)
-			return err;
-		/* What the tool reads now is what was just copied: nobody serves until the gate has turned. */
-		enable_carriers(sw, g, false);
-		err = copy_maps(g, false);
-		if (err) {
-			enable_carriers(sw, g, true);
-			return err;
-		}
-		if (turn_kgate(g, seen, false))
-			return 0;
-		enable_carriers(sw, g, true);
+		err = try(sw, g);
 	}
-	return fail(g, -EBUSY, "processes that do not carry the agent hit the probes too often for an exact switch");
+	for (int i = 0; i < OCCUPIED_TRIES && err == -EAGAIN; i++) {
+		int ret = cpus_occupy();
+
+		log_debug("group %u: not a moment without a hit; processors kept: %s", g->id, strerror(-ret));
+		if (ret)
+			continue;
+		err = try(sw, g);
+		cpus_release();
+	}
+	return err == -EAGAIN ? fail(g, -EBUSY, "processes that do not carry the agent hit the probes too often for an "
+						"exact switch")
+			      : err;
+}
+
+/* Whatever it costs: hits of the last instant may be lost. */
+static void close_by_force(struct switcher *sw, struct group *g)
+{
+	log_error("%s (%d): cannot be handed back exactly: %s", g->tool->comm, g->tool->pid, g->reason);
+	__atomic_and_fetch(&g->arena->kgate, ~SHM_KGATE_OPEN, __ATOMIC_SEQ_CST);
+	cpus_visit();
+	enable_carriers(sw, g, false);
+	copy_maps(g, false);
 }
 
 /* ---- the switch ---- */
@@ -557,7 +583,7 @@ int switch_takeover(struct switcher *sw, struct group *g)
 		err = quiesce(sw, g);
 	}
 	if (!err)
-		err = move_in(sw, g);
+		err = move(sw, g, copy_in_and_open);
 	if (!err)
 		g->state = GROUP_SHARED;
 	settle_places(sw, g);
@@ -673,7 +699,9 @@ int switch_handback(struct switcher *sw, struct group *g, bool force)
 	for_each_place(sw, g, h, pl) open_place(h, pl);
 	err = quiesce(sw, g);
 	if (!err || force)
-		err = move_out(sw, g);
+		err = move(sw, g, copy_out_and_close);
+	if (err && force)
+		close_by_force(sw, g);
 	if (!err || force)
 		g->state = GROUP_KERNEL;
 	settle_places(sw, g);
