@@ -47,7 +47,7 @@ truth_of() { # NAME WORKLOAD_OUTPUT
 	case $1 in
 	count) awk '/^calls/ { print "n", $2 }' "$2" ;;
 	count_tid*) awk '/^thread/ { print $2, $4 }' "$2" | sort ;;
-	return) awk '/^thread/ { print $2, $4 } /^arg0/ { v += $NF } /^total/ { v += $2 } END { print "v", v }' "$2" | sort ;;
+	return) awk '/^thread/ { print $2, $4 } /^arg0/ { v += $NF } /^total/ { v += $2 } END { printf "v %.0f\n", v }' "$2" | sort ;;
 	hist) awk '/^log2/ { print $2, $3 }' "$2" | sort ;;
 	sum) awk '/^sum/ { print $2, $3, $5 }' "$2" | sort ;;
 	filter) awk '/^arg0 3/ { print "n", $3 }' "$2" ;;
@@ -195,7 +195,7 @@ exact_sum() {
 	shift 2
 	for f in "$@"; do
 		truth_of "$name" "$f"
-	done | awk '{ n = $NF; $NF = ""; sum[$0] += n } END { for (k in sum) printf "%s%d\n", k, sum[k] }' | sort >"$file.truth"
+	done | awk '{ n = $NF; $NF = ""; sum[$0] += n } END { for (k in sum) printf "%s%.0f\n", k, sum[k] }' | sort >"$file.truth"
 	answer_of "$name" "$file" | sort >"$file.answer"
 	[ -s "$file.truth" ] || { echo "no truth" >&2; return 1; }
 	if ! cmp -s "$file.truth" "$file.answer"; then
