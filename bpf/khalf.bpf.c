@@ -11,10 +11,13 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
+#include "arrivals.h"
 #include "khalf.h"
 
 const struct khalf_consts khalf_consts SEC(".rodata.khalf") = {};
 char khalf_arena[8] SEC(".data.arena");
+char khalf_arrived[8] SEC(".data.arrived");
+char khalf_arrivals[8] SEC(".data.arrivals"); /* the ring buffer */
 
 /* Addresses that the compiler knows nothing about: it folds neither contents nor offsets. */
 static inline __attribute__((always_inline)) const struct khalf_consts *consts(void)
@@ -46,6 +49,22 @@ static __always_inline const struct shm_geo *geo(__u64 map)
 static __always_inline __u32 cpu_of(const struct shm_geo *g)
 {
 	return g->n_cpus > 1 ? bpf_get_smp_processor_id() : 0;
+}
+
+/* The daemon is told of the process that hits a probe here, once: it may give it the agent. */
+khalf_function long khalf_arrive(void)
+{
+	struct arrival rec = {.tgid = bpf_get_current_pid_tgid() >> 32};
+	__u64 bit = 1ull << (rec.tgid & 63), *word;
+	void *ring;
+
+	__asm__("%0 = khalf_arrived ll" : "=r"(word));
+	word += (__u32)rec.tgid / 64 & (ARRIVED_WORDS - 1);
+	if (*word & bit || __sync_fetch_and_or(word, bit) & bit)
+		return 0;
+	__asm__("%0 = khalf_arrivals ll" : "=r"(ring));
+	bpf_ringbuf_output(ring, &rec, sizeof(rec), 0);
+	return 0;
 }
 
 khalf_function void *khalf_lookup(__u64 map, const void *key)

@@ -18,6 +18,7 @@
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>
 
+#include "bpf/arrivals.h"
 #include "bpf/observe_abi.h"
 #include "bpf/observe_task.h"
 
@@ -83,6 +84,19 @@ struct {
 	__type(key, __s32);
 	__type(value, __u32);
 } watched SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct arrived);
+} arrived SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, ARRIVALS_RING_SIZE);
+} arrivals SEC(".maps");
 
 static __always_inline void send(enum obs_rec_kind kind, __s32 tgid, __u64 arg)
 {
@@ -438,11 +452,27 @@ int raw_exit(struct bpf_raw_tracepoint_args *ctx)
 
 /* ---- watched processes ---- */
 
+/* A process, or its program, is new: nothing is known about it. */
+static __always_inline void forget_arrival(__u32 tgid)
+{
+	__u64 bit = 1ull << (tgid & 63), *word;
+	struct arrived *all;
+	__u32 zero = 0;
+
+	all = bpf_map_lookup_elem(&arrived, &zero);
+	if (!all)
+		return;
+	word = &all->word[tgid / 64 & (ARRIVED_WORDS - 1)];
+	if (*word & bit)
+		__sync_fetch_and_and(word, ~bit);
+}
+
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(process_exec, struct task_struct *task)
 {
 	__s32 tgid = ns_tgid(task);
 
+	forget_arrival(task->tgid);
 	if (bpf_map_lookup_elem(&watched, &tgid))
 		send(OBS_REC_EXEC, tgid, 0);
 	return 0;
@@ -471,6 +501,7 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 
 	if (child->tgid == parent->tgid)
 		return 0;
+	forget_arrival(child->tgid);
 	tgid = ns_tgid(parent);
 	if (bpf_map_lookup_elem(&watched, &tgid))
 		send(OBS_REC_FORK, tgid, ns_tgid(child));

@@ -134,18 +134,40 @@ static int compile(struct group *g, struct gprog *p, struct vm_worker *worker)
 	return 0;
 }
 
-static int load_khalf(struct group *g, struct gprog *p)
+/* New processes are of interest to probes that are not limited to one. */
+static bool is_host_wide(const struct group *g, const struct gprog *p)
+{
+	for (unsigned int i = 0; i < g->n_probes; i++)
+		if (g->probe[i]->o.target < 0 && (!p || g->probe[i]->o.prog_id == p->id))
+			return true;
+	return false;
+}
+
+static int load_khalf(struct group *g, struct gprog *p, const struct observer *o)
 {
 	struct shm_geo geo[SHM_MAX_MAPS];
 	int direct[SHM_MAX_MAPS];
 	char err_text[ERR_SIZE] = "";
+	struct khalf_opts opts = {
+		.prog_type = p->type,
+		.expected_attach_type = p->expected_attach_type,
+		.license = p->license,
+		.name = p->name,
+		.arena_fd = g->arena_fd,
+		.geo = geo,
+		.n_geo = g->n_maps,
+		.direct_fd = direct,
+		.arrived_fd = -1,
+		.arrivals_fd = -1,
+	};
 
 	for (unsigned int i = 0; i < g->n_maps; i++) {
 		geo[i] = g->map[i].geo;
 		direct[i] = g->map[i].geo.kind == SHM_DIRECT ? g->map[i].fd : -1;
 	}
-	p->khalf_fd = khalf_load(p->insns, p->n_insns, p->type, p->expected_attach_type, p->license, p->name,
-				 g->arena_fd, geo, g->n_maps, direct, err_text, sizeof(err_text));
+	if (is_host_wide(g, p))
+		observer__arrivals(o, &opts.arrived_fd, &opts.arrivals_fd);
+	p->khalf_fd = khalf_load(p->insns, p->n_insns, &opts, err_text, sizeof(err_text));
 	if (p->khalf_fd < 0) {
 		explain(g, "the kernel half of program ", p->name, p->khalf_fd, err_text);
 		return p->khalf_fd;
@@ -153,7 +175,22 @@ static int load_khalf(struct group *g, struct gprog *p)
 	return 0;
 }
 
-int group__build(struct group *g, struct vm_worker *worker)
+/* Where no kernel half tells of new processes, a program that does nothing else. */
+static int load_watcher(struct group *g, const struct observer *o)
+{
+	char err_text[ERR_SIZE] = "";
+	int arrived_fd, arrivals_fd;
+
+	observer__arrivals(o, &arrived_fd, &arrivals_fd);
+	g->watcher_fd = khalf_load_watcher(arrived_fd, arrivals_fd, err_text, sizeof(err_text));
+	if (g->watcher_fd < 0) {
+		explain(g, "watching for processes", "", g->watcher_fd, err_text);
+		return g->watcher_fd;
+	}
+	return 0;
+}
+
+int group__build(struct group *g, struct vm_worker *worker, const struct observer *o)
 {
 	int err;
 
@@ -164,8 +201,10 @@ int group__build(struct group *g, struct vm_worker *worker)
 	for (unsigned int i = 0; !err && i < g->n_progs; i++) {
 		err = compile(g, &g->prog[i], worker);
 		if (!err && g->has_khalf)
-			err = load_khalf(g, &g->prog[i]);
+			err = load_khalf(g, &g->prog[i], o);
 	}
+	if (!err && !g->has_khalf && is_host_wide(g, NULL))
+		err = load_watcher(g, o);
 	g->built = !err;
 	return err;
 }
@@ -174,8 +213,6 @@ int group__build(struct group *g, struct vm_worker *worker)
 
 int group__attach_khalf(struct group *g)
 {
-	if (!g->has_khalf)
-		return 0;
 	for (unsigned int i = 0; i < g->n_probes; i++) {
 		struct probe *p = g->probe[i];
 		struct uprobe_opts opts = {
@@ -186,16 +223,17 @@ int group__attach_khalf(struct group *g)
 			.is_return = p->o.kind == PROBE_URETPROBE,
 			.pid = p->o.target,
 			.cookie = p->o.cookie,
+			.prog_fd = g->watcher_fd,
 		};
 		int err;
 
-		if (p->khalf_link_fd >= 0)
+		if (p->khalf_link_fd >= 0 || (!g->has_khalf && p->o.target >= 0))
 			continue;
-		for (unsigned int k = 0; k < g->n_progs; k++)
+		for (unsigned int k = 0; k < g->n_progs && g->has_khalf; k++)
 			if (g->prog[k].id == p->o.prog_id)
 				opts.prog_fd = g->prog[k].khalf_fd;
 		err = uprobe__attach(&opts, &p->khalf_fd, &p->khalf_link_fd);
-		if (!err)
+		if (!err && g->has_khalf)
 			err = pins__add(p->khalf_link_fd, PIN_KHALF, g->id, i);
 		if (err) {
 			explain(g, "the kernel half cannot be attached to ", p->symbol, err, NULL);
@@ -237,6 +275,7 @@ void group__unbuild(struct group *g)
 	g->n_maps = 0;
 	mapped__end(g->arena, g->arena_size);
 	g->arena = NULL;
+	close_fd(&g->watcher_fd);
 	pins__drop(PIN_GROUP, g->id);
 	close_fd(&g->arena_fd);
 	g->planned = g->built = false;

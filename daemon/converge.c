@@ -204,7 +204,7 @@ static struct group *add_group(struct engine *e, struct probe *p)
 		return NULL;
 	g->id = ++e->next_group_id;
 	g->tool = p->tool;
-	g->arena_fd = -1;
+	g->arena_fd = g->watcher_fd = -1;
 	g->probe[0] = p;
 	g->n_probes = 1;
 	p->group = g;
@@ -331,7 +331,7 @@ static int try_takeover(struct engine *e, struct group *g)
 		g->planned = !err;
 	}
 	if (!err)
-		err = group__build(g, e->worker);
+		err = group__build(g, e->worker, e->observer);
 	/* What was begun and not finished is not to be gone on with by the next try. */
 	if (err && !g->built)
 		group__unbuild(g);
@@ -343,6 +343,8 @@ static int try_takeover(struct engine *e, struct group *g)
 		g->attempts = 0;
 		g->retry_at = 0;
 		watch_hosts(e, g);
+		/* Those that have come since we looked, and those that were told of for another group. */
+		observer__await_arrival(e->observer, 0);
 		log_info("%s (%d): %u probe(s) now run in userspace", g->tool->comm, g->tool->pid, g->n_probes);
 	} else {
 		g->retry_at = retry_at(e, g, err, is_claimed);
@@ -555,7 +557,9 @@ void converge__host_gone(struct engine *e, pid_t pid)
 	for (struct group *g = e->groups; g; g = g->next) {
 		if (!host__lodging(h, g))
 			continue;
-		if (g->state == GROUP_SHARED && !g->has_khalf)
+		if (g->state == GROUP_SHARED && (g->has_khalf || !g->has_mirrored))
+			continue;
+		if (g->state == GROUP_SHARED)
 			switch_handback(&e->sw, g, true);
 		g->retry_at = 0;
 		g->attempts = 0;
@@ -753,6 +757,17 @@ static uint64_t watch_targets(struct engine *e, uint64_t now)
 	return some ? now + WATCH_NS : 0;
 }
 
+static void join_claimed(struct engine *e, struct group *g)
+{
+	for (struct host *h = e->hosts.list, *next; h; h = next) {
+		next = h->next;
+		if (h->claimed && group_reaches(g, h))
+			switch_join(&e->sw, g, h->pid);
+	}
+	watch_hosts(e, g);
+	changed(e);
+}
+
 /*
  * A process that another bpftimed had, and has let go, joins the groups that run without it. Returns when to look
  * again, or 0.
@@ -765,10 +780,8 @@ static uint64_t watch_claims(struct engine *e, uint64_t now)
 		if (g->state != GROUP_SHARED || !reaches_claimed(e, g))
 			continue;
 		some = true;
-		if (is_due && e->claims_look_at && switch_extend(&e->sw, g)) {
-			watch_hosts(e, g);
-			changed(e);
-		}
+		if (is_due && e->claims_look_at)
+			join_claimed(e, g);
 	}
 	if (!some)
 		e->claims_look_at = 0;
@@ -801,6 +814,7 @@ uint64_t converge__run(struct engine *e)
 	next = earlier(cool_places(e, now), next);
 	next = earlier(watch_targets(e, now), next);
 	next = earlier(watch_claims(e, now), next);
+	next = earlier(follow__run(e, now), next);
 	return earlier(settle_again(e, now), next);
 }
 

@@ -65,7 +65,8 @@ static void on_observed(void *arg, enum obs_event_kind kind, pid_t pid, pid_t ar
 	case OBS_LOST:
 		converge__everything(e);
 		break;
-	case OBS_MMAP:
+	case OBS_ARRIVED:
+		follow__arrived(e, pid);
 		break;
 	}
 }
@@ -169,6 +170,7 @@ void engine__free(struct engine *e)
 	e->timer = NULL;
 	if (e->observer)
 		converge__drop_all(e);
+	follow__free(&e->follow);
 	hosts__fini(&e->hosts);
 	carriers__free(e->carriers);
 	observer__free(e->observer);
@@ -232,6 +234,11 @@ int engine__handback(struct engine *e, pid_t pid, char *err, size_t err_size)
 	t->held = true;
 	snprintf(t->refusal, sizeof(t->refusal), "handed back on request (bpftime handback %d)", pid);
 	ret = converge__handback_tool(e, t, false, err, err_size);
+	if (ret) {
+		/* Nothing has changed, and nothing does later. */
+		t->held = false;
+		t->refusal[0] = 0;
+	}
 	run(e);
 	return ret;
 }

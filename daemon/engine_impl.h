@@ -14,6 +14,12 @@
 #include "daemon/switch.h"
 #include "vm-llvm/worker.h"
 
+/* Processes that have come to a group that is at work: follow.c. */
+struct follow {
+	struct arrived_process *process;
+	size_t n, room;
+};
+
 struct engine {
 	sd_event *event;
 	sd_event_source *observer_source;
@@ -27,6 +33,7 @@ struct engine {
 	struct claims *claims;
 	struct hosts hosts;
 	struct switcher sw;
+	struct follow follow;
 	struct tool *tools;
 	struct probe *probes; /* newest first */
 	struct group *groups;
@@ -48,6 +55,10 @@ void converge__everything(struct engine *e);	  /* look at the whole host again *
 void converge__tool_gone(struct engine *e, pid_t pid);
 void converge__host_gone(struct engine *e, pid_t pid); /* ended, or executed another program */
 void converge__host_forked(struct engine *e, pid_t pid, pid_t child);
+/* follow.c: a process hit a probe of a group that does not serve it in userspace; 0: some process did. */
+void follow__arrived(struct engine *e, pid_t pid);
+uint64_t follow__run(struct engine *e, uint64_t now); /* does what is due; when to come back, or 0 */
+void follow__free(struct follow *f);
 /* Does what is due; returns CLOCK_MONOTONIC ns at which to come back, or 0. */
 uint64_t converge__run(struct engine *e);
 int converge__handback_tool(struct engine *e, struct tool *t, bool force, char *err, size_t err_size);

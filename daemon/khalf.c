@@ -2,7 +2,7 @@
 /*
  * khalf.c: makes the kernel half of a program and loads it.
  *
- *	prologue	counts the hit in the group's kgate; closed: return 0
+ *	prologue	counts the hit in the group's kgate; closed: return 0; tells of a process that is new here
  *	the program	every instruction at its place: `map = ...` of a mirrored map becomes its number, calls on
  *mirrored maps become calls of the subprograms, additions in place become atomic subprograms	of bpf/khalf.bpf.c,
  *those that are called
@@ -55,11 +55,11 @@ static const struct {
 
 struct khalf {
 	struct bpf_insn *out;
-	size_t n_out, n_prologue;
+	size_t n_out;
 	const int *direct_fd;
 	bool kernel_map[SHM_MAX_MAPS];
 	size_t n_maps;
-	int arena_fd, consts_fd;
+	struct khalf_fds fds;
 	bool used[KHALF_N_SUBS];
 	size_t sub_at[KHALF_N_SUBS];
 	char *err;
@@ -79,8 +79,8 @@ __attribute__((format(printf, 3, 4))) static int refuse(struct khalf *k, int cod
 /* One fetch-and-add counts the hit and tells, in the sign, whether the gate is open. */
 static void emit_prologue(struct khalf *k)
 {
-	const struct bpf_insn prologue[] = {
-		INSN(BPF_LD | BPF_IMM | BPF_DW, 2, BPF_PSEUDO_MAP_VALUE, 0, k->arena_fd),
+	const struct bpf_insn gate[] = {
+		INSN(BPF_LD | BPF_IMM | BPF_DW, 2, BPF_PSEUDO_MAP_VALUE, 0, k->fds.arena),
 		INSN(0, 0, 0, 0, offsetof(struct shm_group_hdr, kgate)),
 		INSN(BPF_ALU64 | BPF_MOV | BPF_K, 3, 0, 0, 1),
 		INSN(BPF_STX | BPF_ATOMIC | BPF_DW, 2, 3, 0, BPF_ADD | BPF_FETCH),
@@ -88,10 +88,19 @@ static void emit_prologue(struct khalf *k)
 		INSN(BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, 0),
 		INSN(BPF_JMP | BPF_EXIT, 0, 0, 0, 0),
 	};
+	const struct bpf_insn arrive[] = {
+		INSN(BPF_ALU64 | BPF_MOV | BPF_X, 6, 1, 0, 0),
+		INSN(BPF_JMP | BPF_CALL, 0, BPF_PSEUDO_CALL, KHALF_ARRIVE + 1, 0),
+		INSN(BPF_ALU64 | BPF_MOV | BPF_X, 1, 6, 0, 0),
+	};
 
-	memcpy(k->out, prologue, sizeof(prologue));
-	k->n_prologue = N(prologue);
-	k->n_out = N(prologue);
+	memcpy(k->out, gate, sizeof(gate));
+	k->n_out = N(gate);
+	if (k->fds.arrived >= 0) {
+		memcpy(k->out + k->n_out, arrive, sizeof(arrive));
+		k->n_out += N(arrive);
+		k->used[KHALF_ARRIVE] = true;
+	}
 }
 
 static int translate_load64(struct khalf *k, struct bpf_insn *in, size_t at)
@@ -229,12 +238,12 @@ static int append_subs(struct khalf *k)
 		if (khalf_lib__find(s, &code))
 			return refuse(k, -ENOENT, "the object with the map subprograms is not as expected");
 		memcpy(k->out + k->n_out, code.insns, code.n * sizeof(*code.insns));
-		if (khalf_lib__link(s, k->out + k->n_out, k->arena_fd, k->consts_fd))
+		if (khalf_lib__link(s, k->out + k->n_out, &k->fds))
 			return refuse(k, -ENOENT, "the object with the map subprograms is not as expected");
 		k->sub_at[s] = k->n_out;
 		k->n_out += code.n;
 	}
-	for (size_t i = k->n_prologue; i < end; i++) {
+	for (size_t i = 0; i < end; i++) {
 		struct bpf_insn *in = &k->out[i];
 
 		if (is_load64(in)) {
@@ -286,15 +295,10 @@ static void last_line(char *log, char *out, size_t size)
 	snprintf(out, size, "%s", *log ? line : "no reason given");
 }
 
-struct load_args {
-	uint32_t prog_type, attach_type;
-	const char *license, *name;
-};
-
 /* -errno; *misaligned when another width of access might help. */
-static int load(struct khalf *k, const struct load_args *a, bool *misaligned)
+static int load(struct khalf *k, const struct khalf_opts *a, bool *misaligned)
 {
-	LIBBPF_OPTS(bpf_prog_load_opts, opts, .expected_attach_type = a->attach_type, .attempts = 5);
+	LIBBPF_OPTS(bpf_prog_load_opts, opts, .expected_attach_type = a->expected_attach_type, .attempts = 5);
 	int fd = bpf_prog_load(a->prog_type, a->name, a->license, k->out, k->n_out, &opts), err;
 	char *log, line[160];
 
@@ -325,7 +329,7 @@ static int check_maps(struct khalf *k, const struct shm_geo *geo, size_t n_geo)
 
 	if (n_geo > SHM_MAX_MAPS)
 		return refuse(k, -E2BIG, "the program uses %zu maps, at most %u are carried", n_geo, SHM_MAX_MAPS);
-	if (bpf_obj_get_info_by_fd(k->arena_fd, &info, &len))
+	if (bpf_obj_get_info_by_fd(k->fds.arena, &info, &len))
 		return refuse(k, -errno, "the arena: %s", strerror(errno));
 	for (size_t i = 0; i < n_geo; i++) {
 		k->kernel_map[i] = k->direct_fd && k->direct_fd[i] >= 0;
@@ -338,18 +342,20 @@ static int check_maps(struct khalf *k, const struct shm_geo *geo, size_t n_geo)
 	return 0;
 }
 
-int khalf_load(const struct bpf_insn *insns, size_t n_insns, uint32_t prog_type, uint32_t expected_attach_type,
-	       const char *license, const char *name, int arena_fd, const struct shm_geo *geo, size_t n_geo,
-	       const int *direct_fd, char *err, size_t err_size)
+int khalf_load(const struct bpf_insn *insns, size_t n_insns, const struct khalf_opts *o, char *err, size_t err_size)
 {
 	static const uint32_t widths[] = {8, 4, 1};
-	struct khalf k = {.direct_fd = direct_fd, .arena_fd = arena_fd, .err = err, .err_size = err_size};
-	struct load_args args = {prog_type, expected_attach_type, license, name};
+	struct khalf k = {
+		.direct_fd = o->direct_fd,
+		.fds = {.arena = o->arena_fd, .arrived = o->arrived_fd, .arrivals = o->arrivals_fd},
+		.err = err,
+		.err_size = err_size,
+	};
 	struct khalf_consts consts = {0};
 	size_t room = n_insns + 16;
 	int ret;
 
-	ret = check_maps(&k, geo, n_geo);
+	ret = check_maps(&k, o->geo, o->n_geo);
 	if (ret)
 		return ret;
 	for (int s = 0; s < KHALF_N_SUBS; s++) {
@@ -358,14 +364,14 @@ int khalf_load(const struct bpf_insn *insns, size_t n_insns, uint32_t prog_type,
 		if (!khalf_lib__find(s, &code))
 			room += code.n;
 	}
-	memcpy(consts.geo, geo, n_geo * sizeof(*geo));
+	memcpy(consts.geo, o->geo, o->n_geo * sizeof(*o->geo));
 	for (size_t i = 0; i < N(widths); i++) {
 		bool misaligned = false;
 
 		consts.caller_width = widths[i];
-		k.consts_fd = consts_map(&consts);
-		if (k.consts_fd < 0)
-			return refuse(&k, k.consts_fd, "a map for the constants: %s", strerror(-k.consts_fd));
+		k.fds.consts = consts_map(&consts);
+		if (k.fds.consts < 0)
+			return refuse(&k, k.fds.consts, "a map for the constants: %s", strerror(-k.fds.consts));
 		k.out = calloc(room, sizeof(*k.out));
 		ret = k.out ? 0 : refuse(&k, -ENOMEM, "no memory");
 		if (!ret) {
@@ -375,11 +381,44 @@ int khalf_load(const struct bpf_insn *insns, size_t n_insns, uint32_t prog_type,
 		if (!ret)
 			ret = append_subs(&k);
 		if (!ret)
-			ret = load(&k, &args, &misaligned);
+			ret = load(&k, o, &misaligned);
 		free(k.out);
-		close(k.consts_fd);
+		close(k.fds.consts);
 		if (ret >= 0 || !misaligned)
 			break;
 	}
+	return ret;
+}
+
+int khalf_load_watcher(int arrived_fd, int arrivals_fd, char *err, size_t err_size)
+{
+	const struct bpf_insn insns[] = {
+		INSN(BPF_JMP | BPF_CALL, 0, BPF_PSEUDO_CALL, KHALF_ARRIVE + 1, 0),
+		INSN(BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, 0),
+		INSN(BPF_JMP | BPF_EXIT, 0, 0, 0, 0),
+	};
+	const struct khalf_opts opts = {
+		.prog_type = BPF_PROG_TYPE_KPROBE, .license = "Dual MIT/GPL", .name = "bpftimed_watch"};
+	struct khalf k = {
+		.fds = {.arena = -1, .consts = -1, .arrived = arrived_fd, .arrivals = arrivals_fd},
+		.used[KHALF_ARRIVE] = true,
+		.err = err,
+		.err_size = err_size,
+	};
+	struct khalf_code code;
+	bool misaligned;
+	int ret;
+
+	if (khalf_lib__find(KHALF_ARRIVE, &code))
+		return refuse(&k, -ENOENT, "the object with the map subprograms is not as expected");
+	k.out = calloc(N(insns) + code.n, sizeof(*k.out));
+	if (!k.out)
+		return refuse(&k, -ENOMEM, "no memory");
+	memcpy(k.out, insns, sizeof(insns));
+	k.n_out = N(insns);
+	ret = append_subs(&k);
+	if (!ret)
+		ret = load(&k, &opts, &misaligned);
+	free(k.out);
 	return ret;
 }

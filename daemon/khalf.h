@@ -13,16 +13,29 @@
 
 #include "../shm-runtime/shm.h"
 
+struct khalf_opts {
+	uint32_t prog_type, expected_attach_type;
+	const char *license, *name;
+	int arena_fd;
+	const struct shm_geo *geo;
+	size_t n_geo;
+	/* Maps of kind SHM_DIRECT or that only the kernel can serve keep the tool's map: direct_fd[i] >= 0. */
+	const int *direct_fd;
+	/* See bpf/arrivals.h; -1: nobody wants to know which processes are served here. */
+	int arrived_fd, arrivals_fd;
+};
+
 /*
  * Translates and loads. insns: map ids replaced by indices into geo[] (as for vm_compile(), additive pairs already
- * rewritten to VM_HELPER_MAP_ADD); maps of kind SHM_DIRECT or that only the kernel can serve keep the tool's map:
- * direct_fd[i]
- * >= 0. The program first looks at shm_group_hdr.kgate: counts the hit, and works only when open. Returns the program's
- * fd or -errno, err with the verifier's last line.
+ * rewritten to VM_HELPER_MAP_ADD). The program first looks at shm_group_hdr.kgate: counts the hit, and works only when
+ * open. Returns the program's fd or -errno, err with the verifier's last line.
  */
-int khalf_load(const struct bpf_insn *insns, size_t n_insns, uint32_t prog_type, uint32_t expected_attach_type,
-	       const char *license, const char *name, int arena_fd, const struct shm_geo *geo, size_t n_geo,
-	       const int *direct_fd, char *err, size_t err_size);
+int khalf_load(const struct bpf_insn *insns, size_t n_insns, const struct khalf_opts *opts, char *err, size_t err_size);
+/*
+ * A program that does nothing but to tell of processes that are new, to stand where a group has no kernel half. Returns
+ * its fd or -errno.
+ */
+int khalf_load_watcher(int arrived_fd, int arrivals_fd, char *err, size_t err_size);
 
 /* ---- carriers: one per mirrored map ---- */
 

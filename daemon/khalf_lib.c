@@ -18,6 +18,7 @@ static const char *const sub_names[KHALF_N_SUBS] = {
 	[KHALF_UPDATE] = "khalf_update",
 	[KHALF_DELETE] = "khalf_delete",
 	[KHALF_ADD] = "khalf_add",
+	[KHALF_ARRIVE] = "khalf_arrive",
 };
 
 /* The parts of the object that matter. It is our own: only its shape is checked, not its numbers. */
@@ -79,8 +80,18 @@ int khalf_lib__find(enum khalf_sub sub, struct khalf_code *out)
 	return 0;
 }
 
-int khalf_lib__link(enum khalf_sub sub, struct bpf_insn *copy, int arena_fd, int consts_fd)
+int khalf_lib__link(enum khalf_sub sub, struct bpf_insn *copy, const struct khalf_fds *fds)
 {
+	const struct {
+		const char *name;
+		int fd;
+		unsigned char kind;
+	} addresses[] = {
+		{"khalf_arena", fds->arena, BPF_PSEUDO_MAP_VALUE},
+		{"khalf_consts", fds->consts, BPF_PSEUDO_MAP_VALUE},
+		{"khalf_arrived", fds->arrived, BPF_PSEUDO_MAP_VALUE},
+		{"khalf_arrivals", fds->arrivals, BPF_PSEUDO_MAP_FD},
+	};
 	const Elf64_Sym *sym;
 	const Elf64_Rel *rel;
 	struct view v;
@@ -90,23 +101,20 @@ int khalf_lib__link(enum khalf_sub sub, struct bpf_insn *copy, int arena_fd, int
 	rel = at(v.rel);
 	for (size_t i = 0; i < v.rel->sh_size / sizeof(*rel); i++) {
 		const char *to = v.names + v.syms[ELF64_R_SYM(rel[i].r_info)].st_name;
-		struct bpf_insn *insn;
-		int fd;
+		struct bpf_insn *insn = copy + (rel[i].r_offset - sym->st_value) / sizeof(*insn);
+		size_t k = 0;
 
 		if (rel[i].r_offset < sym->st_value || rel[i].r_offset >= sym->st_value + sym->st_size)
 			continue;
 		if (ELF64_R_TYPE(rel[i].r_info) != R_BPF_64_64)
 			return -ENOENT;
-		if (!strcmp(to, "khalf_arena"))
-			fd = arena_fd;
-		else if (!strcmp(to, "khalf_consts"))
-			fd = consts_fd;
-		else
+		while (k < sizeof(addresses) / sizeof(addresses[0]) && strcmp(to, addresses[k].name))
+			k++;
+		if (k == sizeof(addresses) / sizeof(addresses[0]))
 			return -ENOENT;
-		insn = copy + (rel[i].r_offset - sym->st_value) / sizeof(*insn);
-		insn[0].src_reg = BPF_PSEUDO_MAP_VALUE;
-		insn[1].imm = insn[0].imm;
-		insn[0].imm = fd;
+		insn[0].src_reg = addresses[k].kind;
+		insn[1].imm = addresses[k].kind == BPF_PSEUDO_MAP_VALUE ? insn[0].imm : 0;
+		insn[0].imm = addresses[k].fd;
 	}
 	return 0;
 }

@@ -106,6 +106,7 @@ struct group {
 	bool built;
 	bool has_khalf; /* a kernel half serves what still reaches the kernel; else the tool's own program does */
 	bool has_direct, has_mirrored;
+	int watcher_fd; /* without a kernel half: what stands in its place and tells of new processes, or -1 */
 	int arena_fd;
 	struct shm_group_hdr *arena;
 	size_t arena_size;
@@ -157,7 +158,6 @@ struct host {
 	char why[REASON_SIZE];
 	bool claimed; /* not given the agent, because another bpftimed has it: that may change */
 	bool leaving; /* see hosts__forget() */
-	bool is_new;  /* scratch of switch_extend() */
 };
 
 #endif

@@ -8,6 +8,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/pidfd.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -15,6 +16,7 @@
 #include <unistd.h>
 #include <bpf/bpf.h>
 
+#include "bpf/arrivals.h"
 #include "bpf/observe.skel.h"
 #include "bpf/scan.skel.h"
 #include "observer.h"
@@ -192,6 +194,32 @@ static int on_record(void *arg, void *data, size_t size)
 		return queue_event(o, OBS_FORK, rec->tgid, rec->arg);
 	}
 	return 0;
+}
+
+/* A process of our PID namespace has the same number in the initial one, if that is ours. */
+static int on_arrival(void *arg, void *data, size_t size)
+{
+	const struct arrival *a = data;
+	struct observer *o = arg;
+
+	return queue_event(o, OBS_ARRIVED, o->ns_level ? 0 : a->tgid, 0);
+}
+
+void observer__arrivals(const struct observer *o, int *arrived_fd, int *arrivals_fd)
+{
+	*arrived_fd = bpf_map__fd(o->skel->maps.arrived);
+	*arrivals_fd = bpf_map__fd(o->skel->maps.arrivals);
+}
+
+void observer__await_arrival(struct observer *o, pid_t tgid)
+{
+	uint32_t nr = (uint32_t)tgid;
+
+	if (tgid && !o->ns_level)
+		__atomic_fetch_and(&o->arrived->word[nr / 64 & (ARRIVED_WORDS - 1)], ~(1ull << (nr & 63)),
+				   __ATOMIC_RELAXED);
+	else
+		memset(o->arrived, 0, sizeof(*o->arrived));
 }
 
 /* Reads the ring buffer empty: captures are complete, events are queued. */
@@ -402,6 +430,7 @@ int observer__map(struct observer *o, uint32_t map_id, struct obs_map *out)
 static int open_programs(struct observer *o, char *err, size_t err_size)
 {
 	uint32_t level = pid_ns_level(), inum = pid_ns_inum();
+	void *arrived;
 	int ret = observer__open_scan(o, level, inum, err, err_size);
 
 	if (ret)
@@ -418,10 +447,21 @@ static int open_programs(struct observer *o, char *err, size_t err_size)
 	o->skel->bss->fops_link = o->scan->bss->fops_link;
 	o->skel->bss->fops_map = o->scan->bss->fops_map;
 	o->skel->bss->fops_prog = o->scan->bss->fops_prog;
+	o->ns_level = level;
 	ret = observe_bpf__load(o->skel);
-	if (ret)
+	if (ret) {
 		snprintf(err, err_size, "the kernel refuses the observing programs: %s", strerror(-ret));
-	return ret;
+		return ret;
+	}
+	arrived = mmap(NULL, sizeof(*o->arrived), PROT_READ | PROT_WRITE, MAP_SHARED,
+		       bpf_map__fd(o->skel->maps.arrived), 0);
+	if (arrived == MAP_FAILED) {
+		ret = -errno;
+		snprintf(err, err_size, "the memory of the observing programs cannot be mapped: %s", strerror(-ret));
+		return ret;
+	}
+	o->arrived = arrived;
+	return 0;
 }
 
 static int open_ring(struct observer *o, char *err, size_t err_size)
@@ -432,6 +472,7 @@ static int open_ring(struct observer *o, char *err, size_t err_size)
 	o->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	o->ring = ring_buffer__new(bpf_map__fd(o->skel->maps.ring), on_record, o, NULL);
 	if (o->epfd < 0 || o->wake_fd < 0 || !o->ring ||
+	    ring_buffer__add(o->ring, bpf_map__fd(o->skel->maps.arrivals), on_arrival, o) ||
 	    epoll_ctl(o->epfd, EPOLL_CTL_ADD, ring_buffer__epoll_fd(o->ring), &ev) ||
 	    epoll_ctl(o->epfd, EPOLL_CTL_ADD, o->wake_fd, &ev)) {
 		snprintf(err, err_size, "cannot open the ring buffer: %s", strerror(errno));
@@ -494,6 +535,8 @@ void observer__free(struct observer *o)
 	detach(o->close_hooks, &o->n_close_hooks);
 	detach(o->hooks, &o->n_hooks);
 	ring_buffer__free(o->ring);
+	if (o->arrived)
+		munmap(o->arrived, sizeof(*o->arrived));
 	if (o->epfd >= 0)
 		close(o->epfd);
 	if (o->wake_fd >= 0)

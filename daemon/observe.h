@@ -72,8 +72,8 @@ enum obs_event_kind {
 	OBS_EXIT = 3,	/* a watched process (see observer__watch) ended */
 	OBS_FORK = 4,	/* a watched process forked: child in arg */
 	OBS_LOST = 5,	/* ring buffer overflowed: scan everything */
-	OBS_MMAP = 6,	/* reserved */
-	OBS_LEADER = 7, /* the main thread of a watched process ended, others go on */
+	OBS_LEADER = 6, /* the main thread of a watched process ended, others go on */
+	OBS_ARRIVED = 7, /* a process was served by a kernel half for the first time; 0: one that has no number here */
 };
 
 struct observer;
@@ -98,6 +98,11 @@ int observer__map(struct observer *o, uint32_t map_id, struct obs_map *out);
 /* Tools and targets whose exit and forks are wanted. */
 int observer__watch(struct observer *o, pid_t tgid);
 void observer__unwatch(struct observer *o, pid_t tgid);
+
+/* What khalf_load() needs so that OBS_ARRIVED comes; the descriptors stay the observer's. */
+void observer__arrivals(const struct observer *o, int *arrived_fd, int *arrivals_fd);
+/* OBS_ARRIVED is to come once more for this process, or, with 0, for all. */
+void observer__await_arrival(struct observer *o, pid_t tgid);
 
 /* Pending kernel return instances of this process whose function is at one of the file offsets. -errno or a count. */
 int observer__pending_returns(struct observer *o, pid_t tgid, uint64_t ino, const uint64_t *offsets, size_t n);

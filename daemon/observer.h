@@ -52,6 +52,8 @@ struct observer {
 	size_t n_watches, cap_watches;
 	struct captures *captures;
 	uint64_t started_ns; /* CLOCK_BOOTTIME */
+	uint32_t ns_level;
+	struct arrived *arrived; /* mapped */
 };
 
 /* The iterators of scan.bpf.c, with what was learnt about this kernel. 0 or -errno with a sentence. */

@@ -94,7 +94,8 @@ static void fill_probe(struct engine *e, const struct probe *p, struct report *r
 	if (sp->userspace)
 		return;
 	if (p->group && p->group->state == GROUP_SHARED)
-		sp->reason = sp->n_refused ? sp->refused[0].reason : "no process has the probed file mapped";
+		sp->reason = sp->n_refused ? sp->refused[0].reason
+					   : "no process has the probed file mapped; one that does will be followed";
 	else if (p->tool->refusal[0])
 		sp->reason = p->tool->refusal;
 	else

@@ -13,12 +13,14 @@
 
 #include "agent/cpus.h"
 #include "daemon/log.h"
+#include "daemon/occupy.h"
 #include "daemon/state.h"
 
 #define QUIESCE_TIMEOUT_MS	2000
 #define RETURNS_TIMEOUT_MS	1000
 #define HELD_RETURNS_TIMEOUT_MS 20
-#define SWITCH_TRIES		50
+#define FREE_TRIES		3
+#define OCCUPIED_TRIES		5
 #define MAX_RANGES		256
 
 static int __attribute__((format(printf, 3, 4))) fail(struct group *g, int err, const char *fmt, ...)
@@ -350,46 +352,70 @@ static bool turn_kgate(struct group *g, uint64_t seen, bool open)
 	return __atomic_compare_exchange_n(&g->arena->kgate, &seen, want, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }
 
-static int move_in(struct switcher *sw, struct group *g)
+/* Arena to tool's maps, until the gate has turned. On failure the arena is the truth as before. */
+static int copy_out_and_close(struct switcher *sw, struct group *g)
 {
-	for (int try = 0; try < SWITCH_TRIES; try++) {
-		uint64_t seen = __atomic_load_n(&g->arena->kgate, __ATOMIC_SEQ_CST);
-		int err;
+	uint64_t seen = __atomic_load_n(&g->arena->kgate, __ATOMIC_SEQ_CST);
+	int err = copy_maps(g, false);
 
-		cpus_visit();
-		err = copy_maps(g, true);
-		if (err)
-			return err;
-		if (turn_kgate(g, seen, true)) {
-			enable_carriers(sw, g, true);
-			return 0;
-		}
-	}
-	return fail(g, -EBUSY, "processes that do not carry the agent hit the probes too often for an exact switch");
+	if (err)
+		return err;
+	/* What the tool reads now is what was just copied: nobody serves until the gate has turned. */
+	enable_carriers(sw, g, false);
+	err = copy_maps(g, false);
+	if (!err && turn_kgate(g, seen, false))
+		return 0;
+	enable_carriers(sw, g, true);
+	return err ? err : -EAGAIN;
 }
 
-static int move_out(struct switcher *sw, struct group *g)
+static int copy_in_and_open(struct switcher *sw, struct group *g)
 {
-	for (int try = 0; try < SWITCH_TRIES; try++) {
-		uint64_t seen = __atomic_load_n(&g->arena->kgate, __ATOMIC_SEQ_CST);
-		int err;
+	uint64_t seen = __atomic_load_n(&g->arena->kgate, __ATOMIC_SEQ_CST);
+	int err = copy_maps(g, true);
 
+	if (err)
+		return err;
+	if (!turn_kgate(g, seen, true))
+		return -EAGAIN;
+	enable_carriers(sw, g, true);
+	return 0;
+}
+
+/*
+ * Each try needs a moment without a hit in the kernel, and handlers that had begun must be done. Where hits leave no such
+ * moment, one is made.
+ */
+static int move(struct switcher *sw, struct group *g, int (*try)(struct switcher *sw, struct group *g))
+{
+	int err = -EAGAIN;
+
+	for (int i = 0; i < FREE_TRIES && err == -EAGAIN; i++) {
 		cpus_visit();
-		err = copy_maps(g, false);
-		if (err)
-			return err;
-		/* What the tool reads now is what was just copied: nobody serves until the gate has turned. */
-		enable_carriers(sw, g, false);
-		err = copy_maps(g, false);
-		if (err) {
-			enable_carriers(sw, g, true);
-			return err;
-		}
-		if (turn_kgate(g, seen, false))
-			return 0;
-		enable_carriers(sw, g, true);
+		err = try(sw, g);
 	}
-	return fail(g, -EBUSY, "processes that do not carry the agent hit the probes too often for an exact switch");
+	for (int i = 0; i < OCCUPIED_TRIES && err == -EAGAIN; i++) {
+		int ret = cpus_occupy();
+
+		log_debug("group %u: not a moment without a hit; processors kept: %s", g->id, strerror(-ret));
+		if (ret)
+			continue;
+		err = try(sw, g);
+		cpus_release();
+	}
+	return err == -EAGAIN ? fail(g, -EBUSY, "processes that do not carry the agent hit the probes too often for an "
+						"exact switch")
+			      : err;
+}
+
+/* Whatever it costs: hits of the last instant may be lost. */
+static void close_by_force(struct switcher *sw, struct group *g)
+{
+	log_error("%s (%d): cannot be handed back exactly: %s", g->tool->comm, g->tool->pid, g->reason);
+	__atomic_and_fetch(&g->arena->kgate, ~SHM_KGATE_OPEN, __ATOMIC_SEQ_CST);
+	cpus_visit();
+	enable_carriers(sw, g, false);
+	copy_maps(g, false);
 }
 
 /* ---- the switch ---- */
@@ -400,34 +426,43 @@ struct lodge_arg {
 	struct group *g;
 };
 
-static void lodge_one(pid_t pid, void *arg)
+static int lodge_process(struct switcher *sw, struct group *g, pid_t pid)
 {
-	struct lodge_arg *a = arg;
-	struct host *h = hosts__get(a->sw->hosts, pid);
-	const struct policy *policy = a->sw->hosts->policy;
+	const struct policy *policy = sw->hosts->policy;
+	struct host *h = hosts__get(sw->hosts, pid);
 	const char *rule = NULL;
 	char why[REASON_SIZE] = "";
+	int err;
 
 	if (!h)
-		return;
-	if (!policy__setting(policy, POLICY_STOP_TOOLS, &rule) && holds_probes(a->sw, pid)) {
+		return -ESRCH;
+	if (!policy__setting(policy, POLICY_STOP_TOOLS, &rule) && holds_probes(sw, pid)) {
 		snprintf(h->why, sizeof(h->why), "policy lets no tool be stopped, and process %d (%s) is one (%s)", pid,
 			 h->comm, rule);
-		return;
+		return -EPERM;
 	}
-	for (struct host *other = a->sw->hosts->list; other; other = other->next)
-		if (other != h && host__lodging(other, a->g) && other->uid != h->uid &&
+	for (struct host *other = sw->hosts->list; other; other = other->next)
+		if (other != h && host__lodging(other, g) && other->uid != h->uid &&
 		    !policy__setting(policy, POLICY_SHARE_ACROSS_USERS, &rule)) {
 			snprintf(h->why, sizeof(h->why),
 				 "policy lets no memory be shared across users, and process %d belongs to another user "
 				 "than process %d (%s)",
 				 pid, other->pid, rule);
-			return;
+			return -EPERM;
 		}
-	if (!host__lodge(a->sw->hosts, h, a->g, why, sizeof(why)))
+	err = host__lodge(sw->hosts, h, g, why, sizeof(why));
+	if (!err)
 		h->why[0] = 0;
 	else if (why[0])
 		snprintf(h->why, sizeof(h->why), "%s", why);
+	return err;
+}
+
+static void lodge_one(pid_t pid, void *arg)
+{
+	struct lodge_arg *a = arg;
+
+	lodge_process(a->sw, a->g, pid);
 }
 
 static bool has_return_at(struct switcher *sw, const struct probe *at)
@@ -454,6 +489,24 @@ static void give_up_entry_place(struct switcher *sw, struct group *g, struct hos
 	host__drop_place(h, pl);
 }
 
+/* Places for all probes of the group whose files the host maps. Returns how many can be patched. */
+static unsigned int plan_places(struct switcher *sw, struct group *g, struct host *h)
+{
+	unsigned int n = 0;
+
+	for (unsigned int i = 0; i < g->n_probes; i++) {
+		const struct probe *p = g->probe[i];
+		struct place *pl;
+
+		if (!probe_reaches(p, h) || !host__maps_file(h->pid, p->o.dev, p->o.ino))
+			continue;
+		give_up_entry_place(sw, g, h, p);
+		pl = host__place(sw->hosts, h, p, has_return_at(sw, p));
+		n += pl && pl->site;
+	}
+	return n;
+}
+
 static unsigned int lodge(struct switcher *sw, struct group *g)
 {
 	struct lodge_arg arg = {sw, g};
@@ -467,22 +520,23 @@ static unsigned int lodge(struct switcher *sw, struct group *g)
 		else if (host__maps_file(p->o.target, p->o.dev, p->o.ino))
 			lodge_one(p->o.target, &arg);
 	}
-	for (struct host *h = sw->hosts->list; h; h = h->next) {
-		if (!host__lodging(h, g))
-			continue;
-		for (unsigned int i = 0; i < g->n_probes; i++) {
-			const struct probe *p = g->probe[i];
-			struct place *pl;
-
-			if (!probe_reaches(p, h) || !host__maps_file(h->pid, p->o.dev, p->o.ino))
-				continue;
-			give_up_entry_place(sw, g, h, p);
-			pl = host__find_place(h, p->o.ino, p->o.offset);
-			pl = host__place(sw->hosts, h, p, has_return_at(sw, p));
-			n += pl && pl->site;
-		}
-	}
+	for (struct host *h = sw->hosts->list; h; h = h->next)
+		if (host__lodging(h, g))
+			n += plan_places(sw, g, h);
 	return n;
+}
+
+/* Nobody maps what it probes, but somebody may later: the kernel half waits for him. */
+static bool waits_for_processes(const struct switcher *sw, const struct group *g)
+{
+	for (unsigned int i = 0; i < g->n_probes; i++)
+		if (g->probe[i]->o.target >= 0)
+			return false;
+	for (const struct host *h = sw->hosts->list; h; h = h->next)
+		for (unsigned int i = 0; i < g->n_probes; i++)
+			if (host__maps_file(h->pid, g->probe[i]->o.dev, g->probe[i]->o.ino))
+				return false;
+	return true;
 }
 
 static void why_nowhere(struct switcher *sw, struct group *g)
@@ -528,7 +582,7 @@ int switch_takeover(struct switcher *sw, struct group *g)
 {
 	int err;
 
-	if (!lodge(sw, g)) {
+	if (!lodge(sw, g) && !waits_for_processes(sw, g)) {
 		why_nowhere(sw, g);
 		return -EOPNOTSUPP;
 	}
@@ -551,7 +605,7 @@ int switch_takeover(struct switcher *sw, struct group *g)
 		err = quiesce(sw, g);
 	}
 	if (!err)
-		err = move_in(sw, g);
+		err = move(sw, g, copy_in_and_open);
 	if (!err)
 		g->state = GROUP_SHARED;
 	settle_places(sw, g);
@@ -564,57 +618,65 @@ int switch_takeover(struct switcher *sw, struct group *g)
 	return 0;
 }
 
-/* Is one of the group's places in this process open, for others? */
-static bool is_served_in(struct switcher *sw, const struct group *g, const struct host *in)
+/* ---- a process that comes later ---- */
+
+#define for_each_place_in(g, h, pl)                                                                                    \
+	for (struct place * (pl) = (h)->place; (pl) < (h)->place + AGENT_MAX_SITES; (pl)++)                            \
+		if (group_is_at((g), (h), (pl)))
+
+/* Does the host have, in the group's way, a place at which others were served? A thread may still be inside. */
+static bool has_used_place(const struct group *g, struct host *h)
 {
-	for_each_place(sw, g, h, pl) if (h == in && pl->open) return true;
+	for_each_place_in(g, h, pl) if (descriptor(h, pl)->n_actions) return true;
 	return false;
 }
 
-/* The processes that were not lodged until now. */
-static unsigned int open_new_places(struct switcher *sw, struct group *g)
+/* Nobody is inside such a place, and nobody will return to one. */
+static int empty_places(struct host *h)
 {
-	unsigned int n = 0;
+	struct code_range ranges[MAX_RANGES];
+	struct agent_error err = {""};
 
-	for_each_place(sw, g, h, pl)
-	{
-		if (!h->is_new)
-			continue;
-		fill_place(sw, h, pl);
-		if (!place_is_carried(sw, h, pl))
-			continue;
-		open_place(h, pl);
-		n += pl->open;
-	}
-	return n;
+	if (target__quiesce(h->target, ranges, host__code_ranges(h, ranges, MAX_RANGES), QUIESCE_TIMEOUT_MS, false, &err))
+		return -EAGAIN;
+	return target__pending_returns(h->target, h->arena) ? -EAGAIN : 0;
 }
 
-unsigned int switch_extend(struct switcher *sw, struct group *g)
+/*
+ * The kernel half serves the process until the first byte of a place is the jump's, and every hit is one's or the
+ * other's: nothing has to be held, nothing is copied.
+ */
+int switch_join(struct switcher *sw, struct group *g, pid_t pid)
 {
-	unsigned int n_new = 0, n_open = 0;
-	bool at_rest;
+	struct host *h = hosts__find(sw->hosts, pid);
+	bool is_new = !h || !host__lodging(h, g);
+	int err = lodge_process(sw, g, pid);
 
-	for (struct host *h = sw->hosts->list; h; h = h->next)
-		h->is_new = !host__lodging(h, g);
-	lodge(sw, g);
-	for (struct host *h = sw->hosts->list; h; h = h->next)
-		n_new += h->is_new &= host__lodging(h, g) != NULL;
-	if (!n_new)
-		return 0;
-	state__save(*sw->groups, sw->hosts);
-	/* Nobody may be inside a place that is written, and one that is not must not be opened later. */
-	at_rest = !quiesce(sw, g);
-	for (struct host *h = sw->hosts->list; h; h = h->next) {
-		if (!h->is_new || (at_rest && !is_served_in(sw, g, h)))
-			continue;
+	if (err)
+		return err == -EBUSY || err == -ETIMEDOUT ? -EAGAIN : err == -EAGAIN ? err : 0;
+	h = hosts__find(sw->hosts, pid);
+	if (is_new) {
+		for_each_place_in(g, h, pl) close_place(h, pl);
+		err = has_used_place(g, h) ? empty_places(h) : 0;
+	}
+	if (err) {
 		host__unlodge(h, g);
-		h->is_new = false;
+		switch_settle(sw);
+		return err;
 	}
-	n_open = open_new_places(sw, g);
-	disarm_places(sw);
-	g->reason[0] = 0;
-	return n_open;
+	plan_places(sw, g, h);
+	state__save(*sw->groups, sw->hosts);
+	for_each_place_in(g, h, pl)
+	{
+		if (is_new || !descriptor(h, pl)->n_actions)
+			fill_place(sw, h, pl);
+		if (place_is_carried(sw, h, pl))
+			open_place(h, pl);
+	}
+	return 0;
 }
+
+/* ---- back ---- */
 
 static bool has_returns(const struct group *g)
 {
@@ -659,7 +721,9 @@ int switch_handback(struct switcher *sw, struct group *g, bool force)
 	for_each_place(sw, g, h, pl) open_place(h, pl);
 	err = quiesce(sw, g);
 	if (!err || force)
-		err = move_out(sw, g);
+		err = move(sw, g, copy_out_and_close);
+	if (err && force)
+		close_by_force(sw, g);
 	if (!err || force)
 		g->state = GROUP_KERNEL;
 	settle_places(sw, g);

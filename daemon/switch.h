@@ -26,12 +26,6 @@ struct switcher {
 /* KERNEL -> SHARED for a built group. 0, or -errno with g->reason: then nothing has changed. */
 int switch_takeover(struct switcher *sw, struct group *g);
 /*
- * A shared group's probes reach processes that could not be given the agent when it was taken over: whoever can be now
- * gets it and its places. Until then the kernel serves them on the same truth, so nothing is moved. How many places
- * were opened.
- */
-unsigned int switch_extend(struct switcher *sw, struct group *g);
-/*
  * SHARED -> KERNEL. -EAGAIN with g->reason when a thread is inside a function whose return was probed and does not come
  * back: the group then stays shared, served by its kernel half. With force the switch is made all the same.
  */
@@ -41,6 +35,13 @@ void switch_release(struct switcher *sw, struct group *g);
 
 /* The group is not served in userspace any more: no place names it, no host holds its memory. */
 void switch_forget(struct switcher *sw, struct group *g);
+
+/*
+ * A process that the group's probes reach is new, or another bpftimed has let go of it, or it maps more of the probed
+ * files than before: it gets the agent, or more places, while the group stays shared. 0: nothing more to do, the host
+ * has the reason when it is not lodged; -EAGAIN: not at this moment.
+ */
+int switch_join(struct switcher *sw, struct group *g, pid_t pid);
 
 /* Opens the places that may be open and closes those that may not (another tool came or went). */
 void switch_settle(struct switcher *sw);

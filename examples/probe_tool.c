@@ -11,7 +11,7 @@
 
 static void __attribute__((noreturn)) wrong_usage(const char *name)
 {
-	fprintf(stderr, "Usage: %s -p PID [-d SECONDS] BINARY:FUNCTION\n", name);
+	fprintf(stderr, "Usage: %s [-p PID] [-d SECONDS] BINARY:FUNCTION\n", name);
 	exit(2);
 }
 
@@ -21,7 +21,7 @@ void probe_tool__read(struct probe_tool *t, int argc, char **argv)
 	char *colon;
 	int opt;
 
-	*t = (struct probe_tool){0};
+	*t = (struct probe_tool){.pid = -1};
 	while ((opt = getopt(argc, argv, "p:d:")) >= 0) {
 		if (opt == 'p')
 			t->pid = atoi(optarg);
@@ -31,7 +31,7 @@ void probe_tool__read(struct probe_tool *t, int argc, char **argv)
 			wrong_usage(argv[0]);
 	}
 	colon = optind + 1 == argc ? strrchr(argv[optind], ':') : NULL;
-	if (t->pid <= 0 || !colon || (size_t)(colon - argv[optind]) >= sizeof(t->binary))
+	if (!t->pid || !colon || (size_t)(colon - argv[optind]) >= sizeof(t->binary))
 		wrong_usage(argv[0]);
 	snprintf(t->binary, sizeof(t->binary), "%.*s", (int)(colon - argv[optind]), argv[optind]);
 	t->function = colon + 1;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * probe_tool.h: the command line that the example tools share: TOOL -p PID [-d SECONDS] BINARY:FUNCTION. They are
+ * probe_tool.h: the command line that the example tools share: TOOL [-p PID] [-d SECONDS] BINARY:FUNCTION. They are
  * ordinary libbpf tools and know nothing of bpftimed.
  */
 #ifndef BPFTIME_EXAMPLES_PROBE_TOOL_H
@@ -11,7 +11,7 @@
 #include <bpf/libbpf.h>
 
 struct probe_tool {
-	pid_t pid;
+	pid_t pid; /* -1: every process */
 	char binary[4096];
 	const char *function;
 	double seconds; /* 0: until SIGINT */

@@ -19,21 +19,23 @@ wait_for() {
 # The tools. Each name is a function of the workload's pid that execs the tool; tool_function says what it probes.
 tool_function() { case $1 in str_key) echo work_name ;; *_endbr) echo work_endbr ;; *_sub) echo work_sub ;; *) echo work ;; esac }
 
-tool_command() { # NAME PID
+tool_command() { # NAME [PID]: without, every process is probed
+	local limit=() binary=$WORKLOAD
+	[ -z "${2:-}" ] || limit=(-p "$2") binary=
 	local probe="uprobe:$WORKLOAD:$(tool_function "$1")"
 	local ret="uretprobe:$WORKLOAD:$(tool_function "$1")"
 	case $1 in
-	count) exec bpftrace -p "$2" -e "$probe { @ = count(); }" ;;
-	count_tid*) exec bpftrace -p "$2" -e "$probe { @[tid] = count(); }" ;;
-	hist) exec bpftrace -p "$2" -e "$probe { @ = hist(arg1); }" ;;
-	sum) exec bpftrace -p "$2" -e "$probe { @[comm, arg0] = sum(arg2); }" ;;
-	filter) exec bpftrace -p "$2" -e "$probe /arg0 == 3/ { @ = count(); }" ;;
-	str_key) exec bpftrace -p "$2" -e "$probe { @[str(arg0)] = count(); }" ;;
-	latency) exec bpftrace -p "$2" -e "$probe { @start[tid] = nsecs; } $ret /@start[tid]/ { @n = count(); @sum = sum(nsecs - @start[tid]); delete(@start[tid]); }" ;;
-	return) exec bpftrace -p "$2" -e "$ret { @[tid] = count(); @v = sum(retval); }" ;;
-	funclatency) exec stdbuf -oL /usr/sbin/funclatency -p "$2" ":$(tool_function "$1")" ;;
-	bsscount) exec "$BUILD/examples/bsscount" -p "$2" "$WORKLOAD:work" ;;
-	hashcount) exec "$BUILD/examples/hashcount" -p "$2" "$WORKLOAD:work" ;;
+	count) exec bpftrace "${limit[@]}" -e "$probe { @ = count(); }" ;;
+	count_tid*) exec bpftrace "${limit[@]}" -e "$probe { @[tid] = count(); }" ;;
+	hist) exec bpftrace "${limit[@]}" -e "$probe { @ = hist(arg1); }" ;;
+	sum) exec bpftrace "${limit[@]}" -e "$probe { @[comm, arg0] = sum(arg2); }" ;;
+	filter) exec bpftrace "${limit[@]}" -e "$probe /arg0 == 3/ { @ = count(); }" ;;
+	str_key) exec bpftrace "${limit[@]}" -e "$probe { @[str(arg0)] = count(); }" ;;
+	latency) exec bpftrace "${limit[@]}" -e "$probe { @start[tid] = nsecs; } $ret /@start[tid]/ { @n = count(); @sum = sum(nsecs - @start[tid]); delete(@start[tid]); }" ;;
+	return) exec bpftrace "${limit[@]}" -e "$ret { @[tid] = count(); @v = sum(retval); }" ;;
+	funclatency) exec stdbuf -oL /usr/sbin/funclatency "${limit[@]}" "$binary:$(tool_function "$1")" ;;
+	bsscount) exec "$BUILD/examples/bsscount" "${limit[@]}" "$WORKLOAD:work" ;;
+	hashcount) exec "$BUILD/examples/hashcount" "${limit[@]}" "$WORKLOAD:work" ;;
 	esac
 }
 
@@ -45,7 +47,7 @@ truth_of() { # NAME WORKLOAD_OUTPUT
 	case $1 in
 	count) awk '/^calls/ { print "n", $2 }' "$2" ;;
 	count_tid*) awk '/^thread/ { print $2, $4 }' "$2" | sort ;;
-	return) awk '/^thread/ { print $2, $4 } /^arg0/ { v += $NF } /^total/ { v += $2 } END { print "v", v }' "$2" | sort ;;
+	return) awk '/^thread/ { print $2, $4 } /^arg0/ { v += $NF } /^total/ { v += $2 } END { printf "v %.0f\n", v }' "$2" | sort ;;
 	hist) awk '/^log2/ { print $2, $3 }' "$2" | sort ;;
 	sum) awk '/^sum/ { print $2, $3, $5 }' "$2" | sort ;;
 	filter) awk '/^arg0 3/ { print "n", $3 }' "$2" ;;
@@ -91,16 +93,16 @@ exact_workload() {
 	mkdir -p "$dir"
 	rm -f "$dir/go"
 	mkfifo "$dir/go"
-	"$WORKLOAD" --threads "$threads" --calls "$calls" --function "$function" --hold "$@" \
+	"${EXACT_AS[@]}" "$WORKLOAD" --threads "$threads" --calls "$calls" --function "$function" --hold "$@" \
 		<>"$dir/go" >"$dir/workload" 2>&1 3>&- &
 	WORKLOAD_PID=$!
 	exact_pids+=("$WORKLOAD_PID")
 	wait_for "$dir/workload" '^ready' 10
 }
 
-# exact_tool FILE NAME PID: a tool that has attached; what it prints goes to the file. Sets TOOL_PID.
+# exact_tool FILE NAME [PID]: a tool that has attached; what it prints goes to the file. Sets TOOL_PID.
 exact_tool() {
-	(tool_command "$2" "$3") >"$1" 2>&1 3>&- &
+	(tool_command "$2" "${3:-}") >"$1" 2>&1 3>&- &
 	TOOL_PID=$!
 	exact_pids+=("$TOOL_PID")
 	wait_for "$1" "$tool_ready" 20
@@ -187,7 +189,24 @@ exact_finish() {
 	exact_compare "$dir" "$dir/tool" "$name"
 }
 
+# exact_sum NAME FILE WORKLOAD_OUTPUT...: what the tool wrote to the file against the truths of many workloads, added up.
+exact_sum() {
+	local name=$1 file=$2 f
+	shift 2
+	for f in "$@"; do
+		truth_of "$name" "$f"
+	done | awk '{ n = $NF; $NF = ""; sum[$0] += n } END { for (k in sum) printf "%s%.0f\n", k, sum[k] }' | sort >"$file.truth"
+	answer_of "$name" "$file" | sort >"$file.answer"
+	[ -s "$file.truth" ] || { echo "no truth" >&2; return 1; }
+	if ! cmp -s "$file.truth" "$file.answer"; then
+		echo "$name: the tool printed something else than the truth (truth < > tool):" >&2
+		diff "$file.truth" "$file.answer" >&2
+		return 1
+	fi
+}
+
 exact_pids=()
+EXACT_AS=() # a command that runs the workload as somebody else
 
 # Ends what is still there, newest first.
 exact_kill() {

@@ -123,14 +123,29 @@ static void rig_attach(struct rig *r)
 	assert_int_equal(ioctl(r->event, PERF_EVENT_IOC_ENABLE, 0), 0);
 }
 
+static struct khalf_opts rig_opts(const struct rig *r, const int *direct)
+{
+	return (struct khalf_opts){
+		.prog_type = BPF_PROG_TYPE_KPROBE,
+		.license = "GPL",
+		.name = "khalf",
+		.arena_fd = r->arena_fd,
+		.geo = r->geo,
+		.n_geo = r->n_geo,
+		.direct_fd = direct,
+		.arrived_fd = -1,
+		.arrivals_fd = -1,
+	};
+}
+
 static void rig_load(struct rig *r, const struct bpf_insn *insns, size_t n, const int *direct)
 {
 	struct bpf_prog_info info = {0};
 	uint32_t len = sizeof(info);
 	char err[256] = "";
+	struct khalf_opts opts = rig_opts(r, direct);
 
-	r->prog = khalf_load(insns, n, BPF_PROG_TYPE_KPROBE, 0, "GPL", "khalf", r->arena_fd, r->geo, r->n_geo, direct,
-			     err, sizeof(err));
+	r->prog = khalf_load(insns, n, &opts, err, sizeof(err));
 	if (r->prog < 0)
 		fail_msg("%s", err);
 	assert_int_equal(bpf_obj_get_info_by_fd(r->prog, &info, &len), 0);
@@ -375,9 +390,9 @@ static void test_refusals(void **state)
 	rig_map(&r, BPF_MAP_TYPE_HASH, 8, 8, 10);
 	rig_arena(&r);
 	for (size_t i = 0; i < COUNT(bad); i++) {
+		struct khalf_opts opts = rig_opts(&r, NULL);
 		char err[256] = "";
-		int ret = khalf_load(bad[i].insns, bad[i].n, BPF_PROG_TYPE_KPROBE, 0, "GPL", "bad", r.arena_fd, r.geo,
-				     r.n_geo, NULL, err, sizeof(err));
+		int ret = khalf_load(bad[i].insns, bad[i].n, &opts, err, sizeof(err));
 
 		assert_int_equal(ret, bad[i].want);
 		if (!strstr(err, bad[i].says))

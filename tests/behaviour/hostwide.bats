@@ -1,0 +1,176 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
+# Probes that are not limited to a process: those that are there, those that come, those that stay for a moment only.
+
+bats_require_minimum_version 1.5.0
+load helpers
+load real
+
+setup_file() {
+	need_root
+	need bpftrace
+}
+
+# carried PID: some tool's probe is served in this process.
+carried() {
+	bpftime ps --json | python3 -c '
+import json, sys
+tools = json.load(sys.stdin)
+sys.exit(0 if any(int(sys.argv[1]) in p["targets"] for t in tools for p in t["probes"]) else 1)' "$1"
+}
+
+# everywhere PROGRAM: a bpftrace that probes work() in every process.
+everywhere() {
+	env --default-signal=INT bpftrace -e "uprobe:$WORKLOAD:work { $1 }" >"$SESSION/tool" 2>&1 3>&- &
+	TOOL_PID=$!
+	exact_pids+=("$TOOL_PID")
+	wait_for "$SESSION/tool" "$tool_ready" 20
+	wait_until 15 is_shared
+}
+
+# Whether somebody is there or not.
+is_shared() {
+	bpftime wait --tool "$TOOL_PID" --state offloaded --timeout 0 2>/dev/null || bpftime explain "$TOOL_PID" | grep -q 'will be followed'
+}
+
+# workload_at NAME THREADS CALLS [OPTION...]: one more workload; sets WORKLOAD_PID.
+workload_at() {
+	local dir=$SESSION/$1
+	shift
+	exact_workload "$dir" work "$@"
+}
+
+# counted: what bpftrace printed, sorted, against what the workloads know.
+counted_by_pid() {
+	exact_tool_end "$TOOL_PID"
+	sed -nE 's/^@\[([0-9]+)\]: ([0-9]+)$/\1 \2/p' "$SESSION/tool" | sort >"$SESSION/answer"
+}
+
+@test "a process that starts later is followed" {
+	daemon_start
+	workload_at a 2 50000
+	local a=$WORKLOAD_PID
+	everywhere '@[pid] = count();'
+	workload_at b 4 400000 --rate 100000
+	local b=$WORKLOAD_PID
+	exact_go "$SESSION/a"
+	exact_go "$SESSION/b"
+	wait_until 5 carried "$b"
+	exact_called "$SESSION/a"
+	exact_called "$SESSION/b"
+	counted_by_pid
+	printf '%d 100000\n%d 1600000\n' "$a" "$b" | sort | diff - "$SESSION/answer"
+}
+
+@test "nobody is there at first" {
+	daemon_start
+	everywhere '@[pid] = count();'
+	workload_at a 4 200000 --rate 100000
+	exact_go "$SESSION/a"
+	wait_until 5 carried "$WORKLOAD_PID"
+	exact_called "$SESSION/a"
+	counted_by_pid
+	echo "$WORKLOAD_PID 800000" | diff - "$SESSION/answer"
+}
+
+@test "500 processes one after another, 64 at once" {
+	daemon_start
+	everywhere '@ = count();'
+	local i pids=()
+	for ((i = 0; i < 500; i++)); do
+		"$WORKLOAD" --calls 100 <<<go >/dev/null
+	done
+	for ((i = 0; i < 64; i++)); do
+		"$WORKLOAD" --calls 20000 --threads 2 --rate 20000 <<<go >/dev/null 3>&- &
+		pids+=($!)
+	done
+	wait "${pids[@]}"
+	exact_tool_end "$TOOL_PID"
+	grep -qx "@: $((500 * 100 + 64 * 40000))" "$SESSION/tool" || { tail -n 3 "$SESSION/tool"; false; }
+}
+
+@test "memory-mapped results: a process that starts later is followed" {
+	daemon_start
+	workload_at a 2 50000
+	tool_run "$SESSION/tool" "$B/examples/bsscount" "$WORKLOAD:work"
+	wait_until 15 is_shared
+	workload_at b 4 200000 --rate 100000
+	exact_go "$SESSION/a"
+	exact_go "$SESSION/b"
+	wait_until 5 carried "$WORKLOAD_PID"
+	exact_called "$SESSION/a"
+	exact_called "$SESSION/b"
+	exact_tool_end "$TOOL_PID"
+	same calls 900000 "$(counted "$SESSION/tool")"
+}
+
+@test "children of a process that is served: counted, too" {
+	daemon_start
+	victim fork 60 40
+	env --default-signal=INT bpftrace -e "uprobe:$B/tests/victims/fork:work { @[pid] = count(); }" >"$SESSION/tool" 2>&1 3>&- &
+	TOOL_PID=$!
+	exact_pids+=("$TOOL_PID")
+	wait_for "$SESSION/tool" "$tool_ready" 20
+	offloaded "$TOOL_PID"
+	victim_go
+	victim_end
+	exact_tool_end "$TOOL_PID"
+	# The children call as often as they can for a while: each must be there, and the parent's count is known.
+	[ "$(grep -c '^@\[' "$SESSION/tool")" = 61 ]
+	same parent "$(victim_calls)" "$(sed -nE "s/^@\[$VICTIM\]: //p" "$SESSION/tool")"
+}
+
+@test "a process that executes itself again and again" {
+	daemon_start
+	victim exec 100
+	env --default-signal=INT bpftrace -e "uprobe:$B/tests/victims/exec:work { @ = count(); }" >"$SESSION/tool" 2>&1 3>&- &
+	TOOL_PID=$!
+	exact_pids+=("$TOOL_PID")
+	wait_for "$SESSION/tool" "$tool_ready" 20
+	offloaded "$TOOL_PID"
+	victim_go
+	victim_end
+	exact_tool_end "$TOOL_PID"
+	same calls "$(victim_calls)" "$(counted "$SESSION/tool")"
+}
+
+@test "a library that is loaded and unloaded again and again" {
+	daemon_start
+	victim dlopen 200
+	local lib
+	lib=$(ldconfig -p | awk '/libz.so.1 / && /x86-64/ { print $NF; exit }')
+	env --default-signal=INT bpftrace -e "uprobe:$lib:zlibCompileFlags { @ = count(); }" >"$SESSION/tool" 2>&1 3>&- &
+	TOOL_PID=$!
+	exact_pids+=("$TOOL_PID")
+	wait_for "$SESSION/tool" "$tool_ready" 20
+	wait_until 15 is_shared
+	victim_go
+	victim_end
+	exact_tool_end "$TOOL_PID"
+	same calls "$(victim_calls)" "$(counted "$SESSION/tool")"
+}
+
+# everywhere_flips TOOL RATE SECONDS FLIPS SHORT CROWD [restart]: see tests/behaviour/flips-everywhere
+everywhere_flips() {
+	env -u BPFTIME_RUNTIME_DIR -u BPFTIME_POLICY_DIR BPFTIMED_TESTS_ALONE=1 "$BATS_TEST_DIRNAME/flips-everywhere" "$B" "$@"
+}
+
+@test "two users, 500 processes, 64 at once, 100 times there and back: count_tid" {
+	everywhere_flips count_tid 5000 60 100 500 64
+}
+
+@test "two users, 500 processes, 64 at once, 100 times there and back: latency" {
+	everywhere_flips latency 5000 60 100 500 64
+}
+
+@test "two users, 500 processes, 64 at once, 100 times there and back: sum" {
+	everywhere_flips sum 5000 60 100 500 64
+}
+
+@test "two users, 500 processes, 64 at once, 100 times there and back: bsscount" {
+	everywhere_flips bsscount 5000 60 100 500 64
+}
+
+@test "two users, 100 processes, 64 at once, bpftimed stops and starts 10 times: count_tid" {
+	everywhere_flips count_tid 5000 60 10 100 64 restart
+}
