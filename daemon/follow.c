@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * follow.c: processes that come to a shared group while it is at work: new ones, and those that map a probed file later.
- * The kernel half serves them from their first hit, and tells of them (bpf/arrivals.h). One that is still there a moment
- * later is given the agent; to a short-lived one nothing is done.
+ * follow.c: processes that come to a shared group while it is at work: new ones, and those that map a probed file
+ * later. The kernel half serves them from their first hit, and tells of them (bpf/arrivals.h). One that is still there
+ * a moment later is given the agent; to a short-lived one nothing is done.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -98,7 +98,8 @@ static bool maps_any(const struct group *g, pid_t pid, bool *all)
 	return any;
 }
 
-/* -EAGAIN: a process that could not be stopped; 1: one that does not map every probed file; 0: nothing is left to do. */
+/* -EAGAIN: a process that could not be stopped; 1: one that does not map every probed file; 0: nothing is left to do.
+ */
 static int follow_one(struct engine *e, pid_t pid)
 {
 	bool all = true, busy = false, joined = false;

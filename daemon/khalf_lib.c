@@ -14,11 +14,8 @@ static alignas(8) const unsigned char object[] = {
 };
 
 static const char *const sub_names[KHALF_N_SUBS] = {
-	[KHALF_LOOKUP] = "khalf_lookup",
-	[KHALF_UPDATE] = "khalf_update",
-	[KHALF_DELETE] = "khalf_delete",
-	[KHALF_ADD] = "khalf_add",
-	[KHALF_ARRIVE] = "khalf_arrive",
+	[KHALF_LOOKUP] = "khalf_lookup", [KHALF_UPDATE] = "khalf_update", [KHALF_DELETE] = "khalf_delete",
+	[KHALF_ADD] = "khalf_add",	 [KHALF_ARRIVE] = "khalf_arrive",
 };
 
 /* The parts of the object that matter. It is our own: only its shape is checked, not its numbers. */

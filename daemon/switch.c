@@ -383,8 +383,8 @@ static int copy_in_and_open(struct switcher *sw, struct group *g)
 }
 
 /*
- * Each try needs a moment without a hit in the kernel, and handlers that had begun must be done. Where hits leave no such
- * moment, one is made.
+ * Each try needs a moment without a hit in the kernel, and handlers that had begun must be done. Where hits leave no
+ * such moment, one is made.
  */
 static int move(struct switcher *sw, struct group *g, int (*try)(struct switcher *sw, struct group *g))
 {
@@ -403,8 +403,9 @@ static int move(struct switcher *sw, struct group *g, int (*try)(struct switcher
 		err = try(sw, g);
 		cpus_release();
 	}
-	return err == -EAGAIN ? fail(g, -EBUSY, "processes that do not carry the agent hit the probes too often for an "
-						"exact switch")
+	return err == -EAGAIN ? fail(g, -EBUSY,
+				     "processes that do not carry the agent hit the probes too often for an "
+				     "exact switch")
 			      : err;
 }
 
@@ -637,7 +638,8 @@ static int empty_places(struct host *h)
 	struct code_range ranges[MAX_RANGES];
 	struct agent_error err = {""};
 
-	if (target__quiesce(h->target, ranges, host__code_ranges(h, ranges, MAX_RANGES), QUIESCE_TIMEOUT_MS, false, &err))
+	if (target__quiesce(h->target, ranges, host__code_ranges(h, ranges, MAX_RANGES), QUIESCE_TIMEOUT_MS, false,
+			    &err))
 		return -EAGAIN;
 	return target__pending_returns(h->target, h->arena) ? -EAGAIN : 0;
 }
