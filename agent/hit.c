@@ -2,11 +2,11 @@
 /*
  * hit.c: what happens in a target when a probed instruction is reached, or a probed function returns.
  *
- * entry.S asks agent_hit() what to do, and agent_returned() likewise. In the common case, one program at the site, these
- * count the hit and say what entry.S is to call; they call nothing themselves, so that they need no stack and save no
- * registers. What they decline is done by agent_hit_slowly() and agent_returned_slowly(). Nothing here makes a system
- * call, uses a vector register, or needs a relocation. Memory shared with the target is not trusted by anybody but the
- * target itself.
+ * entry.S asks agent_hit() what to do, and agent_returned() likewise. In the common case, one program at the site,
+ * these count the hit and say what entry.S is to call; they call nothing themselves, so that they need no stack and
+ * save no registers. What they decline is done by agent_hit_slowly() and agent_returned_slowly(). Nothing here makes a
+ * system call, uses a vector register, or needs a relocation. Memory shared with the target is not trusted by anybody
+ * but the target itself.
  *
  * Every hit is served by one side only. All gates are looked at before anything runs: one of them closed sends the
  * thread back to the site, where by then the kernel's int3 is.

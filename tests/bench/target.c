@@ -4,19 +4,22 @@
  *
  *   FUNCTION CALLS	ns per call of FUNCTION, bench_bare and bench_hand: medians of short runs that take turns, CALLS
  *			calls of each in all, so that the machine's pace is the same for the three
- *   gap MS		largest gap in ns that a busy thread saw in MS milliseconds
+ *   gap MS		largest gap in ns that a busy thread saw in MS milliseconds, and the largest without the time in
+ *			which it waited for a CPU
  *   threads N		N more threads that do nothing
  *
  * and answers each with one line of numbers.
  */
 #include <pthread.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
-#define RUNS 201
+#define RUNS	     201
+#define SHORT_GAP_NS 20000
 
 long bench_push(long a, long b);
 long bench_endbr(long a, long b);
@@ -28,11 +31,8 @@ static const struct {
 	const char *name;
 	long (*fn)(long a, long b);
 } functions[] = {
-	{"bench_push", bench_push},
-	{"bench_endbr", bench_endbr},
-	{"bench_sub", bench_sub},
-	{"bench_hand", bench_hand},
-	{"bench_bare", bench_bare},
+	{"bench_push", bench_push}, {"bench_endbr", bench_endbr}, {"bench_sub", bench_sub},
+	{"bench_hand", bench_hand}, {"bench_bare", bench_bare},
 };
 
 static double now_ns(void)
@@ -98,19 +98,40 @@ static int start_threads(long n)
 	return 0;
 }
 
-static double largest_gap(long ms)
+/* ns for which this thread has waited for a CPU, see Documentation/scheduler/sched-stats.rst; 0 when the kernel does
+ * not tell. */
+static double waited_ns(int schedstat)
 {
-	double start = now_ns(), last = start, gap = 0;
+	char text[128] = "";
+	double waited = 0;
+
+	if (pread(schedstat, text, sizeof(text) - 1, 0) <= 0 || sscanf(text, "%*f %lf", &waited) != 1)
+		return 0;
+	return waited;
+}
+
+static void look_for_gaps(long ms)
+{
+	int schedstat = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
+	double start = now_ns(), last = start, largest = 0, stood = 0, waited = waited_ns(schedstat);
 
 	while (last - start < (double)ms * 1e6) {
-		double t = now_ns();
+		double t = now_ns(), gap = t - last;
 
-		if (t - last > gap)
-			gap = t - last;
+		if (gap > SHORT_GAP_NS) {
+			double w = waited_ns(schedstat);
+
+			largest = gap > largest ? gap : largest;
+			gap -= w - waited;
+			stood = gap > stood ? gap : stood;
+			waited = w;
+			t = now_ns();
+		}
 		last = t;
 		bench_push(1, 2);
 	}
-	return gap;
+	close(schedstat);
+	printf("%.0f %.0f\n", largest, stood);
 }
 
 int main(void)
@@ -122,7 +143,7 @@ int main(void)
 	printf("%d\n", getpid());
 	while (scanf("%63s %ld", name, &n) == 2) {
 		if (!strcmp(name, "gap"))
-			printf("%.0f\n", largest_gap(n));
+			look_for_gaps(n);
 		if (!strcmp(name, "threads"))
 			printf("%d\n", start_threads(n));
 		for (size_t i = 0; i < sizeof(functions) / sizeof(functions[0]); i++)
