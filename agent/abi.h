@@ -56,6 +56,16 @@
 #define STUB_ENTRY_SLOT	 (-56)
 #define STUB_RETURN_SLOT (-48)
 
+/*
+ * What a hit uses of the thread's stack, in bytes below the stack pointer at the probed instruction, before the program
+ * that it calls (struct vm_code.stack_size): the red zone, which it must step over, what the stub and entry.S lay down,
+ * and in general what hit.c takes. Whoever could take a signal there has more. A program that needs more than
+ * AGENT_STACK_PROGRAM stays in the kernel, so that a hit does with 2 KiB, the least that a stack for signals has.
+ */
+#define AGENT_STACK_PLAIN   304
+#define AGENT_STACK_GENERAL 512
+#define AGENT_STACK_PROGRAM 1536
+
 #define AGENT_IMAGE_MAGIC 0x544e4742
 
 #ifndef __ASSEMBLER__

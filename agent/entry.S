@@ -38,6 +38,10 @@
 #define USER_DS	0x2b
 #define USER_CS	0x33
 
+	.if 128 + 8 + R_SIZE != AGENT_STACK_PLAIN /* the red zone, the stub's call, struct pt_regs */
+	.error "abi.h says otherwise what a hit uses of the stack"
+	.endif
+
 	/* In R_FLAGS: lahf's byte, then 1 for OF. */
 	.macro save_regs
 	leaq	(R_RDI + 8 - R_SIZE)(%rsp), %rsp
