@@ -172,6 +172,35 @@ static void test_fork_then_free(void **state)
 	}
 }
 
+/*
+ * The main thread has ended, and with it the uprobes' hold on the process: the kernel takes its int3s away one by one
+ * when somebody meets them. Whoever calls while the site goes away must not find half a jump.
+ */
+static void test_leaderless(void **state)
+{
+	(void)state;
+	for (int i = 0; i < 6; i++) {
+		char *const argv[] = {i & 1 ? "low-leaderless" : "leaderless", "5000000", "2", "0", NULL};
+		struct agent_error err = {""};
+		struct probed p = {0};
+
+		probe(&p, argv, i & 2);
+		victim_go(&p.v);
+		usleep(20000);
+		if (site__close(p.s, &err))
+			fail_msg("%s, after %lu hits, end %d", err.text, rider_count(&p.rd, 0), victim_wait(&p.v));
+		usleep(10000);
+		rider_gate(&p.rd, SHM_UGATE_KERNEL);
+		if (site__disarm(p.s, &err))
+			fail_msg("%s, after %lu hits, end %d", err.text, rider_count(&p.rd, 0), victim_wait(&p.v));
+		site__free(p.s);
+		assert_int_equal(victim_number(&p.v, "calls"), 10000000);
+		assert_true(rider_count(&p.rd, 0) > 0);
+		assert_int_equal(victim_wait(&p.v), 0);
+		rider_stop(&p.rd);
+	}
+}
+
 static void test_exec(void **state)
 {
 	char *const argv[] = {"exec", "1", NULL};
@@ -280,14 +309,23 @@ static void test_pidns(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_stack),	     cmocka_unit_test(test_low_fork),
-		cmocka_unit_test(test_low_vfork),    cmocka_unit_test(test_low_signal),
-		cmocka_unit_test(test_low_altstack), cmocka_unit_test(test_low_seccomp),
-		cmocka_unit_test(test_fork),	     cmocka_unit_test(test_fork_then_free),
-		cmocka_unit_test(test_vfork),	     cmocka_unit_test(test_exec),
-		cmocka_unit_test(test_signal),	     cmocka_unit_test(test_altstack),
-		cmocka_unit_test(test_seccomp),	     cmocka_unit_test(test_pidns),
-		cmocka_unit_test(test_dies),	     cmocka_unit_test(test_killed_meanwhile),
+		cmocka_unit_test(test_stack),
+		cmocka_unit_test(test_low_fork),
+		cmocka_unit_test(test_low_vfork),
+		cmocka_unit_test(test_low_signal),
+		cmocka_unit_test(test_low_altstack),
+		cmocka_unit_test(test_low_seccomp),
+		cmocka_unit_test(test_fork),
+		cmocka_unit_test(test_fork_then_free),
+		cmocka_unit_test(test_vfork),
+		cmocka_unit_test(test_leaderless),
+		cmocka_unit_test(test_exec),
+		cmocka_unit_test(test_signal),
+		cmocka_unit_test(test_altstack),
+		cmocka_unit_test(test_seccomp),
+		cmocka_unit_test(test_pidns),
+		cmocka_unit_test(test_dies),
+		cmocka_unit_test(test_killed_meanwhile),
 	};
 
 	cmocka_set_message_output(CM_OUTPUT_TAP);
