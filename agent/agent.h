@@ -115,8 +115,18 @@ int site__disarm(struct site *s, struct agent_error *err);
 int site__open(struct site *s, struct agent_error *err);
 int site__close(struct site *s, struct agent_error *err);
 bool site__is_open(const struct site *s); /* reads the byte: another tool's attach turns it back to CC */
-/* Restores the file's bytes and drops the uprobes. The site must be closed and the target quiescent. */
-void site__free(struct site *s);
+/*
+ * Restores the file's bytes and drops the uprobes. The site must be closed and the target quiescent. -EBUSY: a thread
+ * is in the middle of the jump and somebody else holds it there; nothing was freed, the site stays closed and armed,
+ * and this is to be tried again, or left to the end of the process.
+ */
+int site__free(struct site *s);
+/*
+ * Instead, when nobody can try again: the site stays closed and armed, its uprobes by their pins (site_opts.pin_dir),
+ * whose names then begin with SITE_STUCK_PIN and the process's number. Agent, arena and stub must stay in the target.
+ */
+void site__abandon(struct site *s);
+#define SITE_STUCK_PIN "stuck-"
 
 /* ---- quiescence ---- */
 

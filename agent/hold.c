@@ -104,6 +104,20 @@ void hold_drop(struct hold *h)
 	*h = (struct hold){.event = -1, .link = -1};
 }
 
+void hold_leave(struct hold *h)
+{
+	char *name = strrchr(h->pin, '/'), path[sizeof(h->pin) + sizeof(SITE_STUCK_PIN)];
+
+	if (!h->pin[0] || !name)
+		return;
+	snprintf(path, sizeof(path), "%.*s/" SITE_STUCK_PIN "%s", (int)(name - h->pin), h->pin,
+		 name + sizeof("/hold-") - 1);
+	if (rename(h->pin, path))
+		return;
+	h->pin[0] = 0;
+	hold_drop(h);
+}
+
 /* From here on it has no memory, or soon will not. */
 static bool is_ending(pid_t tid)
 {

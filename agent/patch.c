@@ -308,39 +308,59 @@ void patch_repair_children(const struct site *s)
 
 /* ---- the end ---- */
 
-void site__free(struct site *s)
+static void unlink_site(struct site *s)
 {
-	struct code_range stub = {s->map.addr, s->map.addr + s->map.size};
-	struct agent_error ignored;
-	bool held = false, clean = true;
-
-	for (int i = 0; i < PATCH_MAX; i++)
-		held |= s->hold[i].event >= 0;
-	if (held && s->map.addr && target__alive(s->t)) {
-		if (site__is_open(s))
-			site__close(s, &ignored);
-		for (int tries = 0; tries < FREE_TRIES; tries++) {
-			clean = !site__disarm(s, &ignored) || !target__alive(s->t);
-			if (clean)
-				break;
-		}
-		patch_repair_children(s);
-	}
 	for (struct site **link = &s->t->sites; *link; link = &(*link)->next) {
 		if (*link == s) {
 			*link = s->next;
 			break;
 		}
 	}
+}
+
+int site__free(struct site *s)
+{
+	struct code_range stub = {s->map.addr, s->map.addr + s->map.size};
+	struct agent_error ignored;
+	bool held = false, clean = true;
+	int n_tries = s->stuck ? 1 : FREE_TRIES;
+
+	for (int i = 0; i < PATCH_MAX; i++)
+		held |= s->hold[i].event >= 0;
+	if (held && s->map.addr && target__alive(s->t)) {
+		if (site__is_open(s))
+			site__close(s, &ignored);
+		for (int tries = 0; tries < n_tries; tries++) {
+			clean = !site__disarm(s, &ignored) || !target__alive(s->t);
+			if (clean)
+				break;
+		}
+		patch_repair_children(s);
+	}
 	/* Somebody does not leave the step: the jump's bytes stay, and with them the uprobes that make them harmless.
 	 */
-	if (!clean)
-		return;
+	if (!clean) {
+		s->stuck = true;
+		return -EBUSY;
+	}
+	unlink_site(s);
 	hold_drop_all(s);
 	if (s->path_fd >= 0)
 		close(s->path_fd);
 	/* A thread that is still inside, or returns there, keeps the stub where it is: one page. */
 	if (s->map.addr && target__alive(s->t) && !target_left(s->t, &stub, FREE_WAIT_MS, &ignored))
 		target__unmap(s->t, &s->map, 1, &ignored);
+	free(s);
+	return 0;
+}
+
+void site__abandon(struct site *s)
+{
+	unlink_site(s);
+	for (int i = 0; i < PATCH_MAX; i++)
+		hold_leave(&s->hold[i]);
+	if (s->path_fd >= 0)
+		close(s->path_fd);
+	free(s->stand_ins);
 	free(s);
 }

@@ -59,6 +59,7 @@ struct site {
 	int noop_prog_fd;	/* not owned */
 	int index;
 	bool has_return;
+	bool stuck;	   /* site__free() has failed because of a thread on the step */
 	bool armed;	   /* the jump's bytes are behind the first one, and every processor sees them */
 	struct site *next; /* of the target's sites */
 };
@@ -86,6 +87,8 @@ size_t stub_build(const struct site *s, uint8_t *out, size_t room, enum decode_r
 
 int hold_arm(struct hold *h, const struct site_opts *o, pid_t pid, unsigned int at, struct agent_error *err);
 void hold_drop(struct hold *h);
+/* Stays in place for good: by its pin under another name; else as long as we live. */
+void hold_leave(struct hold *h);
 /*
  * The uprobes that hold a site are limited to its process by the main thread. When that has ended the kernel takes
  * their int3s away one by one, as threads meet them. To be called before such a site is closed: others are armed that

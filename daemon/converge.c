@@ -22,6 +22,7 @@
 #define RETRY_MAX	   6u
 #define CHILD_REPAIR_TRIES 3
 #define COOL_NS		   1000000000ull
+#define STUCK_NS	   10000000000ull
 #define WATCH_NS	   1000000000ull /* between two looks at what carries may have missed */
 #define SETTLE_TRIES	   50u
 
@@ -636,11 +637,17 @@ static uint64_t cool_places(struct engine *e, uint64_t now)
 			}
 			if (!pl->closed_at)
 				pl->closed_at = now;
-			if (now - pl->closed_at >= COOL_NS) {
-				host__drop_place(h, pl);
-				dropped = true;
-			} else if (!next || pl->closed_at + COOL_NS < next)
-				next = pl->closed_at + COOL_NS;
+			if (now - pl->closed_at >= COOL_NS && now >= pl->stuck_until) {
+				if (host__drop_place(h, pl))
+					pl->stuck_until = now + STUCK_NS;
+				else
+					dropped = true;
+			}
+			if (pl->used) {
+				uint64_t at = pl->closed_at + COOL_NS;
+
+				next = earlier(pl->stuck_until > at ? pl->stuck_until : at, next);
+			}
 		}
 	}
 	if (dropped)

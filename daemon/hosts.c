@@ -92,7 +92,8 @@ void hosts__forget(struct hosts *hs, struct host *h)
 		}
 	}
 	for (unsigned int i = 0; i < AGENT_MAX_SITES; i++)
-		host__drop_place(h, &h->place[i]);
+		if (host__drop_place(h, &h->place[i]))
+			site__abandon(h->place[i].site);
 	host__free(hs, h);
 }
 
@@ -462,12 +463,15 @@ void host__settle_hits(struct host *h, struct place *p)
 	p->counts = NULL;
 }
 
-void host__drop_place(struct host *h, struct place *p)
+int host__drop_place(struct host *h, struct place *p)
 {
 	if (!p->used)
-		return;
+		return 0;
 	host__settle_hits(h, p);
-	if (p->site)
-		site__free(p->site);
+	if (p->site && site__free(p->site)) {
+		p->open = false;
+		return -EBUSY;
+	}
 	memset(p, 0, sizeof(*p));
+	return 0;
 }

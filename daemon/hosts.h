@@ -48,7 +48,8 @@ struct lodging *host__lodging(const struct host *h, const struct group *g);
  * room. */
 struct place *host__place(struct hosts *hs, struct host *h, const struct probe *p, bool has_return);
 struct place *host__find_place(struct host *h, uint64_t ino, uint64_t offset);
-void host__drop_place(struct host *h, struct place *p);
+/* -EBUSY: a debugger holds a thread in the middle of the place; it stays in use, closed, and is to be dropped later. */
+int host__drop_place(struct host *h, struct place *p);
 
 /*
  * Of the hits in this place, those of the probe of the group that its threads have counted for themselves; and: they go

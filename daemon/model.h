@@ -138,6 +138,7 @@ struct place {
 	const struct group *counts; /* whose only program its threads count for themselves, or NULL */
 	unsigned int hit_index;	    /* of its probe there */
 	uint64_t closed_at;	    /* CLOCK_MONOTONIC ns; 0: open, or never opened */
+	uint64_t stuck_until;	    /* the same: a debugger holds a thread there, when to try to drop it again */
 	char why[REASON_SIZE];
 };
 

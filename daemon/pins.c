@@ -7,7 +7,9 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/magic.h>
+#include <signal.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +18,8 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
+
+#include "agent/agent.h"
 
 static char dir[PATH_MAX];
 
@@ -58,16 +62,6 @@ err_dir:
 	snprintf(err, err_size, "no BPF file system can be mounted at %s: %s", dir, strerror(-ret));
 	dir[0] = 0;
 	return ret;
-}
-
-void pins__close(void)
-{
-	if (!dir[0])
-		return;
-	pins__clear();
-	umount2(dir, MNT_DETACH);
-	rmdir(dir);
-	dir[0] = 0;
 }
 
 const char *pins__dir(void)
@@ -137,12 +131,41 @@ void pins__each(void (*cb)(const char *name, void *arg), void *arg)
 	closedir(d);
 }
 
+/* What holds a place that could not be given up (site__abandon()) stays as long as its process lives. */
+static bool is_stuck(const char *name)
+{
+	int pid;
+
+	return sscanf(name, SITE_STUCK_PIN "%d-", &pid) == 1 && (!kill(pid, 0) || errno != ESRCH);
+}
+
+static void note_stuck(const char *name, void *arg)
+{
+	*(bool *)arg |= is_stuck(name);
+}
+
 static void drop_one(const char *name, void *arg)
 {
-	pins__drop("%s", name);
+	if (!is_stuck(name))
+		pins__drop("%s", name);
 }
 
 void pins__clear(void)
 {
 	pins__each(drop_one, NULL);
+}
+
+void pins__close(void)
+{
+	bool stuck = false;
+
+	if (!dir[0])
+		return;
+	pins__clear();
+	pins__each(note_stuck, &stuck);
+	if (!stuck) {
+		umount2(dir, MNT_DETACH);
+		rmdir(dir);
+	}
+	dir[0] = 0;
 }

@@ -16,7 +16,7 @@
  * guard has done its work (see guard.h). 0, or -errno with a sentence in err.
  */
 int pins__open(const char *runtime_dir, char *err, size_t err_size);
-/* Removes whatever is still pinned, and the mount. */
+/* Removes whatever is still pinned, and the mount; but not what holds places that could not be given up. */
 void pins__close(void);
 
 /* The folder, or NULL when it is not open: then nothing is pinned. */
@@ -28,7 +28,7 @@ __attribute__((format(printf, 1, 2))) void pins__drop(const char *name, ...);
 __attribute__((format(printf, 1, 2))) int pins__get(const char *name, ...);
 /* Calls cb for every name. */
 void pins__each(void (*cb)(const char *name, void *arg), void *arg);
-/* Removes all pins. */
+/* Removes all pins but those. */
 void pins__clear(void);
 
 /* ---- names ---- */

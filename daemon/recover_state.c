@@ -321,13 +321,16 @@ static void let_go_of_hosts(struct old *old)
 {
 	for (size_t i = 0; i < old->n_hosts; i++) {
 		struct old_host *h = &old->host[i];
-		bool returns = h->arena && target__pending_returns(h->target, h->arena) > 0;
+		bool needed = h->arena && target__pending_returns(h->target, h->arena) > 0;
 		struct agent_error err = {""};
 
 		for (unsigned int k = 0; k < h->n_sites; k++)
-			site__free(h->site[k]);
-		/* A return that is still to come needs all of it. */
-		if (!returns && target__quiesce(h->target, h->code, h->n_code, QUIESCE_TIMEOUT_MS, false, &err) == 0) {
+			if (site__free(h->site[k])) {
+				site__abandon(h->site[k]);
+				needed = true;
+			}
+		/* A return that is still to come needs all of it, and so does a thread in the middle of a jump. */
+		if (!needed && target__quiesce(h->target, h->code, h->n_code, QUIESCE_TIMEOUT_MS, false, &err) == 0) {
 			target__unmap_ours(h->target, h->lodged, h->n_lodged, &err);
 			target__evict(h->target, EVICT_TIMEOUT_MS, &err);
 		}

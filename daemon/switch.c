@@ -54,6 +54,9 @@ bool place_is_carried(struct switcher *sw, const struct host *h, const struct pl
 			continue;
 		if (!p->group || p->group->state != GROUP_SHARED || !host__lodging(h, p->group))
 			return false;
+		/* A place for entries that could not be dropped. */
+		if (p->o.kind == PROBE_URETPROBE && !pl->has_return)
+			return false;
 		n++;
 	}
 	return n > 0 && n <= AGENT_MAX_ACTIONS;
