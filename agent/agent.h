@@ -52,7 +52,7 @@ void target__free(struct target *t);
 
 /*
  * Gives the process the agent: image, target arena (arena_fd, a BPF array map of one struct agent_target), fork page.
- * Three short stops of one thread, invisible. No descriptor is left behind.
+ * Two short stops of one thread, invisible. No descriptor is left behind.
  */
 int target__inject(struct target *t, const struct agent_image *img, int arena_fd, struct agent_error *err);
 

@@ -54,7 +54,7 @@ struct want {
 struct job {
 	struct want *want;
 	size_t n;
-	bool asks_for_tsc;
+	bool makes_room;  /* the first of them is that of make_room() */
 	int fds[MAX_FDS]; /* those of want[], as the tracer has them */
 	size_t n_fds;
 	const struct target_mapping *unmap;
@@ -264,14 +264,17 @@ static int do_job(struct remote *r, struct job *j)
 	int rc = 0;
 	long ret;
 
-	if (j->n_fds || j->asks_for_tsc)
+	if (j->n_fds) {
 		rc = find_scratch(r);
-	if (!rc && j->n_fds)
-		rc = transfer(r, j->fds, j->n_fds);
+		if (!rc)
+			rc = transfer(r, j->fds, j->n_fds);
+	}
 	for (size_t i = 0; !rc && i < j->n; i++)
 		rc = map_one(r, &j->want[i], j->want[i].fd >= 0 ? r->fds[next++] : -1);
-	if (!rc && j->asks_for_tsc)
+	if (!rc && j->makes_room && r->t->vdso_gettime) {
+		r->scratch = j->want[0].at + PAGE;
 		rc = check_tsc(r);
+	}
 	for (size_t i = 0; !rc && i < j->n_unmap; i++)
 		rc = call(r, &ret, "munmap()", SYS_munmap, (long)j->unmap[i].addr, (long)j->unmap[i].size, 0, 0, 0, 0);
 	return rc;
@@ -426,17 +429,13 @@ static int make_room(struct target *t, struct agent_error *err)
 		.flags = MAP_PRIVATE | MAP_NORESERVE,
 		.advice = {{0, ROOM_SHADOW, MADV_WIPEONFORK}, {ROOM_SHADOW, ROOM_SIZE - ROOM_SHADOW, MADV_NOHUGEPAGE}},
 	};
-	struct job room = {.want = &want, .n = 1, .err = err}, tsc = {.asks_for_tsc = true, .err = err};
-	int rc = run_job(t, &room);
+	struct job j = {.want = &want, .n = 1, .makes_room = true, .err = err};
+	int rc = run_job(t, &j);
 
-	if (rc)
-		return rc;
-	t->fork_page = want.at;
-	t->shadow = want.at + ROOM_SHADOW;
-	if (t->vdso_gettime)
-		rc = run_job(t, &tsc);
-	if (rc)
-		give_up_room(t);
+	if (!rc) {
+		t->fork_page = want.at;
+		t->shadow = want.at + ROOM_SHADOW;
+	}
 	return rc;
 }
 
@@ -465,7 +464,7 @@ int target__inject(struct target *t, const struct agent_image *img, int arena_fd
 	arena = mmap(NULL, want[ARENA].size, PROT_READ | PROT_WRITE, MAP_SHARED, arena_fd, 0);
 	if (arena == MAP_FAILED)
 		return agent_fail(err, -errno, "the arena of process %d cannot be mapped: %s", t->pid, strerror(errno));
-	/* Three stops instead of one, so that none is long. */
+	/* Two stops: each is half as long. */
 	rc = make_room(t, err);
 	if (rc)
 		goto out;

@@ -39,7 +39,7 @@
 #define SYSCALL_STOP	    (SIGTRAP | 0x80) /* PTRACE_O_TRACESYSGOOD */
 #define GET_DISPATCH_CONFIG 0x4211	     /* PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, since Linux 6.4 */
 #define MAX_SLEEP_US	    100000	     /* then we look whatever the signals say */
-#define SPIN_US		    30		     /* a stop comes sooner than who has fallen asleep wakes up */
+#define SPIN_US		    60		     /* a stop comes sooner than who has fallen asleep wakes up */
 #define MAX_VAIN_SPINS	    2		     /* then the thread is taken to want the CPU on which we spin */
 #define TRACER_STACK	    (256ul << 10)
 #define STACK_GUARD	    4096ul
