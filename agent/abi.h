@@ -20,15 +20,15 @@
 #include "../shm-runtime/shm.h"
 #endif
 
-#define AGENT_ABI_VERSION   2
+#define AGENT_ABI_VERSION   3
 #define AGENT_MAX_ACTIONS   8u /* programs at one site; more: the site stays in the kernel */
 #define AGENT_MAX_DIRECT    6u
 #define AGENT_MAX_SITES	    128u
 #define AGENT_COUNTED_SITES 32u	  /* sites whose hits each thread counts for itself; a power of two */
 #define AGENT_MAX_THREADS   1024u /* slots; a power of two */
-#define AGENT_REPLY_SIZE    256u  /* bytes that one service call can bring back */
+#define AGENT_REPLY_SIZE    200u  /* bytes that one service call can bring back: struct agent_thread has 512 */
 #define AGENT_MAX_SPARES    32u	  /* slots for callers without a thread slot of their own */
-#define AGENT_PROBE_WINDOW  32u	  /* a thread's slot is within so many of where its fs base hashes to */
+#define AGENT_PROBE_WINDOW  32u	  /* slots that can be a thread's: slot.h */
 #define AGENT_SHADOW_DEPTH  64u	  /* as the kernel's MAX_URETPROBE_DEPTH */
 
 /*
@@ -55,6 +55,16 @@
 #define STUB_SITE_SLOT	 (-64)
 #define STUB_ENTRY_SLOT	 (-56)
 #define STUB_RETURN_SLOT (-48)
+
+/*
+ * What a hit uses of the thread's stack, in bytes below the stack pointer at the probed instruction, before the program
+ * that it calls (struct vm_code.stack_size): the red zone, which it must step over, what the stub and entry.S lay down,
+ * and in general what hit.c takes. Whoever could take a signal there has more. A program that needs more than
+ * AGENT_STACK_PROGRAM stays in the kernel, so that a hit does with 2 KiB, the least that a stack for signals has.
+ */
+#define AGENT_STACK_PLAIN   304
+#define AGENT_STACK_GENERAL 512
+#define AGENT_STACK_PROGRAM 1536
 
 #define AGENT_IMAGE_MAGIC 0x544e4742
 
@@ -135,7 +145,7 @@ struct agent_thread {
 	 * instruction without a lock; a slot that changes hands is counted on. Everything else counts per CPU.
 	 */
 	__u64 hits[AGENT_COUNTED_SITES];
-};
+} __attribute__((aligned(64))); /* no two threads' in one line of the cache */
 
 /*
  * A thread's pending returns. These lie in memory private to the target's mm (agent_target.shadow), at the index of the
@@ -152,7 +162,12 @@ struct agent_shadow {
 	__u64 pid_tgid;
 	__u64 depth;
 	struct agent_return at[AGENT_SHADOW_DEPTH];
+	__u64 unused[61];
 };
+
+/* What a hit finds its slot by is no multiplication. */
+_Static_assert(sizeof(struct agent_thread) == 512, "a power of two");
+_Static_assert(sizeof(struct agent_shadow) == 2048, "a power of two");
 
 /* Operations of the service call: one trap into a kernel-side program, no system call. */
 enum agent_op {

@@ -100,6 +100,7 @@ int site__adopt(struct target *t, const struct site_record *r, const char *pin_d
 		.index = (int)r->index,
 		.has_return = r->has_return,
 		.armed = true,
+		.path_fd = -1,
 		.next = t->sites,
 	};
 	t->sites = s;

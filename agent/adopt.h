@@ -8,7 +8,7 @@
 
 #include "agent.h"
 
-#define AGENT_RECORD_VERSION 2u
+#define AGENT_RECORD_VERSION 3u
 #define AGENT_RECORD_CODE    32u
 
 struct target_record {

@@ -4,8 +4,8 @@
  *
  * agent_entry is called 128 bytes (the red zone) below the probed function's stack pointer. It lays down struct pt_regs as
  * the kernel would show it at a breakpoint, but only what nearly all programs read: the registers that calls do not
- * preserve, rsp and rip. agent_hit() serves the common case with it. What it declines is done again by agent_hit_slowly(),
- * with every register in its place. Both say where in the stub to return.
+ * preserve, rsp and rip. In the common case agent_hit() names the program, which is called with it. What it declines is
+ * done by agent_hit_slowly(), with every register in its place; that says where in the stub to return.
  *
  * Flags are kept as lahf and seto give them and come back by an addition that overflows when OF was set, and sahf: popf
  * costs ten times as much, and the other flags are changed by nothing here. Nothing that runs before agent_hit_slowly()
@@ -37,6 +37,10 @@
 #define R_SIZE	168
 #define USER_DS	0x2b
 #define USER_CS	0x33
+
+	.if 128 + 8 + R_SIZE != AGENT_STACK_PLAIN /* the red zone, the stub's call, struct pt_regs */
+	.error "abi.h says otherwise what a hit uses of the stack"
+	.endif
 
 	/* In R_FLAGS: lahf's byte, then 1 for OF. */
 	.macro save_regs
@@ -103,14 +107,16 @@ agent_entry:
 	save_regs
 	leaq	(R_SIZE + 8 + 128)(%rsp), %rax
 	movq	%rax, R_RSP(%rsp)
-	movq	R_SIZE(%rsp), %rsi
-	movq	(STUB_SITE_SLOT - STUB_CALLED)(%rsi), %rsi
-	movq	(%rsi), %rax
+	movq	R_SIZE(%rsp), %rdi
+	movq	(STUB_SITE_SLOT - STUB_CALLED)(%rdi), %rdi
+	movq	(%rdi), %rax
 	movq	%rax, R_RIP(%rsp)
-	movq	%rsp, %rdi
 	call	agent_hit
-	testl	%eax, %eax
+	testq	%rax, %rax
 	jz	1f
+	movq	%rsp, %rdi
+	movq	%rdx, %rsi
+	call	*%rax
 	restore_regs
 	ret
 1:	save_other_regs
@@ -186,8 +192,11 @@ agent_return:
 	movq	(STUB_SITE_SLOT - STUB_RET_CALLED)(%rsi), %rsi
 	movq	%rsp, %rdi
 	call	agent_returned
-	testl	%eax, %eax
+	testq	%rax, %rax
 	jz	1f
+	movq	%rsp, %rdi
+	movq	%rdx, %rsi
+	call	*%rax
 0:	movq	R_RIP(%rsp), %rax
 	movq	%rax, (R_SIZE + 8)(%rsp)
 	restore_regs

@@ -6,11 +6,12 @@
  * serves whoever comes to it. With e9 in the first byte these int3s are parts of the distance, and one in its last byte
  * sends the jump 816 MiB down, which code at 4 MiB (not PIE) does not have. Two things move the distance:
  *
- *	2e e9 d d d d		Segment prefixes mean nothing to a near jump; assemblers pad branches with cs for
- *alignment. It is still one instruction. The function's first one must reach over e9. 6a cc e9 d d d d	push $-52, then
- *the jump. The function's first instruction is a push, too, usually of rbp 68 cc cc cc cc e9 ...	in one byte: the
- *word below the stack pointer is its to overwrite, and the stub moves the stack pointer back before it looks at
- *anything.
+ * 2e e9 d d d d: segment prefixes mean nothing to a near jump; assemblers pad branches with cs for alignment. It is
+ * still one instruction. The function's first one must reach over e9.
+ *
+ * 6a cc e9 d d d d: push $-52, then the jump. 68 cc cc cc cc e9 d d d d: push $-858993460. The function's first
+ * instruction is a push, too, usually of rbp in one byte: the word below the stack pointer is its to overwrite, and the
+ * stub moves the stack pointer back before it looks at anything.
  *
  * In all of them the first byte alone is what opens and closes a place. The forms with a push have a *step*: a thread
  * that has pushed may lose the CPU, or take a signal, before it jumps. The jump's bytes stay until nobody is there:

@@ -2,9 +2,11 @@
 /*
  * hit.c: what happens in a target when a probed instruction is reached, or a probed function returns.
  *
- * entry.S calls agent_hit() with the registers as the kernel would show them, and agent_returned() likewise. Nothing
- * here makes a system call, uses a vector register, or needs a relocation. Memory shared with the target is not trusted
- * by anybody but the target itself.
+ * entry.S asks agent_hit() what to do, and agent_returned() likewise. In the common case, one program at the site,
+ * these count the hit and say what entry.S is to call; they call nothing themselves, so that they need no stack and
+ * save no registers. What they decline is done by agent_hit_slowly() and agent_returned_slowly(). Nothing here makes a
+ * system call, uses a vector register, or needs a relocation. Memory shared with the target is not trusted by anybody
+ * but the target itself.
  *
  * Every hit is served by one side only. All gates are looked at before anything runs: one of them closed sends the
  * thread back to the site, where by then the kernel's int3 is.
@@ -17,12 +19,18 @@
 
 typedef __u64 (*action_fn)(struct pt_regs *regs, struct agent_env *env);
 
+/* What entry.S calls with the registers; fn == 0: nothing was done, the slow function does it. In rax and rdx. */
+struct plain_call {
+	action_fn fn;
+	struct agent_env *env;
+};
+
 void agent_service(__u64 op, __u64 slot, __u64 a, __u64 b, __u64 c);
 void agent_wait(const __u32 *gate);
-int agent_hit(struct pt_regs *regs, struct agent_site *site);
+struct plain_call agent_hit(struct agent_site *site);
 long agent_hit_slowly(struct pt_regs *regs, struct agent_site *site);
 int agent_push(struct agent_site *site, __u64 sp);
-int agent_returned(struct pt_regs *regs, struct agent_site *site);
+struct plain_call agent_returned(struct pt_regs *regs, struct agent_site *site);
 void agent_returned_slowly(struct pt_regs *regs, struct agent_site *site);
 
 /* Where agent_entry returns to, relative to where it was called from. */
@@ -65,10 +73,10 @@ static inline void run(struct agent_action *a, struct pt_regs *regs)
 }
 
 /*
- * One of several threads: it counts in its slot, which is its own. When the slot at which it looks first is nobody's it
- * gets one for its next hits.
+ * One of several threads: it counts in its slot, which is its own. 0: the slot at which it looks first is nobody's,
+ * register_thread() gets it one.
  */
-static __attribute__((noinline)) void count_in_slot(struct agent_action *a, struct agent_target *t, __u32 counter)
+static inline int count_in_slot(struct agent_action *a, struct agent_target *t, __u32 counter)
 {
 	__u64 fs_base = agent_fs_base(), owner;
 	struct agent_thread *slot = &t->thread[agent_slot_first(fs_base)];
@@ -77,27 +85,38 @@ static __attribute__((noinline)) void count_in_slot(struct agent_action *a, stru
 	if (__builtin_expect(owner == fs_base && __atomic_load_n(&slot->state, __ATOMIC_RELAXED) == AGENT_THREAD_KNOWN,
 			     1)) {
 		count_alone(&slot->hits[counter]);
-		return;
+		return 1;
 	}
 	if (!owner)
-		agent_ask(t, a->env.service, a->env.fork_page, AGENT_OP_REGISTER, fs_base);
+		return 0;
 	count(a, t);
+	return 1;
 }
 
 /*
- * The only action of a site in a plain mode, not in a fork child. A locked addition costs as much as all the rest, so
- * it is done without wherever nobody else counts in the same place.
+ * Counts a hit of the only action of a site in a plain mode, not in a fork child. A locked addition costs as much as
+ * all the rest, so it is done without wherever nobody else counts in the same place.
  */
-static inline void run_plain(struct agent_action *a, struct pt_regs *regs, const struct agent_site *site)
+static inline int count_plain(struct agent_action *a, const struct agent_site *site)
 {
 	struct agent_target *t = (struct agent_target *)a->env.target;
 	__u32 counter = site->counter & (AGENT_COUNTED_SITES - 1);
 
-	if (__atomic_load_n(&t->alone, __ATOMIC_RELAXED))
-		count_alone(&t->alone_hits[counter]);
-	else
-		count_in_slot(a, t, counter);
-	((action_fn)a->fn)(regs, &a->env);
+	if (!__atomic_load_n(&t->alone, __ATOMIC_RELAXED))
+		return count_in_slot(a, t, counter);
+	count_alone(&t->alone_hits[counter]);
+	return 1;
+}
+
+/* A thread that has not been here yet gets a slot for its next hits. */
+static void register_thread(struct agent_site *site)
+{
+	const struct agent_action *a = &site->action[0];
+	struct agent_target *t = (struct agent_target *)a->env.target;
+	__u64 fs_base = agent_fs_base();
+
+	if (!t->alone && agent_find_slot(t, fs_base) == AGENT_NO_SLOT)
+		agent_ask(t, a->env.service, a->env.fork_page, AGENT_OP_REGISTER, fs_base);
 }
 
 /* The pending returns of the calling thread, when the slot has to be looked for; NULL when there is none for it. */
@@ -130,8 +149,8 @@ static __attribute__((noinline)) struct agent_shadow *shadow_slowly(struct agent
 	return s;
 }
 
-/* Nearly always the thread has the first slot of its window. */
-static inline struct agent_shadow *shadow_for_push(struct agent_target *t, __u64 fork_page)
+/* The same without looking far: nearly always the thread has the first slot of its window. NULL: it has not. */
+static inline struct agent_shadow *shadow_first(struct agent_target *t)
 {
 	__u64 fs_base = agent_fs_base();
 	__u32 i = agent_slot_first(fs_base);
@@ -142,7 +161,7 @@ static inline struct agent_shadow *shadow_for_push(struct agent_target *t, __u64
 				     s->pid_tgid == t->thread[i].pid_tgid,
 			     1))
 		return s;
-	return shadow_slowly(t, fork_page);
+	return 0;
 }
 
 /*
@@ -159,13 +178,26 @@ static __attribute__((noinline)) void drop_dead(struct agent_shadow *s, __u64 sp
 	s->depth = kept;
 }
 
+/* A signal handler that pushes in between leaves the depth as it found it. */
+static inline void push_at(struct agent_shadow *s, const struct agent_site *site, __u64 sp)
+{
+	struct agent_return *r = &s->at[s->depth];
+
+	*(volatile __u64 *)&s->depth = s->depth + 1;
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	r->sp = sp;
+	r->ip = *(__u64 *)sp;
+	r->site = (__u64)site;
+}
+
 /* Remembers where the function returns to. 0: beyond the depth that the kernel has, no return probe. */
-static inline int push_return(struct agent_site *site, const struct agent_action *a, __u64 sp)
+static int push_return(struct agent_site *site, const struct agent_action *a, __u64 sp)
 {
 	struct agent_target *t = (struct agent_target *)a->env.target;
-	struct agent_shadow *s = shadow_for_push(t, a->env.fork_page);
-	struct agent_return *r;
+	struct agent_shadow *s = shadow_first(t);
 
+	if (!s)
+		s = shadow_slowly(t, a->env.fork_page);
 	if (!s) {
 		__atomic_fetch_or(&t->flags, AGENT_TARGET_NO_SLOT, __ATOMIC_RELAXED);
 		return 0;
@@ -174,13 +206,7 @@ static inline int push_return(struct agent_site *site, const struct agent_action
 		drop_dead(s, sp);
 	if (s->depth >= AGENT_SHADOW_DEPTH)
 		return 0;
-	/* A signal handler that pushes in between leaves the depth as it found it. */
-	r = &s->at[s->depth];
-	*(volatile __u64 *)&s->depth = s->depth + 1;
-	__atomic_signal_fence(__ATOMIC_SEQ_CST);
-	r->sp = sp;
-	r->ip = *(__u64 *)sp;
-	r->site = (__u64)site;
+	push_at(s, site, sp);
 	return 1;
 }
 
@@ -215,23 +241,33 @@ static __attribute__((noinline)) __u64 pop_slowly(struct agent_site *site, __u64
 	__builtin_trap();
 }
 
-/* It is the thread's last one, unless a longjmp or a change of stacks came in between. */
-static inline __u64 pop_return(struct agent_site *site, __u64 sp)
+/* Where it is kept, if it is the thread's last one: unless a longjmp or a change of stacks came in between. Or NULL. */
+static inline struct agent_shadow *shadow_of_last(const struct agent_site *site, __u64 sp)
 {
 	__u64 fs_base = agent_fs_base();
 	struct agent_shadow *s = (struct agent_shadow *)site->shadow + agent_slot_first(fs_base);
-	struct agent_return *r;
-	__u64 ip;
+	const struct agent_return *r;
 
 	if (__builtin_expect(s->fs_base != fs_base || s->depth - 1 >= AGENT_SHADOW_DEPTH, 0))
-		return pop_slowly(site, sp);
+		return 0;
 	r = &s->at[s->depth - 1];
-	if (__builtin_expect(r->sp != sp || r->site != (__u64)site, 0))
-		return pop_slowly(site, sp);
-	ip = r->ip;
+	return __builtin_expect(r->sp == sp && r->site == (__u64)site, 1) ? s : 0;
+}
+
+static inline __u64 pop_last(struct agent_shadow *s)
+{
+	__u64 ip = s->at[s->depth - 1].ip;
+
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 	*(volatile __u64 *)&s->depth = s->depth - 1;
 	return ip;
+}
+
+static __u64 pop_return(struct agent_site *site, __u64 sp)
+{
+	struct agent_shadow *s = shadow_of_last(site, sp);
+
+	return s ? pop_last(s) : pop_slowly(site, sp);
 }
 
 /* Of the flags: those that lahf and seto give; string instructions go downwards. */
@@ -310,28 +346,40 @@ static inline int is_plain(const struct agent_site *site, __u32 mode)
 				1);
 }
 
+/* 0 in fn: it is not so simple, agent_hit_slowly(). */
+struct plain_call agent_hit(struct agent_site *site)
+{
+	struct agent_action *a = &site->action[0];
+
+	if (!is_plain(site, AGENT_SITE_PLAIN_ENTRY) || !count_plain(a, site))
+		return (struct plain_call){0, 0};
+	return (struct plain_call){(action_fn)a->fn, &a->env};
+}
+
 long agent_hit_slowly(struct pt_regs *regs, struct agent_site *site)
 {
 	__u64 kept = enter_code(regs);
-	long go = serve(regs, site);
+	long go;
 
+	if (is_plain(site, AGENT_SITE_PLAIN_ENTRY))
+		register_thread(site);
+	go = serve(regs, site);
 	leave_code(regs, kept);
 	return go;
-}
-
-/* 0: it is not so simple, agent_hit_slowly(). */
-int agent_hit(struct pt_regs *regs, struct agent_site *site)
-{
-	if (!is_plain(site, AGENT_SITE_PLAIN_ENTRY))
-		return 0;
-	run_plain(&site->action[0], regs, site);
-	return 1;
 }
 
 /* At the entry of a function whose return alone is wanted: no registers needed. 0: agent_hit(). */
 int agent_push(struct agent_site *site, __u64 sp)
 {
-	return is_plain(site, AGENT_SITE_PLAIN_RETURN) && push_return(site, &site->action[0], sp);
+	struct agent_shadow *s;
+
+	if (!is_plain(site, AGENT_SITE_PLAIN_RETURN))
+		return 0;
+	s = shadow_first((struct agent_target *)site->action[0].env.target);
+	if (__builtin_expect(!s || s->depth >= AGENT_SHADOW_DEPTH, 0))
+		return 0;
+	push_at(s, site, sp);
+	return 1;
 }
 
 static void run_returns(struct pt_regs *regs, struct agent_site *site)
@@ -350,21 +398,27 @@ static void run_returns(struct pt_regs *regs, struct agent_site *site)
 /*
  * Called when the function has returned; regs as they are then, rip filled here: where to go on. What began in
  * userspace ends in userspace, whatever the gate says meanwhile: before the daemon moves the truth it waits for
- * target__pending_returns() to be 0 and for threads in here to leave. 0: agent_returned_slowly().
+ * target__pending_returns() to be 0 and for threads in here to leave. 0 in fn: agent_returned_slowly().
  */
-int agent_returned(struct pt_regs *regs, struct agent_site *site)
+struct plain_call agent_returned(struct pt_regs *regs, struct agent_site *site)
 {
-	regs->rip = pop_return(site, regs->rsp - 8);
+	struct agent_action *a = &site->action[0];
+	struct agent_shadow *s;
+
 	if (!is_plain(site, AGENT_SITE_PLAIN_RETURN))
-		return 0;
-	run_plain(&site->action[0], regs, site);
-	return 1;
+		return (struct plain_call){0, 0};
+	s = shadow_of_last(site, regs->rsp - 8);
+	if (!s || !count_plain(a, site))
+		return (struct plain_call){0, 0};
+	regs->rip = pop_last(s);
+	return (struct plain_call){(action_fn)a->fn, &a->env};
 }
 
 void agent_returned_slowly(struct pt_regs *regs, struct agent_site *site)
 {
 	__u64 kept = enter_code(regs);
 
+	regs->rip = pop_return(site, regs->rsp - 8);
 	run_returns(regs, site);
 	leave_code(regs, kept);
 }

@@ -2,6 +2,10 @@
 /*
  * hold.c: kernel uprobes that do nothing. They keep the kernel's int3 at the site and at the instruction boundaries
  * behind it, so that whoever gets there goes on correctly. Pinned, they outlive the daemon.
+ *
+ * A perf event that is limited to a process is limited by one thread of it, whose memory is compared with that of who
+ * hits the uprobe. A thread that has ended has none: then uprobe_perf_func() (kernel/trace/trace_uprobe.c) asks that
+ * the int3 be taken away, and handler_chain() (kernel/events/uprobes.c) does so when no other uprobe there wants it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -15,6 +19,10 @@
 #include <unistd.h>
 
 #include "site.h"
+
+#define STAND_INS  3 /* threads; one that lives is enough */
+#define STAT_FLAGS 9 /* of /proc/PID/stat, proc(5) */
+#define PF_EXITING 4 /* in them, include/linux/sched.h */
 
 static int uprobe_pmu(void)
 {
@@ -94,4 +102,53 @@ void hold_drop(struct hold *h)
 	if (h->event >= 0)
 		close(h->event);
 	*h = (struct hold){.event = -1, .link = -1};
+}
+
+/* From here on it has no memory, or soon will not. */
+static bool is_ending(pid_t tid)
+{
+	uint64_t flags;
+
+	return proc_stat_field(tid, STAT_FLAGS, &flags) || (flags & PF_EXITING);
+}
+
+void hold_stand_in(struct site *s)
+{
+	struct site_opts opts = {.sz = sizeof(opts), .offset = s->offset, .noop_prog_fd = s->noop_prog_fd};
+	struct agent_error ignored;
+	char path[32];
+	pid_t *tids;
+	int n;
+
+	if (s->stand_ins || s->path_fd < 0 || !is_ending(s->t->pid))
+		return;
+	n = proc_threads(s->t->pid, &tids);
+	if (n < 0)
+		return;
+	s->stand_ins = malloc(STAND_INS * PATCH_MAX * sizeof(*s->stand_ins));
+	for (int i = 0; s->stand_ins && i < STAND_INS * PATCH_MAX; i++)
+		s->stand_ins[i] = (struct hold){.event = -1, .link = -1};
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", s->path_fd);
+	opts.path = path;
+	for (int i = 0, k = 0; s->stand_ins && i < n && k < STAND_INS; i++) {
+		if (tids[i] == s->t->pid || is_ending(tids[i]))
+			continue;
+		/* That at the first byte last: it closes an open site. */
+		for (int at = (int)s->size - 1; at >= 0; at--)
+			if (s->d.boundary_mask & (1u << at))
+				(void)hold_arm(&s->stand_ins[k * PATCH_MAX + at], &opts, tids[i], (unsigned int)at,
+					       &ignored);
+		k++;
+	}
+	free(tids);
+}
+
+void hold_drop_all(struct site *s)
+{
+	for (int i = 0; i < PATCH_MAX; i++)
+		hold_drop(&s->hold[i]);
+	for (int i = 0; s->stand_ins && i < STAND_INS * PATCH_MAX; i++)
+		hold_drop(&s->stand_ins[i]);
+	free(s->stand_ins);
+	s->stand_ins = NULL;
 }

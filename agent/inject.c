@@ -34,21 +34,27 @@
 #define MAP_FIXED_NOREPLACE 0x100000
 #endif
 
+/* For madvise(): about a part of a mapping. */
+struct advice {
+	size_t from, size;
+	int what; /* 0: none */
+};
+
 /* One mapping to be made. fd < 0: anonymous and private. */
 struct want {
 	int fd;
 	size_t size;
 	int prot;
 	int flags;     /* MAP_SHARED or MAP_PRIVATE */
-	int advice;    /* for madvise(), or 0 */
 	uint64_t addr; /* wanted address or 0 */
 	uint64_t at;   /* where it is, 0: not made */
+	struct advice advice[2];
 };
 
 struct job {
 	struct want *want;
 	size_t n;
-	bool makes_room;  /* the first of them is the fork page and the scratch page: see make_room() */
+	bool makes_room;  /* the first of them is that of make_room() */
 	int fds[MAX_FDS]; /* those of want[], as the tracer has them */
 	size_t n_fds;
 	const struct target_mapping *unmap;
@@ -187,11 +193,15 @@ static int map_one(struct remote *r, struct want *w, int fd)
 	w->at = (uint64_t)ret;
 	if (w->addr && w->at != w->addr) /* kernels before MAP_FIXED_NOREPLACE take it for a hint */
 		return agent_fail(r->err, -EEXIST, "address %lx of process %d is taken", w->addr, r->t->pid);
-	if (!w->advice)
-		return 0;
-	rc = call(r, &ret, "madvise()", SYS_madvise, ret, (long)w->size, w->advice, 0, 0, 0);
-	/* A kernel without huge pages does not know what to avoid. */
-	return w->advice == MADV_NOHUGEPAGE && rc == -EINVAL ? 0 : rc;
+	for (int i = 0; i < 2 && w->advice[i].what; i++) {
+		const struct advice *a = &w->advice[i];
+
+		rc = call(r, &ret, "madvise()", SYS_madvise, (long)(w->at + a->from), (long)a->size, a->what, 0, 0, 0);
+		/* A kernel without huge pages does not know what to avoid. */
+		if (rc && !(a->what == MADV_NOHUGEPAGE && rc == -EINVAL))
+			return rc;
+	}
+	return 0;
 }
 
 /*
@@ -203,10 +213,7 @@ static int check_tsc(struct remote *r)
 	int mode, rc;
 	long ret;
 
-	if (!r->t->vdso_gettime)
-		return 0;
 	rc = call(r, &ret, "prctl()", SYS_prctl, PR_GET_TSC, (long)r->scratch, 0, 0, 0, 0);
-
 	if (!rc)
 		rc = target_read(r->t, r->scratch, &mode, sizeof(mode));
 	if (!rc && mode != PR_TSC_ENABLE)
@@ -264,7 +271,7 @@ static int do_job(struct remote *r, struct job *j)
 	}
 	for (size_t i = 0; !rc && i < j->n; i++)
 		rc = map_one(r, &j->want[i], j->want[i].fd >= 0 ? r->fds[next++] : -1);
-	if (!rc && j->makes_room) {
+	if (!rc && j->makes_room && r->t->vdso_gettime) {
 		r->scratch = j->want[0].at + PAGE;
 		rc = check_tsc(r);
 	}
@@ -396,35 +403,40 @@ static bool cpu_has_rdpid(void)
 	return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & bit_RDPID);
 }
 
-/* Memory of the target's own: its first page for what only the target knows, the second for later injections. */
-static int make_room(struct target *t, struct agent_error *err)
-{
-	struct want want[] = {
-		{-1, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, MADV_WIPEONFORK, 0, 0},
-		{-1, sizeof(struct agent_shadow) * AGENT_MAX_THREADS, PROT_READ | PROT_WRITE,
-		 MAP_PRIVATE | MAP_NORESERVE, MADV_NOHUGEPAGE, 0, 0},
-	};
-	struct job j = {.want = want, .n = 2, .makes_room = true, .err = err};
-	int rc = run_job(t, &j);
-
-	if (!rc) {
-		t->fork_page = want[0].at;
-		t->shadow = want[1].at;
-	}
-	return rc;
-}
+/*
+ * Memory of the target's own: a page for what only the target knows, one for later injections, and the threads' pending
+ * returns, which a fork child keeps.
+ */
+#define ROOM_SHADOW (2 * PAGE)
+#define ROOM_SIZE   (ROOM_SHADOW + sizeof(struct agent_shadow) * AGENT_MAX_THREADS)
 
 static void give_up_room(struct target *t)
 {
-	const struct target_mapping room[] = {
-		{.addr = t->fork_page, .size = 2 * PAGE},
-		{.addr = t->shadow, .size = sizeof(struct agent_shadow) * AGENT_MAX_THREADS},
-	};
+	const struct target_mapping room = {.addr = t->fork_page, .size = ROOM_SIZE};
 	struct agent_error ignored;
 
 	if (target__alive(t))
-		target__unmap(t, room, 2, &ignored);
+		target__unmap(t, &room, 1, &ignored);
 	t->fork_page = t->shadow = 0;
+}
+
+static int make_room(struct target *t, struct agent_error *err)
+{
+	struct want want = {
+		.fd = -1,
+		.size = ROOM_SIZE,
+		.prot = PROT_READ | PROT_WRITE,
+		.flags = MAP_PRIVATE | MAP_NORESERVE,
+		.advice = {{0, ROOM_SHADOW, MADV_WIPEONFORK}, {ROOM_SHADOW, ROOM_SIZE - ROOM_SHADOW, MADV_NOHUGEPAGE}},
+	};
+	struct job j = {.want = &want, .n = 1, .makes_room = true, .err = err};
+	int rc = run_job(t, &j);
+
+	if (!rc) {
+		t->fork_page = want.at;
+		t->shadow = want.at + ROOM_SHADOW;
+	}
+	return rc;
 }
 
 int target__inject(struct target *t, const struct agent_image *img, int arena_fd, struct agent_error *err)
@@ -433,9 +445,14 @@ int target__inject(struct target *t, const struct agent_image *img, int arena_fd
 	struct want want[N] = {
 		/* private: the kernel puts a breakpoint on the nop of agent_service(), which it does not in shared
 		   memory */
-		[IMAGE] = {agent_image__fd(img), agent_image__size(), PROT_READ | PROT_EXEC, MAP_PRIVATE, 0, 0, 0},
-		[ARENA] = {arena_fd, (sizeof(struct agent_target) + PAGE - 1) & ~(PAGE - 1), PROT_READ | PROT_WRITE,
-			   MAP_SHARED, 0, 0, 0},
+		[IMAGE] = {.fd = agent_image__fd(img),
+			   .size = agent_image__size(),
+			   .prot = PROT_READ | PROT_EXEC,
+			   .flags = MAP_PRIVATE},
+		[ARENA] = {.fd = arena_fd,
+			   .size = (sizeof(struct agent_target) + PAGE - 1) & ~(PAGE - 1),
+			   .prot = PROT_READ | PROT_WRITE,
+			   .flags = MAP_SHARED},
 	};
 	struct job j = {.want = want, .n = N, .err = err};
 	struct agent_target *arena;
@@ -480,7 +497,8 @@ int target__map(struct target *t, struct target_mapping *m, size_t n, struct age
 	if (n > MAX_FDS)
 		return agent_fail(err, -E2BIG, "too many mappings at once");
 	for (size_t i = 0; i < n; i++)
-		want[i] = (struct want){m[i].fd, m[i].size, m[i].prot, MAP_SHARED, 0, m[i].addr, 0};
+		want[i] = (struct want){
+			.fd = m[i].fd, .size = m[i].size, .prot = m[i].prot, .flags = MAP_SHARED, .addr = m[i].addr};
 	rc = run_job(t, &j);
 	for (size_t i = 0; !rc && i < n; i++)
 		m[i].addr = want[i].at;

@@ -6,6 +6,9 @@ IMAGE_CFLAGS := -std=gnu11 -O2 -I. -ffreestanding -fno-builtin -fpie -fvisibilit
 	-mno-red-zone -fno-stack-protector -fno-jump-tables -fcf-protection=none -fno-asynchronous-unwind-tables \
 	-fno-unwind-tables -fno-tree-loop-distribute-patterns -fno-strict-aliasing -Wall -Wextra -Werror
 
+# Two functions deep, each with its return address, and a call of agent_service() or agent_wait(): see AGENT_STACK_GENERAL.
+IMAGE_CFLAGS += -Wstack-usage=96
+
 $(B)/agent/image/%.o: agent/%.c Makefile agent/module.mk
 	@mkdir -p $(@D)
 	$(call say,CC)

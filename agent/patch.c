@@ -125,6 +125,7 @@ int site__disarm(struct site *s, struct agent_error *err)
 	if (site__is_open(s))
 		return agent_fail(err, -EBUSY, "the site at 0x%lx of process %d is open", s->addr, s->t->pid);
 	if (has_bytes_between(s)) {
+		hold_stand_in(s);
 		/* Who fetched the first byte while it was the jump's has executed it after this. */
 		cpus_visit();
 		rc = step_leave(s, err);
@@ -150,15 +151,19 @@ int site__close(struct site *s, struct agent_error *err)
 {
 	const uint8_t closed_byte = INT3;
 	uint8_t now[PATCH_MAX];
-	int rc = look(s, now, err);
+	int rc;
 
+	hold_stand_in(s);
+	rc = look(s, now, err);
 	if (rc)
 		return rc;
 	/* int3 already: another tool's uprobe came. The bytes between are the jump's all the same. */
 	if (now[0] != s->jump[0] && now[0] != INT3)
 		return agent_fail(err, -EBUSY, "the site at 0x%lx of process %d has byte %02x, not a jump", s->addr,
 				  s->t->pid, now[0]);
-	return not_written(s, target_write(s->t, s->addr, &closed_byte, 1), err);
+	rc = not_written(s, target_write(s->t, s->addr, &closed_byte, 1), err);
+	hold_stand_in(s);
+	return rc;
 }
 
 bool site__is_open(const struct site *s)
@@ -308,18 +313,19 @@ static void forget(struct site *s)
 	for (struct site **link = &s->t->sites; *link; link = &(*link)->next) {
 		if (*link == s) {
 			*link = s->next;
-			return;
+			break;
 		}
 	}
+	if (s->path_fd >= 0)
+		close(s->path_fd);
 }
 
 void site__leave(struct site *s)
 {
 	forget(s);
-	for (int i = 0; i < PATCH_MAX; i++) {
+	for (int i = 0; i < PATCH_MAX; i++)
 		s->hold[i].pin[0] = 0;
-		hold_drop(&s->hold[i]);
-	}
+	hold_drop_all(s);
 	free(s);
 }
 
@@ -328,13 +334,14 @@ int site__free(struct site *s)
 	struct code_range stub = {s->map.addr, s->map.addr + s->map.size};
 	struct agent_error ignored;
 	bool held = false, clean = true;
+	int n_tries = s->is_stuck ? 1 : FREE_TRIES;
 
 	for (int i = 0; i < PATCH_MAX; i++)
 		held |= s->hold[i].event >= 0;
 	if (held && s->map.addr && target__alive(s->t)) {
 		if (site__is_open(s))
 			site__close(s, &ignored);
-		for (int tries = s->is_stuck ? FREE_TRIES - 1 : 0; tries < FREE_TRIES; tries++) {
+		for (int tries = 0; tries < n_tries; tries++) {
 			clean = !site__disarm(s, &ignored) || !target__alive(s->t);
 			if (clean)
 				break;
@@ -347,8 +354,7 @@ int site__free(struct site *s)
 	if (!clean)
 		return -EBUSY;
 	forget(s);
-	for (int i = 0; i < PATCH_MAX; i++)
-		hold_drop(&s->hold[i]);
+	hold_drop_all(s);
 	/* A thread that is still inside, or returns there, keeps the stub where it is: one page. */
 	if (s->map.addr && target__alive(s->t) && !target_left(s->t, &stub, FREE_WAIT_MS, &ignored))
 		target__unmap(s->t, &s->map, 1, &ignored);

@@ -43,6 +43,8 @@
 #define SYSCALL_STOP	    (SIGTRAP | 0x80) /* PTRACE_O_TRACESYSGOOD */
 #define GET_DISPATCH_CONFIG 0x4211	     /* PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, since Linux 6.4 */
 #define MAX_SLEEP_US	    100000	     /* then we look whatever the signals say */
+#define SPIN_US		    60		     /* a stop comes sooner than who has fallen asleep wakes up */
+#define MAX_VAIN_SPINS	    2		     /* then the thread is taken to want the CPU on which we spin */
 #define TRACER_STACK	    (256ul << 10)
 #define STACK_GUARD	    4096ul
 
@@ -268,21 +270,37 @@ static int64_t now_us(void)
 }
 
 /*
+ * A thread that goes on elsewhere stops again within microseconds, and each of the dozen stops of an injection would
+ * take several times as long if we slept: the thread stands still meanwhile.
+ */
+static pid_t spin(struct stopped *s, int *status)
+{
+	int64_t end = now_us() + SPIN_US;
+	pid_t got;
+
+	do
+		got = waitpid(s->tid, status, __WALL | WNOHANG);
+	while (!got && s->vain_spins < MAX_VAIN_SPINS && now_us() < end);
+	s->vain_spins += !got;
+	return got;
+}
+
+/*
  * Waits for the next stop. 0 with *status, -ESRCH when the thread ended, -ETIMEDOUT. The kernel says by SIGCHLD that
  * there is something to wait for; the tracer has all signals blocked.
  */
-static int wait_stop(pid_t tid, int64_t deadline_us, int *status)
+static int wait_stop(struct stopped *s, int64_t deadline_us, int *status)
 {
+	pid_t got = spin(s, status);
 	sigset_t child;
 
 	sigemptyset(&child);
 	sigaddset(&child, SIGCHLD);
 	for (;;) {
-		pid_t got = waitpid(tid, status, __WALL | WNOHANG);
 		int64_t left = deadline_us - now_us();
 		struct timespec ts;
 
-		if (got == tid)
+		if (got == s->tid)
 			return WIFSTOPPED(*status) ? 0 : -ESRCH;
 		if (got < 0 && errno != EINTR)
 			return errno == ECHILD ? -ESRCH : -errno;
@@ -292,6 +310,7 @@ static int wait_stop(pid_t tid, int64_t deadline_us, int *status)
 			left = MAX_SLEEP_US;
 		ts = (struct timespec){left / 1000000, left % 1000000 * 1000};
 		sigtimedwait(&child, NULL, &ts);
+		got = waitpid(s->tid, status, __WALL | WNOHANG);
 	}
 }
 
@@ -366,7 +385,7 @@ int thread_stop(struct target *t, pid_t tid, int timeout_ms, struct stopped *s, 
 	for (;;) {
 		if (ptrace(PTRACE_INTERRUPT, tid, NULL, NULL))
 			return agent_fail(err, -errno, "thread %d cannot be interrupted: %s", tid, strerror(errno));
-		rc = wait_stop(tid, deadline, &status);
+		rc = wait_stop(s, deadline, &status);
 		if (rc)
 			return agent_fail(err, rc, "thread %d of process %d %s", tid, t->pid,
 					  rc == -ETIMEDOUT ? "did not stop in time" : "ended");
@@ -449,7 +468,7 @@ static int back_to_interrupt(struct stopped *s)
 	for (int odd = 0; odd < MAX_ODD_STOPS; odd++) {
 		if (ptrace(PTRACE_CONT, s->tid, NULL, NULL))
 			return -errno;
-		rc = wait_stop(s->tid, INT64_MAX, &status);
+		rc = wait_stop(s, INT64_MAX, &status);
 		if (rc || is_interrupt_stop(status))
 			return rc;
 		note_signal(s, status);
@@ -502,7 +521,7 @@ int thread_syscall(struct target *t, struct stopped *s, long *result, long nr, l
 		if (ptrace(PTRACE_SYSCALL, s->tid, NULL, NULL))
 			return -errno;
 		/* No deadline: letting go of the thread now would leave it in the middle of our call. */
-		rc = wait_stop(s->tid, INT64_MAX, &status);
+		rc = wait_stop(s, INT64_MAX, &status);
 		if (rc)
 			return rc;
 		if (WSTOPSIG(status) != SYSCALL_STOP) {

@@ -281,6 +281,9 @@ enum site_result site__plan(struct target *t, const struct site_opts *opts, stru
 	s->t = t;
 	s->index = opts->index;
 	s->has_return = opts->has_return;
+	s->offset = opts->offset;
+	s->noop_prog_fd = opts->noop_prog_fd;
+	s->path_fd = open(opts->path, O_PATH | O_CLOEXEC);
 	for (int i = 0; i < PATCH_MAX; i++)
 		s->hold[i] = (struct hold){.event = -1, .link = -1};
 	r = t->image ? SITE_DONE : FAIL(err, "process %d does not have the agent", t->pid);

@@ -53,6 +53,10 @@ struct site {
 	size_t size;	   /* of the jump */
 	unsigned int step; /* see struct jump_form */
 	struct hold hold[PATCH_MAX];
+	struct hold *stand_ins; /* malloc'ed, STAND_INS * PATCH_MAX, or NULL: see hold_stand_in() */
+	int path_fd;		/* the file, as O_PATH; -1: not known */
+	uint64_t offset;	/* in the file */
+	int noop_prog_fd;	/* not owned */
 	int index;
 	bool has_return;
 	bool is_stuck;	   /* site__free() failed: it is not tried as long again */
@@ -83,6 +87,13 @@ size_t stub_build(const struct site *s, uint8_t *out, size_t room, enum decode_r
 
 int hold_arm(struct hold *h, const struct site_opts *o, pid_t pid, unsigned int at, struct agent_error *err);
 void hold_drop(struct hold *h);
+/*
+ * The uprobes that hold a site are limited to its process by the main thread. When that has ended the kernel takes
+ * their int3s away one by one, as threads meet them. To be called before such a site is closed: others are armed that
+ * are limited by threads which live.
+ */
+void hold_stand_in(struct site *s);
+void hold_drop_all(struct site *s);
 
 /* ---- elf.c ---- */
 

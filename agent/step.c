@@ -211,12 +211,12 @@ int step_leave(const struct site *s, struct agent_error *err)
 {
 	const struct code_range step = {s->addr + s->step, s->addr + s->step + 1};
 	struct leaver l = {s, err};
-	int rc = -EAGAIN;
+	int rc = -EAGAIN, tries = s->is_stuck ? 1 : TRIES;
 
 	if (!s->step)
 		return 0;
 	/* On a busy machine a thread may take long to come to a stop. */
-	for (int i = 0; i < TRIES && rc; i++) {
+	for (int i = 0; i < tries && rc; i++) {
 		if (!target_left(s->t, &step, GLANCE_MS, err) && is_alone_in_memory(s->t))
 			return 0;
 		if (!target__alive(s->t))

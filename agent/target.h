@@ -96,6 +96,7 @@ struct stopped {
 	uint64_t sigmask;
 	bool masked;
 	uint32_t resend; /* bit per signal that has to be sent again */
+	int vain_spins;	 /* see wait_stop() */
 };
 
 /*

@@ -17,6 +17,7 @@
 #include "daemon/bytecode.h"
 #include "daemon/khalf.h"
 #include "daemon/library.h"
+#include "daemon/log.h"
 #include "daemon/mapped.h"
 #include "daemon/pins.h"
 #include "daemon/uprobe.h"
@@ -124,6 +125,13 @@ static int compile(struct group *g, struct gprog *p, struct vm_worker *worker)
 		explain(g, "compiling program ", p->name, err, err_text);
 		return err;
 	}
+	if (p->code.stack_size > AGENT_STACK_PROGRAM) {
+		snprintf(err_text, sizeof(err_text), "it needs %zu bytes of the stacks of those whom it probes",
+			 p->code.stack_size);
+		explain(g, "program ", p->name, -EOPNOTSUPP, err_text);
+		return -EOPNOTSUPP;
+	}
+	log_debug("program %s: %zu bytes of code, %zu of stack", p->name, p->code.size, p->code.stack_size);
 	p->plain = bytecode__reads_few_registers(p->insns, p->n_insns) &&
 		   !agent_code_has_strings(p->code.bytes, p->code.size);
 	p->code_fd = agent_code_memfd("bpftimed-program", p->code.bytes, p->code.size);

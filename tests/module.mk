@@ -3,7 +3,7 @@ $(B)/tests/unit/test_%: $(B)/tests/unit/test_%.o
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o %.a,$^) $(LIBS) -lcmocka
 
-$(B)/tests/reap: $(B)/tests/reap.o
+$(B)/tests/reap $(B)/tests/debugger: $(B)/tests/%: $(B)/tests/%.o
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^
 
@@ -12,7 +12,7 @@ BEHAVIOUR := $(sort $(wildcard tests/behaviour/*.bats))
 TESTS	  ?= $(UNIT) $(BEHAVIOUR)
 PROVE	  ?= prove $(if $(filter 0,$(V)),,--verbose)
 
-test-programs: all $(UNIT) $(VICTIMS) $(TEST_PROGRAMS) $(B)/tests/reap
+test-programs: all $(UNIT) $(VICTIMS) $(TEST_PROGRAMS) $(B)/tests/reap $(B)/tests/debugger
 
 check: test-programs
 	@B=$(abspath $(B)) SANITIZE=$(SANITIZE) $(PROVE) --exec tests/run-tap $(TESTS)

@@ -1,7 +1,7 @@
 # tests/bench: `make bench`
 $(B)/tests/bench/target: $(B)/tests/bench/target.o $(B)/tests/bench/functions.o
 	$(call say,LD)
-	$(Q)$(CC) $(LDFLAGS) -o $@ $^
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lpthread
 
 $(B)/tests/bench/probe: $(B)/tests/bench/probe.o $(B)/daemon/uprobe.o
 	$(call say,LD)

@@ -108,6 +108,48 @@ BOTH(test_low_signal, "low-signal", "500")
 BOTH(test_low_altstack, "low-signal", "500", "altstack")
 BOTH(test_low_seccomp, "low-seccomp", "100000")
 
+/*
+ * A hit uses no more of the stack than is said: the victim tells how much was touched, and lives when there is no more.
+ * The actions need their return address.
+ */
+static void does_with_stack(char *name, bool has_return, uint32_t flags, long least, long most)
+{
+	char room[16];
+	char *const argv[] = {name, room, "1000", NULL};
+
+	for (int i = 0; i < 2; i++) {
+		struct probed p = {0};
+		long touched, calls;
+
+		snprintf(room, sizeof(room), "%ld", i ? most : 2000);
+		probe(&p, argv, has_return);
+		for (uint32_t k = 0; k < p.rd.arena->site[0].n_actions; k++)
+			p.rd.arena->site[0].action[k].flags |= flags;
+		agent_site_serve(&p.rd.arena->site[0], 0);
+		victim_go(&p.v);
+		touched = victim_number(&p.v, "touched");
+		calls = victim_number(&p.v, "calls");
+		print_message("%s %s: %ld bytes of stack touched\n", name, i ? "at the edge" : "with room", touched);
+		assert_int_equal(calls, 1001);
+		assert_int_equal(rider_count(&p.rd, 0), calls);
+		assert_in_range(touched, least, most);
+		assert_int_equal(victim_wait(&p.v), 0);
+		end(&p);
+	}
+}
+
+static void test_stack(void **state)
+{
+	const long program = sizeof(void *);
+
+	(void)state;
+	does_with_stack("edge", false, 0, AGENT_STACK_PLAIN + program, AGENT_STACK_PLAIN + program);
+	does_with_stack("low-edge", false, 0, AGENT_STACK_PLAIN + program, AGENT_STACK_PLAIN + program);
+	does_with_stack("edge", false, AGENT_ACT_GENERAL, AGENT_STACK_PLAIN + program, AGENT_STACK_GENERAL + program);
+	does_with_stack("edge", true, 0, AGENT_STACK_PLAIN + program, AGENT_STACK_GENERAL + program);
+	does_with_stack("low-edge", true, 0, AGENT_STACK_PLAIN + program, AGENT_STACK_GENERAL + program);
+}
+
 /* The site goes away while children live that were born with the jump in their code. */
 static void test_fork_then_free(void **state)
 {
@@ -125,6 +167,35 @@ static void test_fork_then_free(void **state)
 		site__free(p.s);
 		assert_int_equal(victim_number(&p.v, "calls"), 2);
 		assert_int_equal(rider_count(&p.rd, 0), 2);
+		assert_int_equal(victim_wait(&p.v), 0);
+		rider_stop(&p.rd);
+	}
+}
+
+/*
+ * The main thread has ended, and with it the uprobes' hold on the process: the kernel takes its int3s away one by one
+ * when somebody meets them. Whoever calls while the site goes away must not find half a jump.
+ */
+static void test_leaderless(void **state)
+{
+	(void)state;
+	for (int i = 0; i < 6; i++) {
+		char *const argv[] = {i & 1 ? "low-leaderless" : "leaderless", "5000000", "2", "0", NULL};
+		struct agent_error err = {""};
+		struct probed p = {0};
+
+		probe(&p, argv, i & 2);
+		victim_go(&p.v);
+		usleep(20000);
+		if (site__close(p.s, &err))
+			fail_msg("%s, after %lu hits, end %d", err.text, rider_count(&p.rd, 0), victim_wait(&p.v));
+		usleep(10000);
+		rider_gate(&p.rd, SHM_UGATE_KERNEL);
+		if (site__disarm(p.s, &err))
+			fail_msg("%s, after %lu hits, end %d", err.text, rider_count(&p.rd, 0), victim_wait(&p.v));
+		site__free(p.s);
+		assert_int_equal(victim_number(&p.v, "calls"), 10000000);
+		assert_true(rider_count(&p.rd, 0) > 0);
 		assert_int_equal(victim_wait(&p.v), 0);
 		rider_stop(&p.rd);
 	}
@@ -238,6 +309,7 @@ static void test_pidns(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_stack),
 		cmocka_unit_test(test_low_fork),
 		cmocka_unit_test(test_low_vfork),
 		cmocka_unit_test(test_low_signal),
@@ -246,6 +318,7 @@ int main(void)
 		cmocka_unit_test(test_fork),
 		cmocka_unit_test(test_fork_then_free),
 		cmocka_unit_test(test_vfork),
+		cmocka_unit_test(test_leaderless),
 		cmocka_unit_test(test_exec),
 		cmocka_unit_test(test_signal),
 		cmocka_unit_test(test_altstack),

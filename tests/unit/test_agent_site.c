@@ -4,6 +4,7 @@
  * moves back and forth under load. The victim knows how often it called.
  */
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -317,25 +318,48 @@ static void step_to(pid_t tid, uint64_t addr)
 	assert_int_equal(regs.rip, addr);
 }
 
+/* What the file has. */
+static void read_code(const char *victim, const char *symbol, uint8_t *bytes, size_t n)
+{
+	int fd = open(victim_path(victim), O_RDONLY | O_CLOEXEC);
+
+	assert_int_equal(pread(fd, bytes, n, (off_t)victim_symbol(victim, symbol)), n);
+	close(fd);
+}
+
+static pid_t hold_on_step(const struct victim *v, uint64_t addr)
+{
+	pid_t tid;
+
+	usleep(2000);
+	tid = caller_of(v->pid);
+	assert_int_equal(ptrace(PTRACE_ATTACH, tid, NULL, NULL), 0);
+	assert_int_equal(waitpid(tid, NULL, __WALL), tid);
+	step_to(tid, addr + 2);
+	return tid;
+}
+
 /*
- * A thread has pushed and not yet jumped when the site is closed. While somebody traces it there, the bytes stay. Let
- * go, it jumps; stopped by a signal, it is made to.
+ * A thread has pushed and not yet jumped when the site is closed. While somebody traces it there, the bytes stay, and
+ * the site cannot be freed. Let go, it jumps; stopped by a signal, it is made to.
  */
 static void test_step(void **state)
 {
 	char *const argv[] = {"low-calls", "push_rbp", "1", "0", NULL};
 	struct agent_error err = {""};
 	struct agent_site *as;
-	uint8_t was[8], now[8];
+	uint8_t was[8], now[8], code[8];
 	struct oracle entry;
 	struct rider rd;
 	struct victim v;
 	struct site *s;
 	uint64_t addr;
+	pid_t held;
 	long calls;
 
 	(void)state;
 	victim_start(&v, argv);
+	read_code(argv[0], "push_rbp", code, sizeof(code));
 	oracle_start(&entry, victim_path(argv[0]), victim_symbol(argv[0], "push_rbp"), false);
 	rider_start(&rd, &rig, v.pid);
 	s = plan(&rd, argv[0], "push_rbp", false, 3, SITE_DONE, &err);
@@ -350,11 +374,7 @@ static void test_step(void **state)
 		pid_t tid;
 
 		move(&rd, s, as, true);
-		usleep(2000);
-		tid = caller_of(v.pid);
-		assert_int_equal(ptrace(PTRACE_ATTACH, tid, NULL, NULL), 0);
-		assert_int_equal(waitpid(tid, NULL, __WALL), tid);
-		step_to(tid, addr + 2);
+		tid = hold_on_step(&v, addr);
 		check_ok(site__close(s, &err), &err);
 		rider_gate(&rd, SHM_UGATE_KERNEL);
 		as->mode = AGENT_SITE_BOUNCE;
@@ -373,12 +393,25 @@ static void test_step(void **state)
 		if (stopped)
 			assert_int_equal(kill(v.pid, SIGCONT), 0);
 	}
+	move(&rd, s, as, true);
+	held = hold_on_step(&v, addr);
+	check_ok(site__close(s, &err), &err);
+	rider_gate(&rd, SHM_UGATE_KERNEL);
+	as->mode = AGENT_SITE_BOUNCE;
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(site__free(s), -EBUSY);
+	victim_peek(&v, addr, now, sizeof(now));
+	assert_int_equal(now[2], JMP);
+	assert_int_equal(ptrace(PTRACE_DETACH, held, NULL, NULL), 0);
+	usleep(2000);
+	assert_int_equal(site__free(s), 0);
+	victim_peek(&v, addr, now, sizeof(now));
+	assert_memory_equal(now + 1, code + 1, sizeof(now) - 1);
 	victim_go(&v);
 	calls = victim_number(&v, "calls");
 	printf("# %ld calls, %lu in userspace, %lu in the kernel\n", calls, rider_count(&rd, 0), oracle_count(&entry));
 	assert_int_equal(rider_count(&rd, 0) + oracle_count(&entry), calls);
 	assert_int_equal(victim_wait(&v), 0);
-	site__free(s);
 	rider_stop(&rd);
 	oracle_stop(&entry);
 }

@@ -12,11 +12,13 @@ static atomic_long calls;
 
 /* The function to probe: `work`. Counts itself. */
 __attribute__((noinline, used)) long work(long a);
+#ifndef VICTIM_HAS_ITS_OWN_WORK
 __attribute__((noinline, used)) long work(long a)
 {
 	__asm__ volatile("" : "+r"(a));
 	return 3 * a + 1;
 }
+#endif
 
 static inline void call_work(void)
 {
