@@ -22,6 +22,7 @@
 #define RETRY_MAX	   6u
 #define CHILD_REPAIR_TRIES 3
 #define COOL_NS		   1000000000ull
+#define WATCH_NS	   1000000000ull /* between two looks at what carries may have missed */
 #define SETTLE_TRIES	   50u
 
 uint64_t now_ns(void)
@@ -647,6 +648,47 @@ static uint64_t cool_places(struct engine *e, uint64_t now)
 	return next;
 }
 
+/* What the agent of a process could not do as the kernel would have; NULL: nothing. */
+static const char *shortcoming(const struct host *h)
+{
+	uint32_t flags = h->arena ? __atomic_load_n(&h->arena->flags, __ATOMIC_RELAXED) : 0;
+
+	if (flags & AGENT_TARGET_NO_SLOT)
+		return "has more threads than are kept apart, so that a return was not probed";
+	if (flags & AGENT_TARGET_KERNEL_READ)
+		return "ran a program that reads the kernel's memory, which is not for code in processes";
+	return NULL;
+}
+
+/*
+ * What a process cannot do exactly goes back to the kernel and stays there. Returns when to look again, or 0.
+ */
+static uint64_t watch_targets(struct engine *e, uint64_t now)
+{
+	bool some = false;
+
+	for (struct host *h = e->hosts.list; h; h = h->next) {
+		const char *what = shortcoming(h);
+
+		some |= h->lodgings != NULL;
+		if (!what)
+			continue;
+		for (struct group *g = e->groups; g; g = g->next) {
+			if (g->state != GROUP_SHARED || !host__lodging(h, g))
+				continue;
+			switch_handback(&e->sw, g, true);
+			snprintf(g->reason, sizeof(g->reason), "process %d (%s) %s", h->pid, h->comm, what);
+			g->retry_at = UINT64_MAX;
+			set_reasons(g);
+			log_warning("%s (%d): handed back: %s", g->tool->comm, g->tool->pid, g->reason);
+			changed(e);
+		}
+		__atomic_fetch_and(&h->arena->flags, ~(uint32_t)(AGENT_TARGET_NO_SLOT | AGENT_TARGET_KERNEL_READ),
+				   __ATOMIC_RELAXED);
+	}
+	return some ? now + WATCH_NS : 0;
+}
+
 uint64_t converge__run(struct engine *e)
 {
 	uint64_t now = now_ns(), next = 0;
@@ -667,6 +709,7 @@ uint64_t converge__run(struct engine *e)
 		    (!next || g->retry_at < next))
 			next = g->retry_at;
 	next = earlier(cool_places(e, now), next);
+	next = earlier(watch_targets(e, now), next);
 	return earlier(settle_again(e, now), next);
 }
 

@@ -32,7 +32,7 @@ enum shm_ugate {
 	SHM_UGATE_KERNEL = 0, /* the kernel serves: a thread that is already in a trampoline goes back to the site */
 	SHM_UGATE_OPEN = 1,   /* the user half serves */
 	SHM_UGATE_WAIT = 2,   /* a switch is under way: threads wait in the trampoline for a moment */
-	SHM_UGATE_OFF = 3,    /* the tool has detached: nobody serves, the function goes on */
+	SHM_UGATE_OFF = 3,    /* the tool has detached: nobody serves, threads go back to the place as for KERNEL */
 };
 
 /*

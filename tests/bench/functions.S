@@ -5,6 +5,7 @@
  *   bench_push   the kernel emulates `push %rbp`: its cheap case
  *   bench_endbr  single-stepped
  *   bench_sub    single-stepped
+ *   bench_bare	  the same as bench_push, never probed
  *   bench_hand   begins with a hand-written jump to a trampoline that saves all registers and the flags (as a probe must),
  *		  calls empty code, restores them and jumps back: the limit to aim at
  */
@@ -24,6 +25,14 @@ function bench_push
 	pop	%rbp
 	ret
 	.size	bench_push, . - bench_push
+
+function bench_bare
+	push	%rbp
+	mov	%rsp, %rbp
+	lea	(%rdi,%rsi), %rax
+	pop	%rbp
+	ret
+	.size	bench_bare, . - bench_bare
 
 function bench_endbr
 	endbr64

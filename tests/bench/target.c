@@ -19,6 +19,7 @@ long bench_push(long a, long b);
 long bench_endbr(long a, long b);
 long bench_sub(long a, long b);
 long bench_hand(long a, long b);
+long bench_bare(long a, long b);
 
 static const struct {
 	const char *name;
@@ -28,6 +29,7 @@ static const struct {
 	{"bench_endbr", bench_endbr},
 	{"bench_sub", bench_sub},
 	{"bench_hand", bench_hand},
+	{"bench_bare", bench_bare},
 };
 
 static double now_ns(void)
