@@ -16,7 +16,9 @@
  *not get it goes on without.
  */
 #include "vmlinux.h"
+#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
 
 #include "carry.h"
 #include "shm-runtime/shm_map.h"
@@ -546,16 +548,43 @@ static __always_inline int serve(const struct carry_attr *a, __u64 cmd)
 	return 0;
 }
 
-/* Behind a tail call from carry_enter, in its place. */
-SEC("tracepoint/syscalls/sys_enter_bpf")
-int carry(struct trace_event_raw_sys_enter *ctx)
+/* What the caller gave to bpf(), where the kernel has not copied it yet. */
+static __always_inline void called(__u32 cmd, __u64 attr, __u64 size)
 {
 	struct carry_attr a = {};
-	__u64 size = ctx->args[2];
 
 	if (size > sizeof(a))
 		size = sizeof(a);
-	if (bpf_probe_read_user(&a, size, (void *)ctx->args[1]))
-		return 0;
-	return serve(&a, ctx->args[0]);
+	if (!bpf_probe_read_user(&a, size, (void *)attr))
+		serve(&a, cmd);
+}
+
+/* Behind a tail call from the hook, in its place: for each way of hooking the same carrier; the daemon loads one. */
+
+SEC("tracepoint/syscalls/sys_enter_bpf")
+int carry_tracepoint(struct trace_event_raw_sys_enter *ctx)
+{
+	called(ctx->args[0], ctx->args[1], ctx->args[2]);
+	return 0;
+}
+
+SEC("raw_tp/sys_enter")
+int carry_raw(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct pt_regs *regs = (struct pt_regs *)ctx->args[0];
+
+	called(BPF_CORE_READ(regs, di), BPF_CORE_READ(regs, si), BPF_CORE_READ(regs, dx));
+	return 0;
+}
+
+/* The kernel's own copy of the attributes, zero behind what the caller gave. Whatever happens here, the call goes on.
+ */
+SEC("lsm/bpf")
+int BPF_PROG(carry_lsm, int cmd, union bpf_attr *attr)
+{
+	struct carry_attr a = {};
+
+	if (!bpf_probe_read_kernel(&a, sizeof(a), attr))
+		serve(&a, (__u32)cmd);
+	return 0;
 }

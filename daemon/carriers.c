@@ -21,6 +21,7 @@
 #include "bpf/carry.h"
 #include "bpf/carry.skel.h"
 #include "bpf/carry_hook.skel.h"
+#include "daemon/kernel_features.h"
 
 struct carrier {
 	struct carry_bpf *skel; /* NULL: the place is free */
@@ -28,10 +29,29 @@ struct carrier {
 	bool enabled;
 };
 
+/* A way to be at the entry of bpf(). Hook and carriers are of the same program type. */
+struct form {
+	size_t enter;	/* in struct carry_hook_bpf */
+	size_t before;	/* in struct carry_hook_bpf: the program that runs before it, 0: none */
+	size_t carrier; /* in struct carry_bpf */
+};
+
+#define HOOK_PROG(p) offsetof(struct carry_hook_bpf, progs.p)
+#define PROG(p)	     offsetof(struct carry_bpf, progs.p)
+
+static const struct form forms[] = {
+	[BPF_HOOK_TRACEPOINT] = {HOOK_PROG(enter_tracepoint), 0, PROG(carry_tracepoint)},
+	[BPF_HOOK_RAW_TRACEPOINT] = {HOOK_PROG(enter_raw), 0, PROG(carry_raw)},
+	[BPF_HOOK_LSM] = {HOOK_PROG(enter_lsm), HOOK_PROG(touch_lsm), PROG(carry_lsm)},
+};
+
+enum { LINK_ENTER, LINK_BEFORE, N_LINKS };
+
 struct carriers {
+	enum bpf_hook kind;
 	struct carry_hook_bpf *hook;
-	struct bpf_link *link;	/* while there is a carrier: an unused hook costs nobody anything */
-	int outer_fd, inner_fd; /* an array of maps: changing it waits for programs that run */
+	struct bpf_link *link[N_LINKS]; /* while there is a carrier: an unused hook costs nobody anything */
+	int outer_fd, inner_fd;		/* an array of maps: changing it waits for programs that run */
 	size_t n;
 	char *dir; /* where everything is pinned, or NULL */
 	struct carrier carrier[CARRY_MAX];
@@ -59,8 +79,9 @@ static const struct {
 	{"carry_ho.bss", "carry-state"},
 };
 
-#define N(a)	 (sizeof(a) / sizeof((a)[0]))
-#define PIN_LINK "carry-link"
+#define N(a) (sizeof(a) / sizeof((a)[0]))
+
+static const char *const link_pin[N_LINKS] = {[LINK_ENTER] = "carry-link", [LINK_BEFORE] = "carry-link-before"};
 
 static char *pin_path(char *path, size_t size, const char *dir, const char *name)
 {
@@ -158,17 +179,52 @@ int carriers__inherit(const char *dir)
 
 /* ---- the hook ---- */
 
-/* Where bpf() is hooked. The one place to choose: carriers and hook must be of the same program type. */
-static struct bpf_link *hook_attach(struct carriers *c)
+static struct bpf_program *program(const void *skel, size_t offset)
 {
-	return bpf_program__attach_tracepoint(c->hook->progs.carry_enter, "syscalls", "sys_enter_bpf");
+	return *(struct bpf_program *const *)((const char *)skel + offset);
 }
 
 static void hook_detach(struct carriers *c)
 {
-	unpin(c, PIN_LINK);
-	bpf_link__destroy(c->link);
-	c->link = NULL;
+	for (int i = 0; i < N_LINKS; i++) {
+		unpin(c, link_pin[i]);
+		bpf_link__destroy(c->link[i]);
+		c->link[i] = NULL;
+	}
+}
+
+/* The kernel runs the program that was attached last before the others. */
+static int hook_attach(struct carriers *c, char *err, size_t err_size)
+{
+	const size_t prog[N_LINKS] = {forms[c->kind].enter, forms[c->kind].before};
+	int ret = 0;
+
+	for (int i = 0; i < N_LINKS && !ret; i++) {
+		if (!prog[i])
+			continue;
+		c->link[i] = bpf_program__attach(program(c->hook, prog[i]));
+		if (!c->link[i]) {
+			ret = fail(err, err_size, -errno, "cannot attach the hook on bpf() (%s): %s",
+				   bpf_hook__name(c->kind), strerror(errno));
+			break;
+		}
+		ret = c->dir ? pin(bpf_link__fd(c->link[i]), c->dir, link_pin[i]) : 0;
+		if (ret)
+			fail(err, err_size, ret, "%s/%s cannot be pinned: %s", c->dir, link_pin[i], strerror(-ret));
+	}
+	if (ret)
+		hook_detach(c);
+	return ret;
+}
+
+uint64_t carriers__missed(const struct carriers *c)
+{
+	struct bpf_prog_info info = {0};
+	uint32_t len = sizeof(info);
+
+	if (bpf_obj_get_info_by_fd(bpf_program__fd(program(c->hook, forms[c->kind].enter)), &info, &len))
+		return 0;
+	return info.recursion_misses;
 }
 
 /* Other processes find the carrier by this, see carriers__rescue(). */
@@ -186,7 +242,7 @@ static int tell(struct carriers *c, const struct carrier *k, uint32_t place, int
 
 const char *carriers__hook(const struct carriers *c)
 {
-	return "tracepoint";
+	return bpf_hook__name(c->kind);
 }
 
 static int waiter_open(struct carriers *c)
@@ -212,13 +268,34 @@ static int wait_for_programs(struct carriers *c)
 	return bpf_map_update_elem(c->outer_fd, &zero, &c->inner_fd, BPF_ANY) ? -errno : 0;
 }
 
+static int hook_load(struct carriers *c)
+{
+	const struct form *form = &forms[c->kind];
+	struct bpf_program *p;
+
+	bpf_object__for_each_program(p, c->hook->obj)
+		bpf_program__set_autoload(p, p == program(c->hook, form->enter) || p == c->hook->progs.carry_learn ||
+						     (form->before && p == program(c->hook, form->before)));
+	c->hook->rodata->n_cpus = (uint32_t)libbpf_num_possible_cpus();
+	return carry_hook_bpf__load(c->hook);
+}
+
 int carriers__new(struct carriers **out, char *err, size_t err_size)
+{
+	struct kernel_features k;
+
+	kernel_features__probe(&k);
+	return carriers__new_with(out, kernel_features__hook(&k), err, err_size);
+}
+
+int carriers__new_with(struct carriers **out, enum bpf_hook hook, char *err, size_t err_size)
 {
 	struct carriers *c = calloc(1, sizeof(*c));
 	int ret;
 
 	if (!c)
 		return fail(err, err_size, -ENOMEM, "no memory for the carriers");
+	c->kind = hook;
 	c->outer_fd = c->inner_fd = -1;
 	ret = waiter_open(c);
 	if (ret) {
@@ -230,9 +307,10 @@ int carriers__new(struct carriers **out, char *err, size_t err_size)
 		ret = fail(err, err_size, -errno, "cannot open the hook on bpf(): %s", strerror(errno));
 		goto err_free;
 	}
-	ret = carry_hook_bpf__load(c->hook);
+	ret = hook_load(c);
 	if (ret) {
-		fail(err, err_size, ret, "cannot load the hook on bpf(): %s", strerror(-ret));
+		fail(err, err_size, ret, "cannot load the hook on bpf() (%s): %s", bpf_hook__name(hook),
+		     strerror(-ret));
 		goto err_free;
 	}
 	c->hook->bss->own_tgid = (uint32_t)getpid();
@@ -280,13 +358,16 @@ static int learn(struct carriers *c, int map_fd, uint64_t *address)
 	return 0;
 }
 
-static int carrier_load(struct carrier *k, int tool_map_fd, int arena_fd, const struct shm_geo *g)
+static int carrier_load(enum bpf_hook kind, struct carrier *k, int tool_map_fd, int arena_fd, const struct shm_geo *g)
 {
 	struct carry_bpf *skel = carry_bpf__open();
+	struct bpf_program *p;
 	int ret;
 
 	if (!skel)
 		return -errno;
+	bpf_object__for_each_program(p, skel->obj)
+		bpf_program__set_autoload(p, p == program(skel, forms[kind].carrier));
 	memcpy((void *)&skel->rodata->carry_geo, g, sizeof(*g));
 	ret = bpf_map__reuse_fd(skel->maps.carry_arena, arena_fd);
 	if (!ret)
@@ -314,6 +395,8 @@ int carriers__add(struct carriers *c, int tool_map_fd, uint32_t tool_map_id, int
 	uint32_t place = 0;
 	int ret, prog_fd;
 
+	if (carriers__missed(c))
+		return fail(err, err_size, -EOPNOTSUPP, CARRIERS_MISSED, carriers__missed(c));
 	while (place < CARRY_MAX && c->carrier[place].skel)
 		place++;
 	if (place == CARRY_MAX)
@@ -324,23 +407,16 @@ int carriers__add(struct carriers *c, int tool_map_fd, uint32_t tool_map_id, int
 	if (ret)
 		return fail(err, err_size, ret, "map %u: cannot find it in the kernel: %s", tool_map_id,
 			    strerror(-ret));
-	ret = carrier_load(&k, tool_map_fd, arena_fd, g);
+	ret = carrier_load(c->kind, &k, tool_map_fd, arena_fd, g);
 	if (ret)
 		return fail(err, err_size, ret, "map %u: the kernel refused its carrier: %s", tool_map_id,
 			    strerror(-ret));
-	if (!c->link) {
-		c->link = hook_attach(c);
-		if (!c->link) {
-			ret = fail(err, err_size, -errno, "cannot attach the hook on bpf(): %s", strerror(errno));
+	if (!c->link[LINK_ENTER]) {
+		ret = hook_attach(c, err, err_size);
+		if (ret)
 			goto err_skel;
-		}
-		ret = c->dir ? pin(bpf_link__fd(c->link), c->dir, PIN_LINK) : 0;
-		if (ret) {
-			fail(err, err_size, ret, "%s/" PIN_LINK " cannot be pinned: %s", c->dir, strerror(-ret));
-			goto err_place;
-		}
 	}
-	prog_fd = bpf_program__fd(k.skel->progs.carry);
+	prog_fd = bpf_program__fd(program(k.skel, forms[c->kind].carrier));
 	if (bpf_map_update_elem(places, &place, &prog_fd, BPF_ANY)) {
 		ret = fail(err, err_size, -errno, "map %u: cannot put its carrier in place: %s", tool_map_id,
 			   strerror(errno));
@@ -378,8 +454,7 @@ int carriers__enable(struct carriers *c, int handle, bool on)
 	if (on ? bpf_map_update_elem(carried, &k->map, &place, BPF_ANY) : bpf_map_delete_elem(carried, &k->map))
 		return -errno;
 	k->enabled = on;
-	/* The hook runs on system call tracepoints, with preemption off: no processor that we have been on is still in
-	 * it. */
+	/* The hook is not preempted, see kernel_features__hook(): no processor that we have been on is still in it. */
 	if (!on)
 		cpus_visit();
 	return 0;

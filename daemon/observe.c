@@ -477,7 +477,7 @@ int observer__new(struct observer **out, void (*cb)(void *arg, enum obs_event_ki
 	struct kernel_features k;
 
 	kernel_features__probe(&k);
-	return observer__new_with(out, kernel_features__hook(&k), cb, arg, err, err_size);
+	return observer__new_with(out, kernel_features__observing_hook(&k), cb, arg, err, err_size);
 }
 
 void observer__free(struct observer *o)
