@@ -106,3 +106,10 @@ for e in json.load(sys.stdin): print(int.from_bytes(bytes(int(x, 16) for x in e[
 	done <"$SESSION/keys"
 	exact_finish "$dir" count_tid
 }
+
+@test "status names the hook that keeps the maps up to date" {
+	run -0 "$B/bpftime" status --json
+	echo "# hook: $(json 'j["hook"]')" >&3
+	[ "$(json 'j["hook"] in ("lsm", "raw tracepoint", "tracepoint")')" = True ]
+	[ -z "${BPFTIME_HOOK:-}" ] || same hook "$(json 'j["hook"].replace(" ", "-")')" "$BPFTIME_HOOK"
+}
