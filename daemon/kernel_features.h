@@ -43,7 +43,8 @@ int kernel_features__missing(const struct kernel_features *k, char *err, size_t 
  *
  * Preemptible is what decides first. The programs of a system call's tracepoint are skipped while another program runs
  * on the same CPU, which happens where a program can be preempted; and at the LSM hook, where a program is not skipped
- * (since Linux 6.2), it can itself be preempted while it holds a map's lock. Those of the raw tracepoint are neither.
+ * (since Linux 6.2, and in 6.1.54), it can itself be preempted while it holds a map's lock. Those of the raw tracepoint
+ *are neither.
  *
  * To find out whether LSM programs fire, two are loaded and attached for a moment. BPFTIME_HOOK in the environment
  * (lsm, raw-tracepoint, tracepoint), which is for tests, overrules.

@@ -95,6 +95,7 @@ grows() {
 	exact_start "$dir" count_tid 8 20000 --rate 30000
 	offloaded "$TOOL_PID"
 	map=$(map_of "$TOOL_PID" AT_)
+	ls "/proc/$WORKLOAD_PID/task" >"$SESSION/threads"
 	exact_go "$dir"
 	sleep 0.2
 	bpftool -j map dump id "$map" | python3 -c '
@@ -102,7 +103,7 @@ import json, sys
 for e in json.load(sys.stdin): print(int.from_bytes(bytes(int(x, 16) for x in e["key"]), "little"))' >"$SESSION/keys"
 	same keys "$(wc -l <"$SESSION/keys")" 8
 	while read -r key; do
-		[ -e "/proc/$WORKLOAD_PID/task/$key" ]
+		grep -qx "$key" "$SESSION/threads"
 	done <"$SESSION/keys"
 	exact_finish "$dir" count_tid
 }
