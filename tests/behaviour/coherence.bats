@@ -115,6 +115,12 @@ for e in json.load(sys.stdin): print(int.from_bytes(bytes(int(x, 16) for x in e[
 	[ -z "${BPFTIME_HOOK:-}" ] || same hook "$(json 'j["hook"].replace(" ", "-")')" "$BPFTIME_HOOK"
 }
 
+@test "a BPFTIME_HOOK that names no hook is refused" {
+	run --separate-stderr env BPFTIME_HOOK=fentry "$B/bpftimed" --runtime-dir "$SESSION/other" --policy-dir "$SESSION/policy.d"
+	[ "$status" = 1 ]
+	[[ $stderr == *"BPFTIME_HOOK=fentry names no hook"* ]]
+}
+
 # look_up MAP: again and again, as fast as it can.
 look_up() {
 	exec python3 -c '
