@@ -42,8 +42,8 @@ int kernel_features__missing(const struct kernel_features *k, char *err, size_t 
  *	preemptible, or not known				raw tracepoint	costs every system call 180 to 230 ns
  *
  * Preemptible is what decides first. The programs of a system call's tracepoint are skipped while another program runs
- * on the same CPU, which happens where a program can be preempted. At the LSM hook a program is not skipped (since Linux
- * 6.2 and 6.1.54), but can be preempted while it holds a map's lock. At the raw tracepoint it is neither.
+ * on the same CPU, which happens where a program can be preempted. At the LSM hook a program is not skipped (since
+ * Linux 6.2 and 6.1.54), but can be preempted while it holds a map's lock. At the raw tracepoint it is neither.
  *
  * To find out whether LSM programs fire, two are loaded and attached for a moment. BPFTIME_HOOK in the environment
  * (lsm, raw-tracepoint, tracepoint), which is for tests, overrules.
