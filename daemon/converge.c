@@ -22,6 +22,7 @@
 #define RETRY_MAX	   6u
 #define CHILD_REPAIR_TRIES 3
 #define COOL_NS		   1000000000ull
+#define WATCH_NS	   1000000000ull /* between two looks at whether the kernel skips the carriers' hook */
 #define SETTLE_TRIES	   50u
 
 uint64_t now_ns(void)
@@ -647,6 +648,43 @@ static uint64_t cool_places(struct engine *e, uint64_t now)
 	return next;
 }
 
+static bool has_carriers(const struct group *g)
+{
+	for (unsigned int i = 0; i < g->n_maps; i++)
+		if (g->map[i].carrier >= 0)
+			return true;
+	return false;
+}
+
+/*
+ * A call of bpf() that the carriers' hook did not see may have shown a tool an old value: what is carried goes back to
+ * the kernel and stays there. Returns when to look again, or 0.
+ */
+static uint64_t watch_carriers(struct engine *e, uint64_t now)
+{
+	bool some = false;
+	uint64_t missed;
+
+	for (struct group *g = e->groups; g; g = g->next)
+		some |= g->state == GROUP_SHARED && has_carriers(g);
+	if (!some)
+		return 0;
+	missed = carriers__missed(e->carriers);
+	if (!missed)
+		return now + WATCH_NS;
+	for (struct group *g = e->groups; g; g = g->next) {
+		if (g->state != GROUP_SHARED || !has_carriers(g))
+			continue;
+		switch_handback(&e->sw, g, true);
+		snprintf(g->reason, sizeof(g->reason), CARRIERS_MISSED, missed);
+		g->retry_at = UINT64_MAX;
+		set_reasons(g);
+		log_warning("%s (%d): handed back: %s", g->tool->comm, g->tool->pid, g->reason);
+	}
+	changed(e);
+	return 0;
+}
+
 uint64_t converge__run(struct engine *e)
 {
 	uint64_t now = now_ns(), next = 0;
@@ -667,6 +705,7 @@ uint64_t converge__run(struct engine *e)
 		    (!next || g->retry_at < next))
 			next = g->retry_at;
 	next = earlier(cool_places(e, now), next);
+	next = earlier(watch_carriers(e, now), next);
 	return earlier(settle_again(e, now), next);
 }
 
