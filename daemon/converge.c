@@ -695,120 +695,121 @@ static uint64_t watch_targets(struct engine *e, uint64_t now)
 				   __ATOMIC_RELAXED);
 	}
 	return some ? now + WATCH_NS : 0;
+}
 
-	static bool has_carriers(const struct group *g)
-	{
-		for (unsigned int i = 0; i < g->n_maps; i++)
-			if (g->map[i].carrier >= 0)
-				return true;
-		return false;
-	}
+static bool has_carriers(const struct group *g)
+{
+	for (unsigned int i = 0; i < g->n_maps; i++)
+		if (g->map[i].carrier >= 0)
+			return true;
+	return false;
+}
 
-	/*
-	 * A call of bpf() that the carriers' hook did not see may have shown a tool an old value: what is carried goes
-	 * back to the kernel and stays there. Returns when to look again, or 0.
-	 */
-	static uint64_t watch_carriers(struct engine * e, uint64_t now)
-	{
-		char why[REASON_SIZE];
-		bool some = false;
-		uint64_t missed;
+/*
+ * A call of bpf() that the carriers' hook did not see may have shown a tool an old value: what is carried goes
+ * back to the kernel and stays there. Returns when to look again, or 0.
+ */
+static uint64_t watch_carriers(struct engine *e, uint64_t now)
+{
+	char why[REASON_SIZE];
+	bool some = false;
+	uint64_t missed;
 
-		for (struct group *g = e->groups; g; g = g->next)
-			some |= g->state == GROUP_SHARED && has_carriers(g);
-		if (!some)
-			return 0;
-		missed = carriers__missed(e->carriers);
-		if (!missed)
-			return now + WATCH_NS;
-		snprintf(why, sizeof(why), CARRIERS_MISSED, missed);
-		for (struct group *g = e->groups; g; g = g->next)
-			if (g->state == GROUP_SHARED && has_carriers(g))
-				give_back(e, g, why);
+	for (struct group *g = e->groups; g; g = g->next)
+		some |= g->state == GROUP_SHARED && has_carriers(g);
+	if (!some)
 		return 0;
+	missed = carriers__missed(e->carriers);
+	if (!missed)
+		return now + WATCH_NS;
+	snprintf(why, sizeof(why), CARRIERS_MISSED, missed);
+	for (struct group *g = e->groups; g; g = g->next)
+		if (g->state == GROUP_SHARED && has_carriers(g))
+			give_back(e, g, why);
+	return 0;
+}
+
+uint64_t converge__run(struct engine *e)
+{
+	uint64_t now = now_ns(), next = 0;
+
+	if (e->stopping)
+		return 0;
+	for (struct tool *t = e->tools, *following; t; t = following) {
+		following = t->next;
+		run_tool(e, t, now);
+		if (!t->dirty_at && !tool_has_probes(e, t))
+			remove_tool(e, t);
 	}
+	for (struct tool *t = e->tools; t; t = t->next)
+		if (t->dirty_at && (!next || t->dirty_at + SETTLE_NS < next))
+			next = t->dirty_at + SETTLE_NS;
+	for (struct group *g = e->groups; g; g = g->next)
+		if (g->state == GROUP_KERNEL && !g->tool->refusal[0] && g->retry_at && g->retry_at != UINT64_MAX &&
+		    (!next || g->retry_at < next))
+			next = g->retry_at;
+	next = earlier(cool_places(e, now), next);
+	next = earlier(watch_targets(e, now), next);
+	next = earlier(watch_carriers(e, now), next);
+	return earlier(settle_again(e, now), next);
+}
 
-	uint64_t converge__run(struct engine * e)
-	{
-		uint64_t now = now_ns(), next = 0;
+int converge__handback_tool(struct engine *e, struct tool *t, bool force, char *err, size_t err_size)
+{
+	int ret = 0;
 
-		if (e->stopping)
-			return 0;
-		for (struct tool *t = e->tools, *following; t; t = following) {
-			following = t->next;
-			run_tool(e, t, now);
-			if (!t->dirty_at && !tool_has_probes(e, t))
-				remove_tool(e, t);
+	for (struct group *g = e->groups; g; g = g->next) {
+		int one;
+
+		if (g->tool != t || g->state != GROUP_SHARED)
+			continue;
+		one = switch_handback(&e->sw, g, force);
+		if (one) {
+			snprintf(err, err_size, "%s", g->reason);
+			ret = one;
+			continue;
 		}
-		for (struct tool *t = e->tools; t; t = t->next)
-			if (t->dirty_at && (!next || t->dirty_at + SETTLE_NS < next))
-				next = t->dirty_at + SETTLE_NS;
-		for (struct group *g = e->groups; g; g = g->next)
-			if (g->state == GROUP_KERNEL && !g->tool->refusal[0] && g->retry_at &&
-			    g->retry_at != UINT64_MAX && (!next || g->retry_at < next))
-				next = g->retry_at;
-		next = earlier(cool_places(e, now), next);
-		next = earlier(watch_targets(e, now), next);
-		next = earlier(watch_carriers(e, now), next);
-		return earlier(settle_again(e, now), next);
+		snprintf(g->reason, sizeof(g->reason), "%s", t->refusal);
+		set_reasons(g);
 	}
+	changed(e);
+	return ret;
+}
 
-	int converge__handback_tool(struct engine * e, struct tool * t, bool force, char *err, size_t err_size)
-	{
-		int ret = 0;
+void converge__evict(struct engine *e, struct host *h)
+{
+	for (struct group *g = e->groups; g; g = g->next)
+		if (g->state == GROUP_SHARED && host__lodging(h, g))
+			switch_handback(&e->sw, g, true);
+	for (struct group *g = e->groups; g; g = g->next)
+		host__unlodge(h, g);
+	hosts__forget(&e->hosts, h);
+	state__save(e->groups, &e->hosts);
+}
 
-		for (struct group *g = e->groups; g; g = g->next) {
-			int one;
+void converge__leader_gone(struct engine *e, pid_t pid)
+{
+	struct host *h = hosts__find(&e->hosts, pid);
 
-			if (g->tool != t || g->state != GROUP_SHARED)
-				continue;
-			one = switch_handback(&e->sw, g, force);
-			if (one) {
-				snprintf(err, err_size, "%s", g->reason);
-				ret = one;
-				continue;
-			}
-			snprintf(g->reason, sizeof(g->reason), "%s", t->refusal);
-			set_reasons(g);
-		}
-		changed(e);
-		return ret;
+	if (!h || !h->injected || procfs_start_time(pid) != h->start_time)
+		return;
+	for (struct group *g = e->groups; g; g = g->next) {
+		if (!host__lodging(h, g))
+			continue;
+		g->retry_at = 0;
+		g->attempts = 0;
+		g->tool->dirty_at = now_ns();
 	}
+	converge__evict(e, h);
+	changed(e);
+}
 
-	void converge__evict(struct engine * e, struct host * h)
-	{
-		for (struct group *g = e->groups; g; g = g->next)
-			if (g->state == GROUP_SHARED && host__lodging(h, g))
-				switch_handback(&e->sw, g, true);
-		for (struct group *g = e->groups; g; g = g->next)
-			host__unlodge(h, g);
-		hosts__forget(&e->hosts, h);
-		state__save(e->groups, &e->hosts);
-	}
-
-	void converge__leader_gone(struct engine * e, pid_t pid)
-	{
-		struct host *h = hosts__find(&e->hosts, pid);
-
-		if (!h || !h->injected || procfs_start_time(pid) != h->start_time)
-			return;
-		for (struct group *g = e->groups; g; g = g->next) {
-			if (!host__lodging(h, g))
-				continue;
-			g->retry_at = 0;
-			g->attempts = 0;
-			g->tool->dirty_at = now_ns();
-		}
-		converge__evict(e, h);
-		changed(e);
-	}
-
-	void converge__drop_all(struct engine * e)
-	{
-		while (e->groups)
-			destroy_group(e, e->groups);
-		while (e->probes)
-			remove_probe(e, e->probes);
-		while (e->tools)
-			remove_tool(e, e->tools);
-	}
+void converge__drop_all(struct engine *e)
+{
+	while (e->groups)
+		destroy_group(e, e->groups);
+	while (e->probes)
+		remove_probe(e, e->probes);
+	while (e->tools)
+		remove_tool(e, e->tools);
+}
