@@ -25,11 +25,6 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
 #define MAX_BATCH (1u << 20) /* elements of one batch that are followed */
 
-/* The attributes are read as far as the kernel defines them for these commands. */
-struct carry_attr {
-	__u64 word[8];
-};
-
 /* Places in the attributes, in words: struct { map_fd; key; value; flags } and struct { in_batch; out_batch; ... }
  * batch. */
 enum { ELEM_KEY = 1, ELEM_VALUE = 2, ELEM_FLAGS = 3 };
@@ -622,8 +617,9 @@ static __always_inline void leave_one(struct scratch *s, long ret)
 		__sync_fetch_and_add(&missed, 1);
 }
 
-static __always_inline int serve(struct scratch *s, const struct carry_attr *a)
+static __always_inline int serve(struct scratch *s)
 {
+	const struct carry_attr *a = &s->attr;
 	__u64 key = a->word[ELEM_KEY];
 	__u32 count = (__u32)a->word[BATCH_COUNT_FD];
 
@@ -660,25 +656,24 @@ static __always_inline int serve(struct scratch *s, const struct carry_attr *a)
 	return 0;
 }
 
-static __always_inline int enter_call(struct scratch *s, __u32 cmd, __u64 uattr, const struct carry_attr *a)
+static __always_inline int enter_call(struct scratch *s, __u32 cmd, __u64 uattr)
 {
 	__builtin_memset(&s->call, 0, sizeof(s->call));
 	s->call.place = carry_place;
 	s->call.cmd = cmd;
 	s->call.uattr = uattr;
-	return serve(s, a);
+	return serve(s);
 }
 
 /* What the caller gave to bpf(), where the kernel has not copied it yet. */
 static __always_inline int enter_by_user(struct scratch *s, __u32 cmd, __u64 uattr, __u64 size)
 {
-	struct carry_attr a = {};
-
-	if (size > sizeof(a))
-		size = sizeof(a);
-	if (bpf_probe_read_user(&a, size, (void *)uattr))
+	__builtin_memset(&s->attr, 0, sizeof(s->attr));
+	if (size > sizeof(s->attr))
+		size = sizeof(s->attr);
+	if (bpf_probe_read_user(&s->attr, size, (void *)uattr))
 		return 0;
-	return enter_call(s, cmd, uattr, &a);
+	return enter_call(s, cmd, uattr);
 }
 
 static __always_inline int leave_call(struct scratch *s, const struct carry_call *call, long ret)
@@ -749,10 +744,9 @@ SEC("lsm/bpf")
 int BPF_PROG(carry_lsm, int cmd, union bpf_attr *attr)
 {
 	struct scratch *s = begin();
-	struct carry_attr a = {};
 
-	if (s && !bpf_probe_read_kernel(&a, sizeof(a), attr))
-		enter_call(s, cmd, 0, &a);
+	if (s && !bpf_probe_read_kernel(&s->attr, sizeof(s->attr), attr))
+		enter_call(s, cmd, 0);
 	return 0;
 }
 
