@@ -65,12 +65,19 @@ struct {
 	__type(value, struct carry_call);
 } carry_calls SEC(".maps");
 
+/* A caller's attributes, as far as the kernel defines them for the commands that are followed. */
+struct carry_attr {
+	__u64 word[8];
+};
+
+/* What would be too much for the stack: older kernels count frames in steps of 32 bytes. */
 struct scratch {
 	__u8 key[SHM_MAX_KEY];
 	__u8 value[SHM_MAX_VALUE];
 	__u64 until; /* no more waiting after this time */
 	struct shm_taken taken;
 	struct carry_call call;
+	struct carry_attr attr;
 };
 
 struct {
@@ -494,7 +501,7 @@ static long settle_node(__u32 i, void *ctx)
 	__u32 at;
 
 	shm_keep(index);
-	if (!s || !arena || index == 0 || index >= geo()->n_nodes)
+	if (!s || !arena || geo()->kind != SHM_PERCPU_HASH || index == 0 || index >= geo()->n_nodes)
 		return 1;
 	off = shm_node_off(geo(), index);
 	*next = shm_read(shm_at(arena, off));

@@ -82,7 +82,7 @@ struct observer;
 int observer__new(struct observer **out, void (*cb)(void *arg, enum obs_event_kind kind, pid_t pid, pid_t arg2),
 		  void *arg, char *err, size_t err_size);
 void observer__free(struct observer *o);
-const char *observer__hook(const struct observer *o); /* "tracepoint", "raw tracepoint", "lsm": how bpf() is observed */
+const char *observer__hook(const struct observer *o); /* "tracepoint", "raw tracepoint": how bpf() is observed */
 int observer__epoll_fd(const struct observer *o);     /* readable: call dispatch */
 int observer__dispatch(struct observer *o);
 

@@ -125,6 +125,15 @@ _Static_assert(sizeof(struct shm_node) == SHM_NODE_KEY, "layout");
 #define shm_swap(p, v)	     __sync_lock_test_and_set((__u64 *)(p), (v))
 /* Keeps a checked value in the register that was checked, so that the verifier sees the bound. */
 #define shm_keep(x) __asm__ volatile("" : "+r"(x))
+/*
+ * Says again that x, which was checked, is below the limit. Before Linux 6.8 the verifier does not see that of a copy
+ * which was saved on the stack before the check; what comes out of here is saved with its bound.
+ */
+#define shm_bound(x, limit)                                                                                            \
+	({                                                                                                             \
+		__u64 shm_limit = (limit);                                                                             \
+		__asm__ volatile("if %0 < %1 goto +1\n\t%0 = 0" : "+r"(x) : "r"(shm_limit));                           \
+	})
 /* Steps along a chain, restarts included, and attempts at the free list, before giving up: the verifier walks them all.
  */
 #define SHM_MAX_STEPS 40u
@@ -147,6 +156,7 @@ _Static_assert(sizeof(struct shm_node) == SHM_NODE_KEY, "layout");
 #define shm_fetch_add(p, v) __atomic_fetch_add((__u64 *)(p), (v), __ATOMIC_SEQ_CST)
 #define shm_swap(p, v)	    __atomic_exchange_n((__u64 *)(p), (v), __ATOMIC_SEQ_CST)
 #define shm_keep(x)	    ((void)0)
+#define shm_bound(x, limit) ((void)0)
 #define SHM_MAX_STEPS	    100000u
 #define SHM_MAX_TRIES	    100000u
 #define SHM_CALLER_WIDTH    8u
@@ -334,6 +344,7 @@ static __always_inline __u64 shm_node_take(void *arena, const struct shm_geo *g)
 			index = 0;
 			break;
 		}
+		shm_bound(index, g->n_nodes);
 		link = shm_read(shm_at(arena, shm_node_off(g, index)));
 		if (shm_cas(head, word, shm_link(word, link & SHM_INDEX_MASK)))
 			break;
@@ -347,6 +358,7 @@ static __always_inline __u64 shm_node_take(void *arena, const struct shm_geo *g)
 		if (index == 0 || index >= g->n_nodes)
 			return 0;
 	}
+	shm_bound(index, g->n_nodes);
 	return index;
 }
 
@@ -371,6 +383,7 @@ static __always_inline void shm_waste_add(void *arena, const struct shm_geo *g, 
 	shm_keep(last);
 	if (last == 0 || last >= g->n_nodes)
 		return;
+	shm_bound(last, g->n_nodes);
 	link = shm_at(arena, shm_node_off(g, last));
 	shm_write(link, shm_link(shm_read(link), w->first));
 	if (w->first == 0)
@@ -390,6 +403,7 @@ static __always_inline void shm_waste_give_back(void *arena, const struct shm_ge
 	shm_keep(last);
 	if (last == 0 || last >= g->n_nodes)
 		return;
+	shm_bound(last, g->n_nodes);
 	link = shm_at(arena, shm_node_off(g, last));
 	for (i = 0; i < SHM_MAX_TRIES; i++) {
 		word = shm_read(head);
@@ -416,10 +430,12 @@ static __always_inline __u64 shm_hash_find(void *arena, const struct shm_geo *g,
 		shm_keep(anchor);
 		if (!shm_word_inside(g, anchor))
 			return 0;
+		shm_bound(anchor, g->end_off - 7);
 		index = cursor & SHM_INDEX_MASK;
 		shm_keep(index);
 		if (index == 0 || index >= g->n_nodes)
 			return 0;
+		shm_bound(index, g->n_nodes);
 		off = shm_node_off(g, index);
 		next = shm_read(shm_at(arena, off));
 		differs = shm_node_differs(arena, g, off, key, hash);
@@ -469,6 +485,7 @@ static __always_inline long shm_hash_change(void *arena, const struct shm_geo *g
 			ret = -SHM_EFAULT;
 			break;
 		}
+		shm_bound(anchor, g->end_off - 7);
 		index = cursor & SHM_INDEX_MASK;
 		shm_keep(index);
 		if (index == 0) {
@@ -498,6 +515,7 @@ static __always_inline long shm_hash_change(void *arena, const struct shm_geo *g
 			ret = -SHM_EFAULT;
 			break;
 		}
+		shm_bound(index, g->n_nodes);
 		off = shm_node_off(g, index);
 		next = shm_read(shm_at(arena, off));
 		differs = shm_node_differs(arena, g, off, key, hash);
@@ -594,6 +612,15 @@ static __always_inline __u64 shm_node_fill(void *arena, const struct shm_geo *g,
 
 /* ---- the interface ---- */
 
+/* A processor's number that was checked, see shm_bound(). */
+static __always_inline __u64 shm_cpu(const struct shm_geo *g, __u32 cpu)
+{
+	__u64 n = cpu;
+
+	shm_bound(n, g->n_cpus);
+	return n;
+}
+
 /* Offset of the value of an array's element or of a hash's entry, for this CPU; 0: none. */
 static __always_inline __u64 shm_value_off(void *arena, const struct shm_geo *g, const void *key, __u32 cpu)
 {
@@ -601,6 +628,7 @@ static __always_inline __u64 shm_value_off(void *arena, const struct shm_geo *g,
 
 	if (cpu >= g->n_cpus)
 		return 0;
+	cpu = shm_cpu(g, cpu);
 	if (shm_is_hash(g)) {
 		off = shm_hash_find(arena, g, key, shm_hash(g, key));
 		if (off == 0)
@@ -611,6 +639,7 @@ static __always_inline __u64 shm_value_off(void *arena, const struct shm_geo *g,
 	shm_keep(index);
 	if (index >= g->max_entries)
 		return 0;
+	shm_bound(index, g->max_entries);
 	return shm_node_off(g, index) + (__u64)cpu * g->value_room;
 }
 
@@ -631,6 +660,7 @@ static __always_inline long shm_map_update(void *arena, const struct shm_geo *g,
 
 	if (cpu >= g->n_cpus)
 		return -SHM_EINVAL;
+	cpu = shm_cpu(g, cpu);
 	if (!shm_is_hash(g)) {
 		if ((shm_is_percpu(g) ? flags : flags & ~(__u64)SHM_F_LOCK) > SHM_EXIST)
 			return -SHM_EINVAL;
@@ -696,6 +726,7 @@ static __always_inline long shm_map_add(void *arena, const struct shm_geo *g, co
 	}
 	if (cpu >= g->n_cpus)
 		return -SHM_EINVAL;
+	cpu = shm_cpu(g, cpu);
 	hash = shm_hash(g, key);
 	off = shm_hash_find(arena, g, key, hash);
 	if (off == 0) {
