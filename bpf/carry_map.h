@@ -23,7 +23,7 @@
 #include "carry.h"
 #include "shm-runtime/shm_map.h"
 
-#define MAX_SPINS  20000
+#define MAX_SPINS  (8u << 20) /* for the lock: all that bpf_loop() has, a good part of a second */
 #define MAX_TRIES  4
 #define MAX_COPIES 3 /* attempts at a copy during which nobody reuses the node */
 
@@ -39,7 +39,7 @@ const volatile __u32 carry_place;
 __u32 busy;	    /* the lock */
 __u64 holder;	    /* pid_tgid of who holds the map, */
 __u64 held_since;   /* and when he began; written under the lock */
-__u64 missed;	    /* calls whose key could not be read even at the exit */
+__u64 missed;	    /* calls whose key could not be read even at the exit, or that did not get the lock */
 __u64 deleted_by;   /* pid_tgid of, */
 __u64 deleted_hash; /* and hash of the key of the last delete: see next_key() */
 
@@ -119,11 +119,17 @@ static long spin(__u32 i, void *got)
 	return 1;
 }
 
+/*
+ * Nobody is interrupted who has it, but a hypervisor can take his processor away for milliseconds. 0: it took too long,
+ * nothing may be done.
+ */
 static __always_inline __u64 lock(void)
 {
 	__u64 got = 0;
 
 	bpf_loop(MAX_SPINS, spin, &got, 0);
+	if (!got)
+		__sync_fetch_and_add(&missed, 1);
 	return got;
 }
 
@@ -155,6 +161,8 @@ static long look(__u32 i, void *ctx)
 	struct wait *w = ctx;
 
 	w->got = lock();
+	if (!w->got)
+		return 1;
 	if (!held_by_other()) {
 		w->free = 1;
 		return 1;
