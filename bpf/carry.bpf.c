@@ -626,7 +626,6 @@ static __always_inline int serve(struct scratch *s)
 	s->call.key = key;
 	s->call.value = a->word[ELEM_VALUE];
 	s->call.flags = a->word[ELEM_FLAGS];
-	settle();
 	switch (s->call.cmd) {
 	case BPF_MAP_LOOKUP_ELEM:
 		/* A key that cannot be read here can be read by the kernel: then it must find all. */
@@ -688,7 +687,6 @@ static __always_inline int leave_call(struct scratch *s, const struct carry_call
 	default:
 		leave_one(s, ret);
 	}
-	settle();
 	let_go();
 	return forget();
 }
