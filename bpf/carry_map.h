@@ -580,8 +580,7 @@ once long try_add(__u64 off, __u64 at, __u64 delta)
 	    at > (__u64)geo()->n_cpus * geo()->value_room - 8)
 		return -SHM_EFAULT;
 	word = shm_at(arena, off + geo()->value_off) + at;
-	shm_fetch_add(word, delta);
-	return shm_add_late(arena, geo(), off, word, shm_hash(geo(), s->key), delta);
+	return shm_add_again(arena, geo(), off, word, shm_hash(geo(), s->key), &delta);
 }
 
 /* Adds to one word of the key's value in a per-CPU hash; there is such a key afterwards. */

@@ -44,7 +44,7 @@
  * Who adds finds the node in any of the first three states, adds, and then looks at the state. Both are locked
  * instructions or follow one, as are the carrier's change of the state and its reading of the values: so either the
  * carrier has handed the addition out, or one of the two sees that the empty entry is not empty, and it lives again.
- * Who finds that the node is its key's no more takes back what he added, and begins anew.
+ * Who finds that the node was retired takes what has arrived there with him, and begins anew.
  *
  * What was deleted or retired goes to a list of its own, *gone*. From there it comes back only when everybody who could
  * hold a pointer to it has been seen elsewhere: shm_map_collect(), the caller's waiting, shm_map_release(). When no
@@ -168,6 +168,7 @@ _Static_assert(sizeof(struct shm_node) == SHM_NODE_KEY, "layout");
 #define SHM_MAX_STEPS  40u
 #define SHM_MAX_TRIES  32u
 #define SHM_MAX_ROUNDS 2u /* whole operations, when their node changes its state */
+#define SHM_ADD_ROUNDS 1u
 #define shm_slow       __always_inline
 /* Widest access to a caller's key or value; the stack of BPF programs admits aligned accesses only. */
 #ifndef SHM_CALLER_WIDTH
@@ -191,6 +192,7 @@ _Static_assert(sizeof(struct shm_node) == SHM_NODE_KEY, "layout");
 #define SHM_MAX_STEPS	    100000u
 #define SHM_MAX_TRIES	    100000u
 #define SHM_MAX_ROUNDS	    100u
+#define SHM_ADD_ROUNDS	    SHM_MAX_ROUNDS
 #define shm_slow	    __attribute__((noinline, unused))
 #define SHM_CALLER_WIDTH    8u
 
@@ -737,21 +739,26 @@ static __always_inline __u64 shm_in_state(__u64 hash, __u64 state)
 	return (hash & ~SHM_STATE) | state;
 }
 
-/* 0: the empty entry lives again; -SHM_EBUSY: it is not empty any more, or gone; -SHM_E2BIG: the map is full. */
-static __always_inline long shm_revive(void *arena, const struct shm_geo *g, __u64 off, __u64 hash)
+/* A place for one more entry. */
+static __always_inline long shm_reserve(void *arena, const struct shm_geo *g)
 {
 	void *count = shm_at(arena, g->ctl_off + SHM_CTL_COUNT);
-	long ret = -SHM_E2BIG;
 
-	if (shm_fetch_add(count, 1) < g->max_entries) {
-		if (shm_cas(shm_at(arena, off + SHM_NODE_HASH), shm_in_state(hash, SHM_EMPTY), hash)) {
-			shm_fetch_add(shm_at(arena, g->ctl_off + SHM_CTL_EMPTY), -1ull);
-			return 0;
-		}
-		ret = -SHM_EBUSY;
-	}
+	if (shm_fetch_add(count, 1) < g->max_entries)
+		return 0;
 	shm_fetch_add(count, -1ull);
-	return ret;
+	return -SHM_E2BIG;
+}
+
+/* The empty entry takes the place that was reserved, and lives again. -SHM_EBUSY: it is not empty any more, or gone. */
+static __always_inline long shm_revive(void *arena, const struct shm_geo *g, __u64 off, __u64 hash)
+{
+	if (shm_cas(shm_at(arena, off + SHM_NODE_HASH), shm_in_state(hash, SHM_EMPTY), hash)) {
+		shm_fetch_add(shm_at(arena, g->ctl_off + SHM_CTL_EMPTY), -1ull);
+		return 0;
+	}
+	shm_fetch_add(shm_at(arena, g->ctl_off + SHM_CTL_COUNT), -1ull);
+	return -SHM_EBUSY;
 }
 
 /* Is there something in the values of any CPU? */
@@ -765,12 +772,13 @@ static __always_inline __u64 shm_node_filled(void *arena, const struct shm_geo *
 	return some;
 }
 
-/* Lets an empty entry live again when something has been added to it. */
+/* Lets an empty entry live again when something has been added to it, and there is room for it. */
 static __always_inline void shm_settle(void *arena, const struct shm_geo *g, __u64 off)
 {
 	__u64 hash = shm_read(shm_at(arena, off + SHM_NODE_HASH));
 
-	if ((hash & SHM_STATE) == SHM_EMPTY && hash != SHM_RETIRED && shm_node_filled(arena, g, off))
+	if ((hash & SHM_STATE) == SHM_EMPTY && hash != SHM_RETIRED && shm_node_filled(arena, g, off) &&
+	    !shm_reserve(arena, g))
 		shm_revive(arena, g, off, hash | SHM_LIVE);
 }
 
@@ -819,35 +827,52 @@ static __always_inline void shm_sweep(void *arena, const struct shm_geo *g, cons
 }
 
 /*
- * Something was added to a word of a node that is not live. 0: it counts; -SHM_EBUSY: it is taken back, because the
- * node is its key's no more; -SHM_E2BIG: taken back, because there is no room for another entry.
+ * Something was added to a word of a node that was not live any more. 0: it counts, now or, when the map has been
+ * filled up meanwhile, as soon as its key is an entry again. -SHM_EBUSY: the node is its key's no more; *delta is what
+ * is to be added to its key instead: all that arrived late in this word, which whoever comes first takes with him.
  */
 static __always_inline long shm_add_late(void *arena, const struct shm_geo *g, __u64 off, void *word, __u64 hash,
-					 __u64 delta)
+					 __u64 *delta)
 {
-	long ret = -SHM_EBUSY;
 	__u64 state;
 	__u32 i;
 
 	for (i = 0; i < SHM_MAX_ROUNDS; i++) {
 		state = shm_read(shm_at(arena, off + SHM_NODE_HASH));
-		/* The carrier looks once more at what is in it. */
+		/* Of an entry that is being taken out the carrier looks once more at what is in it. */
 		if (state == hash || state == shm_in_state(hash, SHM_TAKING))
 			return 0;
-		ret = -SHM_EBUSY;
-		if (state != shm_in_state(hash, SHM_EMPTY))
-			break;
+		/* An addition before the deletion. */
+		if (state == SHM_DELETED)
+			return 0;
+		if (state == SHM_RETIRED) {
+			*delta = shm_swap(word, 0);
+			return *delta ? -SHM_EBUSY : 0;
+		}
+		if (state != shm_in_state(hash, SHM_EMPTY)) {
+			/* Used again, in haste. */
+			shm_fetch_add(word, -*delta);
+			return -SHM_EBUSY;
+		}
 		/* Nothing in it: the carrier had it. */
-		if (delta && !shm_read(word))
+		if (!shm_read(word) || shm_reserve(arena, g) || !shm_revive(arena, g, off, hash))
 			return 0;
-		ret = shm_revive(arena, g, off, hash);
-		if (ret == 0)
-			return 0;
-		if (ret == -SHM_E2BIG)
-			break;
 	}
-	shm_fetch_add(word, -delta);
-	return ret;
+	return 0;
+}
+
+/* Adds to a node that is not live. -SHM_EBUSY: as shm_add_late(); -SHM_E2BIG: nothing added. */
+static __always_inline long shm_add_again(void *arena, const struct shm_geo *g, __u64 off, void *word, __u64 hash,
+					  __u64 *delta)
+{
+	__u64 was_empty = shm_read(shm_at(arena, off + SHM_NODE_HASH)) == shm_in_state(hash, SHM_EMPTY);
+
+	if (was_empty && shm_reserve(arena, g))
+		return -SHM_E2BIG;
+	shm_fetch_add(word, *delta);
+	if (was_empty && !shm_revive(arena, g, off, hash))
+		return 0;
+	return shm_add_late(arena, g, off, word, hash, delta);
 }
 
 /*
@@ -873,25 +898,19 @@ static shm_slow long shm_percpu_add_slowly(void *arena, const struct shm_geo *g,
 					   __u64 delta, __u64 off)
 {
 	long ret = -SHM_EBUSY;
-	void *word;
 	__u32 i;
 
-	for (i = 1;; i++) {
-		if (off)
-			ret = shm_add_late(arena, g, off, shm_at(arena, off + g->value_off + at), hash, delta);
-		if ((off && ret != -SHM_EBUSY) || i == SHM_MAX_ROUNDS)
-			return ret;
+	if (off)
+		ret = shm_add_late(arena, g, off, shm_at(arena, off + g->value_off + at), hash, &delta);
+	for (i = 0; ret == -SHM_EBUSY && i < SHM_ADD_ROUNDS; i++) {
 		ret = shm_percpu_insert(arena, g, key, hash, (void *)0, 0, at, delta);
 		if (ret != -SHM_EBUSY)
-			return ret;
+			break;
 		off = shm_hash_find(arena, g, key, hash, SHM_STATE);
-		if (off) {
-			word = shm_at(arena, off + g->value_off + at);
-			shm_fetch_add(word, delta);
-			if (shm_read(shm_at(arena, off + SHM_NODE_HASH)) == hash)
-				return 0;
-		}
+		if (off)
+			ret = shm_add_again(arena, g, off, shm_at(arena, off + g->value_off + at), hash, &delta);
 	}
+	return ret;
 }
 
 /* Adds to the word at this offset of the values of all CPUs of a key, which exists afterwards. */
@@ -932,6 +951,8 @@ static __always_inline long shm_percpu_refresh(void *arena, const struct shm_geo
 		return -SHM_ENOENT;
 	if (state != shm_in_state(hash, SHM_EMPTY))
 		return -SHM_EBUSY;
+	if (shm_reserve(arena, g))
+		return -SHM_E2BIG;
 	for (at = 0; at < g->value_size; at += 8) {
 		word = shm_caller_word(value, g->value_size, at);
 		if (word)

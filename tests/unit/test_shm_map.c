@@ -12,6 +12,7 @@
 #include <string.h>
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <unistd.h>
 #include <sys/mman.h>
@@ -330,6 +331,137 @@ static void test_churn_threads(void **state)
 	munmap(arena, g.end_off);
 }
 
+/* ---- entries that are taken out while threads add ---- */
+
+enum { TAKEN_KEYS = 512, OWN_KEYS = 256, TAKES_A_TURN = 256, TAKEN_MS = 4000, DELETE_EACH = 8192 };
+
+/* What is added to a key is a multiple of this: what lands under another key shows. */
+static uint64_t unit(uint64_t key)
+{
+	return 1009 + 2 * key;
+}
+
+struct taking {
+	void *arena;
+	const struct shm_geo *g;
+	int stop;
+	uint64_t turn[N_THREADS];		     /* operations that each thread has ended */
+	uint64_t added[TAKEN_KEYS], out[TAKEN_KEYS]; /* in units */
+	uint32_t n_started, mixed, recycled;
+};
+
+/* Keys from OWN_KEYS on are deleted now and then, and what was in them is lost. */
+static void *taken_add(void *arg)
+{
+	struct taking *t = arg;
+	uint32_t me = __atomic_fetch_add(&t->n_started, 1, __ATOMIC_RELAXED);
+	uint64_t seed = me * 31 + 7, mine[TAKEN_KEYS] = {0};
+
+	for (uint64_t n = 0; !__atomic_load_n(&t->stop, __ATOMIC_RELAXED); n++) {
+		/* Few keys at a time, which everybody meets, and others later. */
+		uint64_t key = (n / 16384 * 8 + rnd(&seed) % 16) % TAKEN_KEYS;
+
+		if (key >= OWN_KEYS && rnd(&seed) % DELETE_EACH == 0)
+			shm_map_delete(t->arena, t->g, &key);
+		else if (shm_map_add(t->arena, t->g, &key, unit(key), rnd(&seed) % t->g->n_cpus) == 0)
+			mine[key]++;
+		__atomic_fetch_add(&t->turn[me], 1, __ATOMIC_SEQ_CST);
+	}
+	__atomic_store_n(&t->turn[me], ~0ull, __ATOMIC_SEQ_CST);
+	for (uint32_t i = 0; i < TAKEN_KEYS; i++)
+		__atomic_fetch_add(&t->added[i], mine[i], __ATOMIC_RELAXED);
+	return NULL;
+}
+
+/* As a carrier does it. */
+static void take_out(struct taking *t, uint64_t key)
+{
+	uint64_t off = shm_take_begin(t->arena, t->g, &key), sum = 0;
+
+	if (!off)
+		return;
+	for (uint32_t at = 0; at < all_values(t->g); at += 8)
+		sum += shm_swap((char *)t->arena + off + t->g->value_off + at, 0);
+	shm_take_end(t->arena, t->g, off);
+	t->out[key] += sum / unit(key);
+	t->mixed += sum % unit(key) != 0;
+}
+
+/* Everybody has ended what he had begun. */
+static void wait_for_all(struct taking *t)
+{
+	for (uint32_t i = 0; i < N_THREADS; i++) {
+		uint64_t was = __atomic_load_n(&t->turn[i], __ATOMIC_SEQ_CST);
+
+		while (was != ~0ull && __atomic_load_n(&t->turn[i], __ATOMIC_SEQ_CST) == was)
+			sched_yield();
+	}
+}
+
+static void recycle(struct taking *t)
+{
+	uint64_t first = shm_map_collect(t->arena, t->g, 0);
+
+	wait_for_all(t);
+	for (uint64_t i = first; i; i = shm_read(shm_at(t->arena, shm_node_off(t->g, i))) & SHM_INDEX_MASK)
+		t->recycled++;
+	shm_map_release(t->arena, t->g, first);
+}
+
+static uint64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+static void test_taken(void **state)
+{
+	static const struct shape s = {"taken", BPF_MAP_TYPE_PERCPU_HASH, 8, 8, 24, 0, 0};
+	struct taking *t = calloc(1, sizeof(*t));
+	pthread_t thread[N_THREADS];
+	uint64_t until = now_ms() + TAKEN_MS, seed = 5, total = 0;
+	struct shm_geo g;
+
+	plan(&g, &s);
+	/* Few buckets: chains of live, empty and deleted nodes. */
+	g.n_buckets = 4;
+	t->g = &g;
+	t->arena = arena_new(&g);
+	for (int i = 0; i < N_THREADS; i++)
+		assert_int_equal(pthread_create(&thread[i], NULL, taken_add, t), 0);
+	while (now_ms() < until) {
+		for (int i = 0; i < TAKES_A_TURN; i++)
+			take_out(t, rnd(&seed) % TAKEN_KEYS);
+		recycle(t);
+	}
+	t->stop = 1;
+	for (int i = 0; i < N_THREADS; i++)
+		pthread_join(thread[i], NULL);
+	/* Twice: what arrived late while the map was full finds room now. */
+	for (uint64_t key = 0; key < TAKEN_KEYS; key++)
+		take_out(t, key);
+	shm_map_settle(t->arena, &g);
+	for (uint64_t key = 0; key < TAKEN_KEYS; key++) {
+		take_out(t, key);
+		if (key < OWN_KEYS)
+			assert_int_equal(t->out[key], t->added[key]);
+		else
+			assert_true(t->out[key] <= t->added[key]);
+		total += t->out[key];
+	}
+	assert_int_equal(t->mixed, 0);
+	assert_int_equal(shm_map_count(t->arena, &g), 0);
+	assert_int_equal(shm_read(shm_at(t->arena, g.ctl_off + SHM_CTL_COUNT)), 0);
+	assert_int_equal(shm_read(shm_at(t->arena, g.ctl_off + SHM_CTL_HASTY)), 0);
+	recycle(t);
+	assert_int_equal(shm_map_repair(t->arena, &g), 0);
+	print_message("# %lu additions taken out, %u nodes used again\n", (unsigned long)total, t->recycled);
+	munmap(t->arena, g.end_off);
+	free(t);
+}
+
 /* ---- killed ---- */
 
 static void count_all_nodes(void *arena, const struct shm_geo *g)
@@ -411,7 +543,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_refusals),      cmocka_unit_test(test_oracle), cmocka_unit_test(test_add_threads),
-		cmocka_unit_test(test_churn_threads), cmocka_unit_test(test_killed), cmocka_unit_test(test_garbage),
+		cmocka_unit_test(test_churn_threads), cmocka_unit_test(test_taken),  cmocka_unit_test(test_killed),
+		cmocka_unit_test(test_garbage),
 	};
 
 	n_cpus = (uint32_t)libbpf_num_possible_cpus();
