@@ -276,11 +276,8 @@ static int waiter_open(struct carriers *c)
 	return c->outer_fd < 0 ? -errno : 0;
 }
 
-/*
- * Programs that were running when this was called have ended when it returns: so the kernel promises for a change of a
- * map of maps (maybe_wait_bpf_programs() in kernel/bpf/syscall.c).
- */
-static int wait_for_programs(struct carriers *c)
+/* So the kernel promises for a change of a map of maps (maybe_wait_bpf_programs() in kernel/bpf/syscall.c). */
+int carriers__wait_for_programs(struct carriers *c)
 {
 	uint32_t zero = 0;
 
@@ -350,7 +347,7 @@ void carriers__free(struct carriers *c)
 		unpin(c, pinned[i].pin);
 	free(c->dir);
 	if (c->outer_fd >= 0)
-		wait_for_programs(c);
+		carriers__wait_for_programs(c);
 	for (size_t i = 0; i < CARRY_MAX; i++)
 		carry_bpf__destroy(c->carrier[i].skel);
 	carry_hook_bpf__destroy(c->hook);
@@ -556,7 +553,7 @@ int carriers__remove(struct carriers *c, int handle)
 	carrier_unplace(c, place);
 	if (--c->n == 0)
 		hook_detach(c);
-	ret = wait_for_programs(c);
+	ret = carriers__wait_for_programs(c);
 	calls_forget(c, place);
 	c->missed += k->skel->bss->missed;
 	carry_bpf__destroy(k->skel);

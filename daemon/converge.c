@@ -17,6 +17,7 @@
 #include "daemon/state.h"
 #include "daemon/symbol.h"
 #include "daemon/uprobe.h"
+#include "shm-runtime/shm_map.h"
 
 #define RETRY_FIRST_NS	   200000000ull
 #define RETRY_MAX	   6u
@@ -729,6 +730,39 @@ static uint64_t watch_carriers(struct engine *e, uint64_t now)
 	return 0;
 }
 
+/* The map of which nodes were used again while a thread could hold them still, or NULL. */
+static const struct gmap *overrun_map(const struct group *g)
+{
+	for (unsigned int i = 0; i < g->n_maps; i++)
+		if (g->map[i].geo.kind == SHM_PERCPU_HASH && shm_map_hasty(g->arena, &g->map[i].geo))
+			return &g->map[i];
+	return NULL;
+}
+
+/* Nodes that were deleted are used again, in time. Returns when to look again, or 0. */
+static uint64_t watch_nodes(struct engine *e, uint64_t now)
+{
+	bool some = false;
+
+	for (struct group *g = e->groups; g; g = g->next) {
+		const struct gmap *m;
+		char why[REASON_SIZE];
+
+		if (g->state != GROUP_SHARED || !has_carriers(g))
+			continue;
+		some = true;
+		m = overrun_map(g);
+		if (!m) {
+			switch_recycle(&e->sw, g);
+			continue;
+		}
+		snprintf(why, sizeof(why), "keys of map %s come and go faster than their memory can be used again",
+			 m->m.name);
+		give_back(e, g, why);
+	}
+	return some ? now + WATCH_NS : 0;
+}
+
 uint64_t converge__run(struct engine *e)
 {
 	uint64_t now = now_ns(), next = 0;
@@ -751,6 +785,7 @@ uint64_t converge__run(struct engine *e)
 	next = earlier(cool_places(e, now), next);
 	next = earlier(watch_targets(e, now), next);
 	next = earlier(watch_carriers(e, now), next);
+	next = earlier(watch_nodes(e, now), next);
 	return earlier(settle_again(e, now), next);
 }
 

@@ -54,7 +54,7 @@ const char *carriers__hook(const struct carriers *c); /* the hook's name: bpf_ho
 uint64_t carriers__missed(const struct carriers *c);
 #define CARRIERS_MISSED                                                                                                \
 	"the kernel has skipped %" PRIu64 " calls of the program that keeps the tools' maps up to date: other "        \
-					  "programs were running on the same CPU, or "                                 \
+	"programs were running on the same CPU, or "                                                                   \
 	"what a call had passed was gone at its end"
 /*
  * Prepares a carrier, still disabled (this loads programs and takes milliseconds). While it is enabled every bpf() call
@@ -67,6 +67,8 @@ int carriers__add(struct carriers *c, int tool_map_fd, uint32_t tool_map_id, int
 int carriers__enable(struct carriers *c, int handle, bool on);
 /* The map is the tool's own again; calls in flight have ended when this returns. */
 int carriers__remove(struct carriers *c, int handle);
+/* Programs of the kernel that were running when this was called have ended when it returns. */
+int carriers__wait_for_programs(struct carriers *c);
 
 /* ---- whole maps, by the daemon, while nobody else writes ---- */
 

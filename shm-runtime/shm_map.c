@@ -214,6 +214,33 @@ static void retire(void *arena, const struct shm_geo *g, __u64 keep)
 	}
 }
 
+/* How many nodes a list holds; what it says is not trusted further. */
+static __u64 count_list(void *arena, const struct shm_geo *g, __u32 list)
+{
+	__u64 index = shm_read(shm_at(arena, g->ctl_off + list)) & SHM_INDEX_MASK, n = 0;
+
+	while (index && index < g->n_nodes && n < g->n_nodes) {
+		n++;
+		index = shm_read(shm_at(arena, shm_node_off(g, index))) & SHM_INDEX_MASK;
+	}
+	return n;
+}
+
+__u64 shm_map_hasty(void *arena, const struct shm_geo *g)
+{
+	return shm_is_hash(g) ? shm_read(shm_at(arena, g->ctl_off + SHM_CTL_HASTY)) : 0;
+}
+
+int shm_map_is_short(void *arena, const struct shm_geo *g)
+{
+	__u64 spare = g->n_nodes - g->max_entries, spent;
+
+	if (!shm_is_hash(g))
+		return 0;
+	spent = count_list(arena, g, SHM_CTL_GONE) + shm_read(shm_at(arena, g->ctl_off + SHM_CTL_EMPTY));
+	return spent > spare / 4;
+}
+
 __u64 shm_map_collect(void *arena, const struct shm_geo *g, __u64 keep)
 {
 	void *gone = shm_at(arena, g->ctl_off + SHM_CTL_GONE);
@@ -296,18 +323,6 @@ static __u64 repair_chain(void *arena, const struct shm_geo *g, __u64 bucket, __
 		word = next;
 	}
 	return kept;
-}
-
-/* How many nodes a list holds; what it says is not trusted further. */
-static __u64 count_list(void *arena, const struct shm_geo *g, __u32 list)
-{
-	__u64 index = shm_read(shm_at(arena, g->ctl_off + list)) & SHM_INDEX_MASK, n = 0;
-
-	while (index && index < g->n_nodes && n < g->n_nodes) {
-		n++;
-		index = shm_read(shm_at(arena, shm_node_off(g, index))) & SHM_INDEX_MASK;
-	}
-	return n;
 }
 
 long shm_map_repair(void *arena, const struct shm_geo *g)

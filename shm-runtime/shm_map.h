@@ -1120,6 +1120,10 @@ void shm_map_init(void *arena, const struct shm_geo *g);
  */
 __u64 shm_map_collect(void *arena, const struct shm_geo *g, __u64 keep);
 void shm_map_release(void *arena, const struct shm_geo *g, __u64 first);
+/* How many nodes of a hash were used again before, because no others were left. */
+__u64 shm_map_hasty(void *arena, const struct shm_geo *g);
+/* Are there so many that the map may come to lack nodes? */
+int shm_map_is_short(void *arena, const struct shm_geo *g);
 /* What was added to entries that had been taken out counts: they live again. Nobody else may work on the map. */
 void shm_map_settle(void *arena, const struct shm_geo *g);
 /*
