@@ -130,6 +130,22 @@ for e in json.load(sys.stdin): print(int.from_bytes(bytes(int(x, 16) for x in e[
 	grep -q '^@\[2147483647\]: 1$' "$dir/tool"
 }
 
+# More keys than the map has nodes: those of keys that are gone are used again.
+@test "another process takes the entries out of a map whose keys change" {
+	local dir=$SESSION/x map taken left
+	exact_start "$dir" changing 8 250000 --rate 30000
+	offloaded "$TOOL_PID"
+	map=$(map_of "$TOOL_PID" AT_)
+	exact_go "$dir"
+	taken=$("$BATS_TEST_DIRNAME/drain" "$map" "$(possible_cpus)" 7 64)
+	offloaded "$TOOL_PID"
+	exact_called "$dir"
+	left=$(sum_of "$map")
+	same "taken and left" $((taken + left)) $(($(awk '/^calls/ { print $2 }' "$dir/workload") + 1))
+	exact_tool_end "$TOOL_PID"
+	exact_workload_end "$dir" "$WORKLOAD_PID"
+}
+
 @test "status names the hook that keeps the maps up to date" {
 	run -0 "$B/bpftime" status --json
 	echo "# hook: $(json 'j["hook"]')" >&3

@@ -26,6 +26,7 @@ tool_command() { # NAME PID
 	count) exec bpftrace -p "$2" -e "$probe { @ = count(); }" ;;
 	count_tid*) exec bpftrace -p "$2" -e "$probe { @[tid] = count(); }" ;;
 	hist) exec bpftrace -p "$2" -e "$probe { @ = hist(arg1); }" ;;
+	changing) BPFTRACE_MAP_KEYS_MAX=512 exec bpftrace -p "$2" -e "$probe { @[nsecs / 3000000] = count(); }" ;;
 	sum) exec bpftrace -p "$2" -e "$probe { @[comm, arg0] = sum(arg2); }" ;;
 	filter) exec bpftrace -p "$2" -e "$probe /arg0 == 3/ { @ = count(); }" ;;
 	str_key) exec bpftrace -p "$2" -e "$probe { @[str(arg0)] = count(); }" ;;
