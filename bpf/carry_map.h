@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0-only) */
 /*
  * carry_map.h: what a carrier (bpf/carry.bpf.c) does with the map in the arena and the tool's map beside it: the lock,
- * bringing, moving out, limbo.
+ * bringing, moving out, settling.
  *
  * "Bring" is: present in the arena: copy to the tool's map; absent: delete there. It holds the map's lock around
  * reading one key and writing it, so that a slow reader cannot put back an older value over a newer one.

@@ -12,7 +12,7 @@
 struct group;
 struct hosts;
 
-#define STATE_VERSION 1
+#define STATE_VERSION 2
 
 /* Where; call once. */
 void state__open(const char *runtime_dir);
