@@ -229,10 +229,11 @@ once long insert(void)
 {
 	struct scratch *s = the_scratch();
 	void *arena = the_arena();
+	__u64 found;
 
 	if (!s || !arena || geo()->kind != SHM_PERCPU_HASH)
 		return -SHM_EFAULT;
-	return shm_percpu_insert(arena, geo(), s->key, shm_hash(geo(), s->key), s->value, 0, 0, 0);
+	return shm_percpu_insert(arena, geo(), s->key, shm_hash(geo(), s->key), s->value, 0, 0, 0, &found);
 }
 
 once long try_update(__u64 flags)

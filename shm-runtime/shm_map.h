@@ -505,9 +505,9 @@ static __always_inline __u64 shm_hash_find(void *arena, const struct shm_geo *g,
 /*
  * The one loop that changes chains. node: a filled private node to insert or to put in place of the one with its key;
  * 0: delete. In a per-CPU hash nothing is put in place of anything: -SHM_EEXIST, also when the node with this key is
- * not live. flags: SHM_SWEEP with node 0: only takes nodes that are deleted already out of the key's chain, as far as
- * the key's own. The node is the map's or free again on return. What was taken out is free or gone, or after success,
- * if taken is not NULL, the caller's.
+ * not live, and taken->off says which it is. flags: SHM_SWEEP with node 0: only takes nodes that are deleted already
+ * out of the key's chain, as far as the key's own. The node is the map's or free again on return. What was taken out is
+ * free or gone, or after success, if taken is not NULL, the caller's.
  */
 static __always_inline long shm_hash_change(void *arena, const struct shm_geo *g, const void *key, __u64 hash,
 					    __u64 node, __u64 flags, struct shm_taken *taken)
@@ -604,6 +604,8 @@ static __always_inline long shm_hash_change(void *arena, const struct shm_geo *g
 		}
 		if (!differs) {
 			if (node && (flags == SHM_NOEXIST || shm_is_percpu(g))) {
+				if (taken)
+					taken->off = off;
 				ret = -SHM_EEXIST;
 				break;
 			}
@@ -649,7 +651,7 @@ static __always_inline long shm_hash_change(void *arena, const struct shm_geo *g
 		list = SHM_CTL_GONE;
 	if (node && !done)
 		shm_waste_add(arena, g, &waste, node, node);
-	if (taken && ret == 0)
+	if (taken && ret == 0 && !shm_is_percpu(g))
 		taken->waste = waste;
 	else
 		shm_waste_give_back(arena, g, &waste, list);
@@ -877,20 +879,25 @@ static __always_inline long shm_add_again(void *arena, const struct shm_geo *g, 
 
 /*
  * A new node for the key, with this CPU's value, or with zeroes and the delta at this offset of all values. -SHM_EBUSY:
- * somebody was faster.
+ * there is one, *found, in whatever state; or 0, others have changed the chain.
  */
 static __always_inline long shm_percpu_insert(void *arena, const struct shm_geo *g, const void *key, __u64 hash,
-					      const void *value, __u32 cpu, __u64 at, __u64 delta)
+					      const void *value, __u32 cpu, __u64 at, __u64 delta, __u64 *found)
 {
 	__u64 node = shm_node_fill(arena, g, key, hash, value, cpu);
+	struct shm_taken other = {};
 	long ret;
 
+	*found = 0;
 	if (node == 0)
 		return -SHM_ENOMEM;
 	if (!value)
 		shm_write(shm_at(arena, shm_node_off(g, node) + g->value_off + at), delta);
-	ret = shm_hash_change(arena, g, key, hash, node, SHM_NOEXIST, (void *)0);
-	return ret == -SHM_EEXIST ? -SHM_EBUSY : ret;
+	ret = shm_hash_change(arena, g, key, hash, node, SHM_NOEXIST, &other);
+	if (ret != -SHM_EEXIST)
+		return ret;
+	*found = other.off;
+	return -SHM_EBUSY;
 }
 
 /* off: a node that was not live any more when the delta had been added to it; 0: none was live. */
@@ -903,11 +910,8 @@ static shm_slow long shm_percpu_add_slowly(void *arena, const struct shm_geo *g,
 	if (off)
 		ret = shm_add_late(arena, g, off, shm_at(arena, off + g->value_off + at), hash, &delta);
 	for (i = 0; ret == -SHM_EBUSY && i < SHM_ADD_ROUNDS; i++) {
-		ret = shm_percpu_insert(arena, g, key, hash, (void *)0, 0, at, delta);
-		if (ret != -SHM_EBUSY)
-			break;
-		off = shm_hash_find(arena, g, key, hash, SHM_STATE);
-		if (off)
+		ret = shm_percpu_insert(arena, g, key, hash, (void *)0, 0, at, delta, &off);
+		if (ret == -SHM_EBUSY && off)
 			ret = shm_add_again(arena, g, off, shm_at(arena, off + g->value_off + at), hash, &delta);
 	}
 	return ret;
@@ -970,21 +974,20 @@ static __always_inline long shm_percpu_refresh(void *arena, const struct shm_geo
 static __always_inline long shm_percpu_update(void *arena, const struct shm_geo *g, const void *key, const void *value,
 					      __u64 flags, __u32 cpu)
 {
-	__u64 hash = shm_hash(g, key), off;
-	long ret;
+	__u64 hash = shm_hash(g, key), off = shm_hash_find(arena, g, key, hash, SHM_STATE);
+	long ret = -SHM_EBUSY;
 	__u32 i;
 
-	for (i = 1;; i++) {
-		off = shm_hash_find(arena, g, key, hash, SHM_STATE);
-		ret = off ? shm_percpu_refresh(arena, g, off, hash, value, flags, cpu) : -SHM_EBUSY;
-		if (ret != -SHM_EBUSY || i == SHM_MAX_ROUNDS)
-			return ret;
+	for (i = 0; i < SHM_MAX_ROUNDS && ret == -SHM_EBUSY; i++) {
+		if (off)
+			ret = shm_percpu_refresh(arena, g, off, hash, value, flags, cpu);
+		if (ret != -SHM_EBUSY || i + 1 == SHM_MAX_ROUNDS)
+			break;
 		if (flags == SHM_EXIST)
 			return -SHM_ENOENT;
-		ret = shm_percpu_insert(arena, g, key, hash, value, cpu, 0, 0);
-		if (ret != -SHM_EBUSY)
-			return ret;
+		ret = shm_percpu_insert(arena, g, key, hash, value, cpu, 0, 0, &off);
 	}
+	return ret;
 }
 
 /* bpf_map_update_elem() from a program: per-CPU maps get this CPU's value, the others' are zeroed when the key is new.
