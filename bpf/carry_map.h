@@ -170,12 +170,16 @@ static long look(__u32 i, void *ctx)
 	return bpf_ktime_get_ns() > w->until;
 }
 
-/* Takes the lock while nobody else holds the map. */
-static __always_inline struct wait enter(const struct scratch *s)
+/* Takes the lock while nobody else holds the map. Who did not get it once does not try again in the same call. */
+static __always_inline struct wait enter(struct scratch *s)
 {
 	struct wait w = {.until = s->until};
 
+	if (!w.until)
+		return w;
 	bpf_loop(MAX_WAIT, look, &w, 0);
+	if (!w.free && !w.got)
+		s->until = 0;
 	return w;
 }
 
