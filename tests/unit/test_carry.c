@@ -25,12 +25,7 @@
 
 #include "daemon/khalf.h"
 #include "shm-runtime/shm_map.h"
-
-struct shape {
-	const char *name;
-	__u32 type, key_size, value_size, max_entries, flags;
-	__u32 n_keys;
-};
+#include "tests/unit/map_fixture.h"
 
 static const struct shape shapes[] = {
 	{"hash 8/8", BPF_MAP_TYPE_HASH, 8, 8, 64, 0, 90},
@@ -71,8 +66,7 @@ struct world {
 
 static uint32_t rnd(struct world *w)
 {
-	w->seed = w->seed * 6364136223846793005ull + 1442695040888963407ull;
-	return (uint32_t)(w->seed >> 33);
+	return map_rnd(&w->seed);
 }
 
 static void world_open(struct world *w, const struct shape *s)
@@ -113,14 +107,6 @@ static void world_close(struct world *w)
 	close(w->tool);
 	close(w->oracle);
 	close(w->arena_fd);
-}
-
-static void make_key(char *key, const struct shape *s, uint32_t i)
-{
-	memset(key, 0x5a, s->key_size);
-	memcpy(key, &i, s->key_size < 4 ? s->key_size : 4);
-	if (s->key_size > 5)
-		key[s->key_size - 1] = (char)(i * 7);
 }
 
 static void make_values(struct world *w, char *values)

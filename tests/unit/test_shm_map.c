@@ -24,12 +24,7 @@
 #include <cmocka.h>
 
 #include "shm-runtime/shm_map.h"
-
-struct shape {
-	const char *name;
-	__u32 type, key_size, value_size, max_entries, flags;
-	__u32 n_keys; /* keys are drawn from so many */
-};
+#include "tests/unit/map_fixture.h"
 
 static const struct shape shapes[] = {
 	{"array 8", BPF_MAP_TYPE_ARRAY, 4, 8, 16, 0, 20},
@@ -53,12 +48,6 @@ static const struct shape shapes[] = {
 
 static uint32_t n_cpus;
 
-static uint32_t rnd(uint64_t *state)
-{
-	*state = *state * 6364136223846793005ull + 1442695040888963407ull;
-	return (uint32_t)(*state >> 33);
-}
-
 static void *arena_new(const struct shm_geo *g)
 {
 	void *p = mmap(NULL, g->end_off, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -76,15 +65,6 @@ static void plan(struct shm_geo *g, const struct shape *s)
 		shm_geo__plan(g, s->type, s->key_size, s->value_size, s->max_entries, s->flags, n_cpus, 4096, &why), 0);
 	assert_null(why);
 	assert_true(g->ctl_off >= 4096 && g->end_off > g->nodes_off);
-}
-
-/* Key number i: differs in one early and, when there is room, in the last byte. */
-static void make_key(char *key, const struct shape *s, uint32_t i)
-{
-	memset(key, 0x5a, s->key_size);
-	memcpy(key, &i, s->key_size < 4 ? s->key_size : 4);
-	if (s->key_size > 5)
-		key[s->key_size - 1] = (char)(i * 7);
 }
 
 static size_t all_values(const struct shm_geo *g)
@@ -138,12 +118,12 @@ static void oracle(const struct shape *s)
 	plan(&g, s);
 	arena = arena_new(&g);
 	for (int i = 0; i < 20000; i++) {
-		uint32_t op = rnd(&seed) % 8, cpu = shm_is_percpu(&g) ? rnd(&seed) % g.n_cpus : 0;
-		uint64_t flags = rnd(&seed) % 4 ? rnd(&seed) % 3 : rnd(&seed) % 8;
+		uint32_t op = map_rnd(&seed) % 8, cpu = shm_is_percpu(&g) ? map_rnd(&seed) % g.n_cpus : 0;
+		uint64_t flags = map_rnd(&seed) % 4 ? map_rnd(&seed) % 3 : map_rnd(&seed) % 8;
 
-		make_key(key, s, rnd(&seed) % s->n_keys);
+		make_key(key, s, map_rnd(&seed) % s->n_keys);
 		for (uint32_t b = 0; b < s->value_size; b++)
-			value[b] = (char)rnd(&seed);
+			value[b] = (char)map_rnd(&seed);
 		if (flags & SHM_F_LOCK)
 			flags = 3; /* system calls refuse this one before they look at the key */
 		if (op < 4)
@@ -220,9 +200,9 @@ static void *add_thread(void *arg)
 	struct job *j = arg;
 
 	for (int i = 0; i < 200000; i++) {
-		uint64_t key = rnd(&j->seed) % 50;
+		uint64_t key = map_rnd(&j->seed) % 50;
 
-		assert_int_equal(shm_map_add(j->arena, j->g, &key, 1, rnd(&j->seed) % j->g->n_cpus), 0);
+		assert_int_equal(shm_map_add(j->arena, j->g, &key, 1, map_rnd(&j->seed) % j->g->n_cpus), 0);
 	}
 	return NULL;
 }
@@ -267,9 +247,9 @@ static void *churn_thread(void *arg)
 	struct job *j = arg;
 
 	for (int i = 0; i < 300000; i++) {
-		uint64_t key = rnd(&j->seed) % 40;
-		struct wide w = {key, rnd(&j->seed), 0, 0};
-		uint32_t op = rnd(&j->seed) % 5;
+		uint64_t key = map_rnd(&j->seed) % 40;
+		struct wide w = {key, map_rnd(&j->seed), 0, 0};
+		uint32_t op = map_rnd(&j->seed) % 5;
 
 		w.same_x = w.x;
 		w.not_x = ~w.x;
@@ -359,11 +339,11 @@ static void *taken_add(void *arg)
 
 	for (uint64_t n = 0; !__atomic_load_n(&t->stop, __ATOMIC_RELAXED); n++) {
 		/* Few keys at a time, which everybody meets, and others later. */
-		uint64_t key = (n / 16384 * 8 + rnd(&seed) % 16) % TAKEN_KEYS;
+		uint64_t key = (n / 16384 * 8 + map_rnd(&seed) % 16) % TAKEN_KEYS;
 
-		if (key >= OWN_KEYS && rnd(&seed) % DELETE_EACH == 0)
+		if (key >= OWN_KEYS && map_rnd(&seed) % DELETE_EACH == 0)
 			shm_map_delete(t->arena, t->g, &key);
-		else if (shm_map_add(t->arena, t->g, &key, unit(key), rnd(&seed) % t->g->n_cpus) == 0)
+		else if (shm_map_add(t->arena, t->g, &key, unit(key), map_rnd(&seed) % t->g->n_cpus) == 0)
 			mine[key]++;
 		__atomic_fetch_add(&t->turn[me], 1, __ATOMIC_SEQ_CST);
 	}
@@ -433,7 +413,7 @@ static void test_taken(void **state)
 		assert_int_equal(pthread_create(&thread[i], NULL, taken_add, t), 0);
 	while (now_ms() < until) {
 		for (int i = 0; i < TAKES_A_TURN; i++)
-			take_out(t, rnd(&seed) % TAKEN_KEYS);
+			take_out(t, map_rnd(&seed) % TAKEN_KEYS);
 		recycle(t);
 	}
 	t->stop = 1;
@@ -484,7 +464,7 @@ static void test_killed(void **state)
 	g.n_buckets = 4;
 	arena = arena_new(&g);
 	for (int round = 0; round < 300; round++) {
-		struct timespec pause = {.tv_nsec = 200000 + rnd(&job.seed) % 1500000};
+		struct timespec pause = {.tv_nsec = 200000 + map_rnd(&job.seed) % 1500000};
 		pid_t pid = fork();
 
 		assert_true(pid >= 0);
@@ -522,9 +502,9 @@ static void test_garbage(void **state)
 	arena = arena_new(&g);
 	for (int round = 0; round < 40; round++) {
 		for (uint64_t at = g.ctl_off; at < g.end_off; at += 8)
-			*(uint64_t *)shm_at(arena, at) = rnd(&seed) % (round % 2 ? g.n_nodes : 1u << 30);
+			*(uint64_t *)shm_at(arena, at) = map_rnd(&seed) % (round % 2 ? g.n_nodes : 1u << 30);
 		for (int i = 0; i < 50; i++) {
-			uint64_t key = rnd(&seed) % 80;
+			uint64_t key = map_rnd(&seed) % 80;
 
 			shm_map_update(arena, &g, &key, &key, 0, 0);
 			shm_map_add(arena, &g, &key, 1, 0);
