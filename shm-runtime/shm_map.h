@@ -169,7 +169,6 @@ _Static_assert(sizeof(struct shm_node) == SHM_NODE_KEY, "layout");
 #define SHM_MAX_TRIES  32u
 #define SHM_MAX_ROUNDS 2u /* whole operations, when their node changes its state */
 #define SHM_ADD_ROUNDS 1u
-#define shm_slow       __always_inline
 /* Widest access to a caller's key or value; the stack of BPF programs admits aligned accesses only. */
 #ifndef SHM_CALLER_WIDTH
 #define SHM_CALLER_WIDTH 8u
@@ -193,7 +192,6 @@ _Static_assert(sizeof(struct shm_node) == SHM_NODE_KEY, "layout");
 #define SHM_MAX_TRIES	    100000u
 #define SHM_MAX_ROUNDS	    100u
 #define SHM_ADD_ROUNDS	    SHM_MAX_ROUNDS
-#define shm_slow	    __attribute__((noinline, unused))
 #define SHM_CALLER_WIDTH    8u
 
 #endif
@@ -900,9 +898,12 @@ static __always_inline long shm_percpu_insert(void *arena, const struct shm_geo 
 	return -SHM_EBUSY;
 }
 
-/* off: a node that was not live any more when the delta had been added to it; 0: none was live. */
-static shm_slow long shm_percpu_add_slowly(void *arena, const struct shm_geo *g, const void *key, __u64 hash, __u64 at,
-					   __u64 delta, __u64 off)
+/*
+ * Inlined like everything here: in a target there is no data, and the geometry must fold.
+ * off: a node that was not live any more when the delta had been added to it; 0: none was live.
+ */
+static __always_inline long shm_percpu_add_slowly(void *arena, const struct shm_geo *g, const void *key, __u64 hash,
+						  __u64 at, __u64 delta, __u64 off)
 {
 	long ret = -SHM_EBUSY;
 	__u32 i;
@@ -922,9 +923,9 @@ static __always_inline long shm_percpu_add(void *arena, const struct shm_geo *g,
 {
 	__u64 hash = shm_hash(g, key), off = shm_hash_find(arena, g, key, hash, 0);
 
-	if (off) {
+	if (__builtin_expect(off != 0, 1)) {
 		shm_fetch_add(shm_at(arena, off + g->value_off + at), delta);
-		if (shm_read(shm_at(arena, off + SHM_NODE_HASH)) == hash)
+		if (__builtin_expect(shm_read(shm_at(arena, off + SHM_NODE_HASH)) == hash, 1))
 			return 0;
 	}
 	return shm_percpu_add_slowly(arena, g, key, hash, at, delta, off);
