@@ -908,6 +908,8 @@ static __always_inline long shm_percpu_add_slowly(void *arena, const struct shm_
 	long ret = -SHM_EBUSY;
 	__u32 i;
 
+	/* What is computed from it here is not to be kept from before, where it is in the way. */
+	__asm__("" : "+r"(hash));
 	if (off)
 		ret = shm_add_late(arena, g, off, shm_at(arena, off + g->value_off + at), hash, &delta);
 	for (i = 0; ret == -SHM_EBUSY && i < SHM_ADD_ROUNDS; i++) {
