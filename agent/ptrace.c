@@ -346,8 +346,8 @@ static bool in_rseq(struct target *t, struct stopped *s)
 }
 
 /*
- * It may have executed another program since we looked at it, the stop having come in the middle of that: nothing that we
- * know of it is true any more, the address of its vdso to begin with.
+ * It may have executed another program since we looked at it, the stop having come in the middle of that: nothing that
+ * we know of it is true any more, the address of its vdso to begin with.
  */
 static bool is_same_program(const struct target *t, pid_t tid)
 {

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * arrivals.h: processes that a kernel half has served, each told once: it may be given the agent. `arrived` has a bit for
- * every process, numbered as the initial PID namespace numbers them; `arrivals` is a ring buffer with a record for each
- * that was new. The bit of a process that begins, or that executes another program, is cleared (bpf/observe.bpf.c); the
- * daemon clears it when it wants to be told again.
+ * arrivals.h: processes that a kernel half has served, each told once: it may be given the agent. `arrived` has a bit
+ * for every process, numbered as the initial PID namespace numbers them; `arrivals` is a ring buffer with a record for
+ * each that was new. The bit of a process that begins, or that executes another program, is cleared
+ * (bpf/observe.bpf.c); the daemon clears it when it wants to be told again.
  *
  * The including file provides the fixed-width types.
  */

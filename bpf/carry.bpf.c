@@ -19,14 +19,11 @@
  */
 #include "carry_map.h"
 
+#include <bpf/bpf_tracing.h>
+
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
 #define MAX_BATCH (1u << 20) /* elements of one batch that are followed */
-
-/* The attributes are read as far as the kernel defines them for these commands. */
-struct carry_attr {
-	__u64 word[8];
-};
 
 /* Places in the attributes, in words: struct { map_fd; key; value; flags } and struct { in_batch; out_batch; ... }
  * batch. */
@@ -75,8 +72,26 @@ once int note(void)
 	__u64 caller = bpf_get_current_pid_tgid();
 	struct scratch *s = the_scratch();
 
-	if (s && bpf_map_update_elem(&carry_calls, &caller, &s->call, BPF_ANY))
+	if (s && bpf_map_update_elem(&carry_calls, &caller, &s->call, BPF_ANY)) {
+		if (s->call.late)
+			__sync_fetch_and_add(&missed, 1);
 		let_go();
+	}
+	return 0;
+}
+
+static __always_inline struct carry_call *noted(void)
+{
+	__u64 caller = bpf_get_current_pid_tgid();
+
+	return bpf_map_lookup_elem(&carry_calls, &caller);
+}
+
+static __always_inline int forget(void)
+{
+	__u64 caller = bpf_get_current_pid_tgid();
+
+	bpf_map_delete_elem(&carry_calls, &caller);
 	return 0;
 }
 
@@ -602,15 +617,15 @@ static __always_inline void leave_one(struct scratch *s, long ret)
 		__sync_fetch_and_add(&missed, 1);
 }
 
-static __always_inline int serve(struct scratch *s, const struct carry_attr *a)
+static __always_inline int serve(struct scratch *s)
 {
+	const struct carry_attr *a = &s->attr;
 	__u64 key = a->word[ELEM_KEY];
 	__u32 count = (__u32)a->word[BATCH_COUNT_FD];
 
 	s->call.key = key;
 	s->call.value = a->word[ELEM_VALUE];
 	s->call.flags = a->word[ELEM_FLAGS];
-	settle();
 	switch (s->call.cmd) {
 	case BPF_MAP_LOOKUP_ELEM:
 		/* A key that cannot be read here can be read by the kernel: then it must find all. */
@@ -640,20 +655,24 @@ static __always_inline int serve(struct scratch *s, const struct carry_attr *a)
 	return 0;
 }
 
-static __always_inline int enter_call(struct scratch *s, struct trace_event_raw_sys_enter *ctx)
+static __always_inline int enter_call(struct scratch *s, __u32 cmd, __u64 uattr)
 {
-	struct carry_attr a = {};
-	__u64 size = ctx->args[2];
-
-	if (size > sizeof(a))
-		size = sizeof(a);
-	if (bpf_probe_read_user(&a, size, (void *)ctx->args[1]))
-		return 0;
 	__builtin_memset(&s->call, 0, sizeof(s->call));
 	s->call.place = carry_place;
-	s->call.cmd = (__u32)ctx->args[0];
-	s->call.uattr = ctx->args[1];
-	return serve(s, &a);
+	s->call.cmd = cmd;
+	s->call.uattr = uattr;
+	return serve(s);
+}
+
+/* What the caller gave to bpf(), where the kernel has not copied it yet. */
+static __always_inline int enter_by_user(struct scratch *s, __u32 cmd, __u64 uattr, __u64 size)
+{
+	__builtin_memset(&s->attr, 0, sizeof(s->attr));
+	if (size > sizeof(s->attr))
+		size = sizeof(s->attr);
+	if (bpf_probe_read_user(&s->attr, size, (void *)uattr))
+		return 0;
+	return enter_call(s, cmd, uattr);
 }
 
 static __always_inline int leave_call(struct scratch *s, const struct carry_call *call, long ret)
@@ -668,28 +687,75 @@ static __always_inline int leave_call(struct scratch *s, const struct carry_call
 	default:
 		leave_one(s, ret);
 	}
-	settle();
 	let_go();
-	return 0;
+	return forget();
+}
+
+static __always_inline struct scratch *begin(void)
+{
+	struct scratch *s = the_scratch();
+
+	if (s)
+		s->until = bpf_ktime_get_ns() + PATIENCE_NS;
+	return s;
 }
 
 /*
- * Behind a tail call from carry_enter or carry_exit, in its place: one program, because the kernel takes its time to
- * verify it. A call that has been noted is at its exit.
+ * Behind a tail call from the hook, in its place: for each way of hooking the same carrier; the daemon loads one. It is
+ * one program for entry and exit where both are of one type, because the kernel takes its time to verify it. A call
+ * that has been noted is at its exit.
  */
+
 SEC("tracepoint/syscalls/sys_enter_bpf")
-int carry(struct trace_event_raw_sys_enter *ctx)
+int carry_tracepoint(struct trace_event_raw_sys_enter *ctx)
 {
-	__u64 caller = bpf_get_current_pid_tgid();
-	struct carry_call *call = bpf_map_lookup_elem(&carry_calls, &caller);
-	struct scratch *s = the_scratch();
+	struct carry_call *call = noted();
+	struct scratch *s = begin();
 
 	if (!s)
 		return 0;
-	s->until = bpf_ktime_get_ns() + PATIENCE_NS;
 	if (!call)
-		return enter_call(s, ctx);
-	leave_call(s, call, *(long *)((void *)ctx + offsetof(struct trace_event_raw_sys_exit, ret)));
-	bpf_map_delete_elem(&carry_calls, &caller);
+		return enter_by_user(s, ctx->args[0], ctx->args[1], (__u32)ctx->args[2]);
+	return leave_call(s, call, *(long *)((void *)ctx + offsetof(struct trace_event_raw_sys_exit, ret)));
+}
+
+SEC("raw_tp/sys_enter")
+int carry_raw(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct pt_regs *regs = (struct pt_regs *)ctx->args[0];
+	struct carry_call *call = noted();
+	struct scratch *s = begin();
+
+	if (!s)
+		return 0;
+	if (!call)
+		return enter_by_user(s, BPF_CORE_READ(regs, di), BPF_CORE_READ(regs, si),
+				     (__u32)BPF_CORE_READ(regs, dx));
+	return leave_call(s, call, (long)ctx->args[1]);
+}
+
+/*
+ * The kernel's own copy of the attributes, zero behind what the caller gave; where the caller's are is known at the
+ * exit only. Whatever happens here, the call goes on.
+ */
+SEC("lsm/bpf")
+int BPF_PROG(carry_lsm, int cmd, union bpf_attr *attr)
+{
+	struct scratch *s = begin();
+
+	if (s && !bpf_probe_read_kernel(&s->attr, sizeof(s->attr), attr))
+		enter_call(s, cmd, 0);
 	return 0;
+}
+
+SEC("fexit/__x64_sys_bpf")
+int BPF_PROG(carry_lsm_exit, const struct pt_regs *regs, long ret)
+{
+	struct carry_call *call = noted();
+	struct scratch *s = begin();
+
+	if (!s || !call)
+		return 0;
+	call->uattr = BPF_CORE_READ(regs, si);
+	return leave_call(s, call, ret);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0-only) */
 /*
  * carry_map.h: what a carrier (bpf/carry.bpf.c) does with the map in the arena and the tool's map beside it: the lock,
- * bringing, moving out, limbo.
+ * bringing, moving out, settling.
  *
  * "Bring" is: present in the arena: copy to the tool's map; absent: delete there. It holds the map's lock around
  * reading one key and writing it, so that a slow reader cannot put back an older value over a newer one.
@@ -10,8 +10,9 @@
  * on purpose, and nobody else touches the tool's map. Who comes meanwhile waits. After PATIENCE_NS, because the call
  * sleeps in a page fault for example, he goes on and sees the tool's map as it is: older, never wrong.
  *
- * Limbo: a thread can be interrupted between finding an entry of a per-CPU map and adding to it. So the node of an
- * entry that is taken out is not free at once; what arrives in it afterwards goes back to the key ("settle").
+ * The entry of a per-CPU hash that is taken out leaves its node behind, empty, see shm_map.h. Programs that add in
+ * place by a pointer that they had looked up before do not look back: what they add to an empty node is seen when next
+ * something is asked about its key, or about all keys ("settle").
  */
 #ifndef BPFTIME_BPF_CARRY_MAP_H
 #define BPFTIME_BPF_CARRY_MAP_H
@@ -23,15 +24,13 @@
 #include "carry.h"
 #include "shm-runtime/shm_map.h"
 
-#define MAX_SPINS  20000
+#define MAX_SPINS  (8u << 20) /* for the lock: all that bpf_loop() has, a good part of a second */
 #define MAX_TRIES  4
 #define MAX_COPIES 3 /* attempts at a copy during which nobody reuses the node */
 
 #define PATIENCE_NS 10000000ull	 /* for who holds the map, in one call */
 #define MAX_WAIT    (1u << 20)	 /* looks at who holds it: more than fit into the above */
 #define HOLD_NS	    2000000000ll /* who holds longer has been missed at the exit */
-#define LIMBO_NS    500000000ull /* least time of a node in limbo, unless too many are there */
-#define LIMBO_MOST  256u	 /* in each of the two lists */
 
 const volatile struct shm_geo carry_geo;
 const volatile __u32 carry_place;
@@ -39,7 +38,7 @@ const volatile __u32 carry_place;
 __u32 busy;	    /* the lock */
 __u64 holder;	    /* pid_tgid of who holds the map, */
 __u64 held_since;   /* and when he began; written under the lock */
-__u64 missed;	    /* calls whose key could not be read even at the exit */
+__u64 missed;	    /* calls whose key could not be read even at the exit, or that did not get the lock */
 __u64 deleted_by;   /* pid_tgid of, */
 __u64 deleted_hash; /* and hash of the key of the last delete: see next_key() */
 
@@ -65,12 +64,19 @@ struct {
 	__type(value, struct carry_call);
 } carry_calls SEC(".maps");
 
+/* A caller's attributes, as far as the kernel defines them for the commands that are followed. */
+struct carry_attr {
+	__u64 word[8];
+};
+
+/* What would be too much for the stack: older kernels count frames in steps of 32 bytes. */
 struct scratch {
 	__u8 key[SHM_MAX_KEY];
 	__u8 value[SHM_MAX_VALUE];
 	__u64 until; /* no more waiting after this time */
 	struct shm_taken taken;
 	struct carry_call call;
+	struct carry_attr attr;
 };
 
 struct {
@@ -112,11 +118,17 @@ static long spin(__u32 i, void *got)
 	return 1;
 }
 
+/*
+ * Nobody is interrupted who has it, but a hypervisor can take his processor away for milliseconds. 0: it took too long,
+ * nothing may be done.
+ */
 static __always_inline __u64 lock(void)
 {
 	__u64 got = 0;
 
 	bpf_loop(MAX_SPINS, spin, &got, 0);
+	if (!got)
+		__sync_fetch_and_add(&missed, 1);
 	return got;
 }
 
@@ -148,6 +160,8 @@ static long look(__u32 i, void *ctx)
 	struct wait *w = ctx;
 
 	w->got = lock();
+	if (!w->got)
+		return 1;
 	if (!held_by_other()) {
 		w->free = 1;
 		return 1;
@@ -156,12 +170,16 @@ static long look(__u32 i, void *ctx)
 	return bpf_ktime_get_ns() > w->until;
 }
 
-/* Takes the lock while nobody else holds the map. */
-static __always_inline struct wait enter(const struct scratch *s)
+/* Takes the lock while nobody else holds the map. Who did not get it once does not try again in the same call. */
+static __always_inline struct wait enter(struct scratch *s)
 {
 	struct wait w = {.until = s->until};
 
+	if (!w.until)
+		return w;
 	bpf_loop(MAX_WAIT, look, &w, 0);
+	if (!w.free && !w.got)
+		s->until = 0;
 	return w;
 }
 
@@ -183,12 +201,59 @@ once __u64 find(void)
 	return s && arena ? shm_value_off(arena, geo(), s->key, 0) : 0;
 }
 
-once long try_update(__u64 flags)
+/* Is this where a node can be? Always true, or 0; what such a function returned is a number to the verifier. */
+static __always_inline int is_node(__u64 off)
+{
+	return off && off <= geo()->end_off - geo()->node_size;
+}
+
+/* The node with the key in a per-CPU hash, in whatever state, or 0. */
+once __u64 find_node(void)
 {
 	struct scratch *s = the_scratch();
 	void *arena = the_arena();
 
-	return s && arena ? shm_map_update(arena, geo(), s->key, s->value, flags, 0) : -SHM_EFAULT;
+	if (!s || !arena || geo()->kind != SHM_PERCPU_HASH)
+		return 0;
+	return shm_hash_find(arena, geo(), s->key, shm_hash(geo(), s->key), SHM_STATE);
+}
+
+once long refresh(__u64 off, __u64 flags)
+{
+	struct scratch *s = the_scratch();
+	void *arena = the_arena();
+
+	off &= ~7ull;
+	if (!s || !arena || !is_node(off) || geo()->kind != SHM_PERCPU_HASH)
+		return -SHM_EFAULT;
+	return shm_percpu_refresh(arena, geo(), off, shm_hash(geo(), s->key), s->value, flags, 0);
+}
+
+once long insert(void)
+{
+	struct scratch *s = the_scratch();
+	void *arena = the_arena();
+	__u64 found;
+
+	if (!s || !arena || geo()->kind != SHM_PERCPU_HASH)
+		return -SHM_EFAULT;
+	return shm_percpu_insert(arena, geo(), s->key, shm_hash(geo(), s->key), s->value, 0, 0, 0, &found);
+}
+
+once long try_update(__u64 flags)
+{
+	struct scratch *s = the_scratch();
+	void *arena = the_arena();
+	__u64 off;
+
+	if (!s || !arena)
+		return -SHM_EFAULT;
+	if (geo()->kind != SHM_PERCPU_HASH)
+		return shm_map_update(arena, geo(), s->key, s->value, flags, 0);
+	off = find_node();
+	if (off)
+		return refresh(off, flags);
+	return flags == SHM_EXIST ? -SHM_ENOENT : insert();
 }
 
 /* A program walks few steps of a chain before it gives up, and while others change the chain it begins again. */
@@ -219,12 +284,17 @@ once long try_take(void)
 
 	if (!s || !arena || !shm_is_hash(geo()))
 		return -SHM_ENOENT;
+	if (shm_is_percpu(geo())) {
+		s->taken.off = shm_take_begin(arena, geo(), s->key);
+		return s->taken.off ? 0 : -SHM_ENOENT;
+	}
 	ret = shm_map_take(arena, geo(), s->key, &taken);
 	s->taken = taken;
 	return ret;
 }
 
-/* Deletes the entry, but its node is not free before take_end(). Offset of the value of CPU 0, or 0: no such key. */
+/* Takes the entry out, but its node is not done with before take_end(). Offset of the value of CPU 0, or 0: no such
+ * key. */
 static __always_inline __u64 take(struct scratch *s)
 {
 	long ret = -SHM_EBUSY;
@@ -233,6 +303,61 @@ static __always_inline __u64 take(struct scratch *s)
 	for (i = 0; i < MAX_TRIES && ret == -SHM_EBUSY; i++)
 		ret = try_take();
 	return ret ? 0 : s->taken.off + geo()->value_off;
+}
+
+/* Empty nodes of which there are more are not kept for their keys. */
+static __always_inline __u64 empty_most(void)
+{
+	return (geo()->n_nodes - geo()->max_entries) / 2;
+}
+
+once int sweep(void)
+{
+	struct scratch *s = the_scratch();
+	void *arena = the_arena();
+
+	if (s && arena && shm_is_hash(geo()))
+		shm_sweep(arena, geo(), s->key);
+	return 0;
+}
+
+/* The values have been read. */
+once int take_end(void)
+{
+	struct scratch *s = the_scratch();
+	void *arena = the_arena();
+	__u64 off;
+
+	if (!s || !arena || !shm_is_hash(geo()))
+		return 0;
+	off = s->taken.off & ~7ull;
+	if (!shm_is_percpu(geo())) {
+		struct shm_waste waste = s->taken.waste;
+
+		shm_waste_give_back(arena, geo(), &waste, SHM_CTL_GONE);
+		return 0;
+	}
+	if (!is_node(off))
+		return 0;
+	shm_take_end(arena, geo(), off);
+	if (shm_read(shm_at(arena, geo()->ctl_off + SHM_CTL_EMPTY)) > empty_most() && shm_retire(arena, geo(), off))
+		sweep();
+	return 0;
+}
+
+/* What was added to the key's empty node counts. */
+once int settle(void)
+{
+	struct scratch *s = the_scratch();
+	void *arena = the_arena();
+	__u64 off;
+
+	if (!s || !arena || geo()->kind != SHM_PERCPU_HASH)
+		return 0;
+	off = find_node() & ~7ull;
+	if (is_node(off))
+		shm_settle(arena, geo(), off);
+	return 0;
 }
 
 /* Is this a place where a value of all CPUs fits? Always true; what find() returned is a number to the verifier. */
@@ -356,6 +481,10 @@ once long bring(void)
 		return 0;
 	for (i = 0; i < MAX_COPIES; i++) {
 		off = find();
+		if (!off && geo()->kind == SHM_PERCPU_HASH) {
+			settle();
+			off = find();
+		}
 		if (!off) {
 			ret = 0;
 			if (shm_is_hash(geo()))
@@ -415,7 +544,9 @@ static long bring_node(__u32 i, void *ctx)
 	if (index == 0 || index >= geo()->n_nodes)
 		return 0;
 	off = shm_node_off(geo(), index);
-	if (shm_read(shm_at(arena, off + SHM_NODE_HASH)) == 0)
+	if (geo()->kind == SHM_PERCPU_HASH)
+		shm_settle(arena, geo(), off);
+	if (shm_read(shm_at(arena, off + SHM_NODE_HASH)) <= SHM_RETIRED)
 		return 0;
 	for (at = 0; at < geo()->key_room; at += 8)
 		*(volatile __u64 *)(s->key + at) = shm_read(shm_at(arena, off + SHM_NODE_KEY) + at);
@@ -443,157 +574,40 @@ once int bring_all(void)
 	return 0;
 }
 
-/* ---- limbo ---- */
-
-#define LIMBO_N	    32u /* from the first word, see struct shm_ctl */
-#define LIMBO_SINCE 40u
-#define NEWER	    0u
-#define OLDER	    16u
-
-static __always_inline void *limbo(void *arena, __u32 at)
+once long try_add(__u64 off, __u64 at, __u64 delta)
 {
-	return shm_at(arena, geo()->ctl_off + SHM_CTL_LIMBO + at);
+	struct scratch *s = the_scratch();
+	void *arena = the_arena(), *word;
+
+	off &= ~7ull;
+	at &= ~7ull;
+	if (!s || !arena || !is_node(off) || geo()->kind != SHM_PERCPU_HASH ||
+	    at > (__u64)geo()->n_cpus * geo()->value_room - 8)
+		return -SHM_EFAULT;
+	word = shm_at(arena, off + geo()->value_off) + at;
+	return shm_add_again(arena, geo(), off, word, shm_hash(geo(), s->key), &delta);
 }
 
-static __always_inline __u32 limbo_most(void)
-{
-	__u32 spare = geo()->n_nodes - geo()->max_entries;
-
-	return spare / 4 < LIMBO_MOST ? spare / 4 : LIMBO_MOST;
-}
-
-/* Adds to one word of the key's value; there is such a key afterwards. */
+/* Adds to one word of the key's value in a per-CPU hash; there is such a key afterwards. */
 once int add_word(__u64 at, __u64 delta)
 {
 	struct scratch *s = the_scratch();
-	void *arena = the_arena();
+	long ret = -SHM_EBUSY;
 	__u64 off;
+	int i;
 
-	if (!s || !arena)
+	if (!s)
 		return 0;
-	off = find();
-	if (!off) {
-		zero_value(s);
-		arena_update(BPF_NOEXIST);
-		off = find();
+	for (i = 0; i < MAX_TRIES && ret == -SHM_EBUSY; i++) {
+		off = find_node();
+		if (!off) {
+			zero_value(s);
+			insert();
+			off = find_node();
+		}
+		if (off)
+			ret = try_add(off, at, delta);
 	}
-	at &= ~7ull;
-	off &= ~7ull;
-	if (!fits(off) || at > (__u64)geo()->n_cpus * geo()->value_room - 8)
-		return 0;
-	shm_fetch_add(shm_at(arena, off) + at, delta);
-	return 0;
-}
-
-/* What has arrived in a node goes to its key. */
-static long settle_node(__u32 i, void *ctx)
-{
-	__u64 *next = ctx, index = *next & SHM_INDEX_MASK, off, word;
-	struct scratch *s = the_scratch();
-	void *arena = the_arena(), *from;
-	__u32 at;
-
-	shm_keep(index);
-	if (!s || !arena || index == 0 || index >= geo()->n_nodes)
-		return 1;
-	off = shm_node_off(geo(), index);
-	*next = shm_read(shm_at(arena, off));
-	for (at = 0; at < geo()->key_room; at += 8)
-		*(volatile __u64 *)(s->key + at) = shm_read(shm_at(arena, off + SHM_NODE_KEY) + at);
-	for (at = 0; at < geo()->n_cpus * geo()->value_room; at += 8) {
-		from = shm_at(arena, off + geo()->value_off) + at;
-		if (!shm_read(from))
-			continue;
-		word = shm_swap(from, 0);
-		if (word)
-			add_word(at, word);
-	}
-	return 0;
-}
-
-/* Under the lock. The older list is free, the newer one is the older. */
-once int limbo_turn(void)
-{
-	void *arena = the_arena();
-	struct shm_waste older;
-	int at;
-
-	if (!arena)
-		return 0;
-	older.first = shm_read(limbo(arena, OLDER));
-	older.last = shm_read(limbo(arena, OLDER + 8));
-	shm_waste_give_back(arena, geo(), &older);
-	for (at = 0; at < 16; at += 8) {
-		shm_write(limbo(arena, OLDER + at), shm_read(limbo(arena, NEWER + at)));
-		shm_write(limbo(arena, NEWER + at), 0);
-	}
-	shm_write(limbo(arena, LIMBO_N), 0);
-	shm_write(limbo(arena, LIMBO_SINCE), bpf_ktime_get_ns());
-	return 0;
-}
-
-/* Under the lock. Uses the key and the value buffer. */
-once int settle_locked(void)
-{
-	void *arena = the_arena();
-	__u64 at;
-
-	if (!arena)
-		return 0;
-	at = shm_read(limbo(arena, NEWER));
-	bpf_loop(2 * LIMBO_MOST, settle_node, &at, 0);
-	at = shm_read(limbo(arena, OLDER));
-	bpf_loop(2 * LIMBO_MOST, settle_node, &at, 0);
-	if (bpf_ktime_get_ns() - shm_read(limbo(arena, LIMBO_SINCE)) > LIMBO_NS)
-		limbo_turn();
-	return 0;
-}
-
-static __always_inline int settle(void)
-{
-	void *arena = the_arena();
-	__u64 got;
-
-	if (!arena || geo()->kind != SHM_PERCPU_HASH)
-		return 0;
-	if (!shm_read(limbo(arena, NEWER)) && !shm_read(limbo(arena, OLDER)))
-		return 0;
-	got = lock();
-	if (got)
-		settle_locked();
-	unlock(got);
-	return 0;
-}
-
-/* The node that was taken out has been read. */
-once int take_end(void)
-{
-	struct scratch *s = the_scratch();
-	struct shm_waste newer, taken;
-	void *arena = the_arena();
-	__u64 got, n;
-
-	if (!s || !arena)
-		return 0;
-	taken = s->taken.waste;
-	if (geo()->kind != SHM_PERCPU_HASH) {
-		shm_waste_give_back(arena, geo(), &taken);
-		return 0;
-	}
-	got = lock();
-	n = shm_read(limbo(arena, LIMBO_N));
-	if (n >= limbo_most()) {
-		settle_locked();
-		limbo_turn();
-		n = 0;
-	}
-	newer.first = shm_read(limbo(arena, NEWER));
-	newer.last = shm_read(limbo(arena, NEWER + 8));
-	shm_waste_add(arena, geo(), &newer, taken.first, taken.last);
-	shm_write(limbo(arena, NEWER), newer.first);
-	shm_write(limbo(arena, NEWER + 8), newer.last);
-	shm_write(limbo(arena, LIMBO_N), n + 1);
-	unlock(got);
 	return 0;
 }
 

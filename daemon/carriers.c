@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * carriers.c: the hook at the entry of bpf() and one carrier for each mirrored map. See bpf/carry_hook.bpf.c and
+ * carriers.c: the hook at entry and exit of bpf() and one carrier for each mirrored map. See bpf/carry_hook.bpf.c and
  * bpf/carry.bpf.c for what they do.
  */
 #include "daemon/khalf.h"
@@ -22,6 +22,7 @@
 #include "bpf/carry.h"
 #include "bpf/carry.skel.h"
 #include "bpf/carry_hook.skel.h"
+#include "daemon/kernel_features.h"
 
 struct carrier {
 	struct carry_bpf *skel; /* NULL: the place is free */
@@ -29,13 +30,35 @@ struct carrier {
 	bool enabled;
 };
 
+/* A way to be at the entry and at the exit of bpf(). Hook and carrier are of the same program type. */
+struct form {
+	/* In struct carry_hook_bpf; before: the program that runs before enter, 0: none. */
+	size_t enter, exit, before;
+	/* In struct carry_bpf; 0: it serves the exit as well. */
+	size_t carrier, carrier_exit;
+};
+
+#define HOOK_PROG(p) offsetof(struct carry_hook_bpf, progs.p)
+#define PROG(p)	     offsetof(struct carry_bpf, progs.p)
+
+static const struct form forms[] = {
+	[BPF_HOOK_TRACEPOINT] = {HOOK_PROG(enter_tracepoint), HOOK_PROG(exit_tracepoint), 0, PROG(carry_tracepoint), 0},
+	[BPF_HOOK_RAW_TRACEPOINT] = {HOOK_PROG(enter_raw), HOOK_PROG(exit_raw), 0, PROG(carry_raw), 0},
+	[BPF_HOOK_LSM] = {HOOK_PROG(enter_lsm), HOOK_PROG(exit_lsm), HOOK_PROG(touch_lsm), PROG(carry_lsm),
+			  PROG(carry_lsm_exit)},
+};
+
+/* In the order of attaching: who is met at the entry is met at the exit, too. */
+enum { LINK_EXIT, LINK_ENTER, LINK_BEFORE, N_LINKS };
+
 struct carriers {
+	enum bpf_hook kind;
 	struct carry_hook_bpf *hook;
-	/* At the entry and at the exit, while there is a carrier: an unused hook costs nobody anything. */
-	struct bpf_link *link, *link_exit;
-	int outer_fd, inner_fd; /* an array of maps: changing it waits for programs that run */
+	struct bpf_link *link[N_LINKS]; /* while there is a carrier: an unused hook costs nobody anything */
+	int outer_fd, inner_fd;		/* an array of maps: changing it waits for programs that run */
 	size_t n;
-	char *dir; /* where everything is pinned, or NULL */
+	uint64_t missed; /* by carriers that have been removed */
+	char *dir;	 /* where everything is pinned, or NULL */
 	struct carrier carrier[CARRY_MAX];
 };
 
@@ -55,15 +78,17 @@ __attribute__((format(printf, 4, 5))) static int fail(char *err, size_t size, in
 static const struct {
 	const char *map, *pin;
 } pinned[] = {
-	{"carriers", "carry-programs"},
-	{"carried", "carry-on"},
-	{"known", "carry-known"},
-	{"carry_ho.bss", "carry-state"},
+	{"carriers", "carry-programs"}, {"carriers_exit", "carry-programs-exit"}, {"carried", "carry-on"},
+	{"known", "carry-known"},	{"carry_ho.bss", "carry-state"},
 };
 
-#define N(a)	      (sizeof(a) / sizeof((a)[0]))
-#define PIN_LINK      "carry-link"
-#define PIN_LINK_EXIT "carry-link-exit"
+#define N(a) (sizeof(a) / sizeof((a)[0]))
+
+static const char *const link_pin[N_LINKS] = {
+	[LINK_EXIT] = "carry-link-exit",
+	[LINK_ENTER] = "carry-link",
+	[LINK_BEFORE] = "carry-link-before",
+};
 
 static char *pin_path(char *path, size_t size, const char *dir, const char *name)
 {
@@ -161,25 +186,64 @@ int carriers__inherit(const char *dir)
 
 /* ---- the hook ---- */
 
-/* Where bpf() is hooked. The one place to choose: carriers and hook must be of the same program type. */
-static struct bpf_link *hook_attach(struct carriers *c)
+static struct bpf_program *program(const void *skel, size_t offset)
 {
-	return bpf_program__attach_tracepoint(c->hook->progs.carry_enter, "syscalls", "sys_enter_bpf");
-}
-
-static struct bpf_link *hook_attach_exit(struct carriers *c)
-{
-	return bpf_program__attach_tracepoint(c->hook->progs.carry_exit, "syscalls", "sys_exit_bpf");
+	return *(struct bpf_program *const *)((const char *)skel + offset);
 }
 
 static void hook_detach(struct carriers *c)
 {
-	unpin(c, PIN_LINK_EXIT);
-	bpf_link__destroy(c->link_exit);
-	c->link_exit = NULL;
-	unpin(c, PIN_LINK);
-	bpf_link__destroy(c->link);
-	c->link = NULL;
+	for (int i = N_LINKS - 1; i >= 0; i--) {
+		unpin(c, link_pin[i]);
+		bpf_link__destroy(c->link[i]);
+		c->link[i] = NULL;
+	}
+}
+
+/* The kernel runs the program that was attached last before the others. */
+static int hook_attach(struct carriers *c, char *err, size_t err_size)
+{
+	const struct form *form = &forms[c->kind];
+	const size_t prog[N_LINKS] = {
+		[LINK_EXIT] = form->exit, [LINK_ENTER] = form->enter, [LINK_BEFORE] = form->before};
+	int ret = 0;
+
+	for (int i = 0; i < N_LINKS && !ret; i++) {
+		if (!prog[i])
+			continue;
+		c->link[i] = bpf_program__attach(program(c->hook, prog[i]));
+		if (!c->link[i]) {
+			ret = fail(err, err_size, -errno, "cannot attach the hook on bpf() (%s): %s",
+				   bpf_hook__name(c->kind), strerror(errno));
+			break;
+		}
+		ret = c->dir ? pin(bpf_link__fd(c->link[i]), c->dir, link_pin[i]) : 0;
+		if (ret)
+			fail(err, err_size, ret, "%s/%s cannot be pinned: %s", c->dir, link_pin[i], strerror(-ret));
+	}
+	if (ret)
+		hook_detach(c);
+	return ret;
+}
+
+static uint64_t skipped(const struct carriers *c, size_t prog)
+{
+	struct bpf_prog_info info = {0};
+	uint32_t len = sizeof(info);
+
+	if (bpf_obj_get_info_by_fd(bpf_program__fd(program(c->hook, prog)), &info, &len))
+		return 0;
+	return info.recursion_misses;
+}
+
+uint64_t carriers__missed(const struct carriers *c)
+{
+	uint64_t n = c->missed + *(volatile uint64_t *)&c->hook->bss->unmet;
+
+	for (size_t i = 0; i < CARRY_MAX; i++)
+		if (c->carrier[i].skel)
+			n += *(volatile uint64_t *)&c->carrier[i].skel->bss->missed;
+	return n + skipped(c, forms[c->kind].enter) + skipped(c, forms[c->kind].exit);
 }
 
 /* Other processes find the carrier by this, see carriers__rescue(). */
@@ -197,7 +261,7 @@ static int tell(struct carriers *c, const struct carrier *k, uint32_t place, int
 
 const char *carriers__hook(const struct carriers *c)
 {
-	return "tracepoint";
+	return bpf_hook__name(c->kind);
 }
 
 static int waiter_open(struct carriers *c)
@@ -212,24 +276,42 @@ static int waiter_open(struct carriers *c)
 	return c->outer_fd < 0 ? -errno : 0;
 }
 
-/*
- * Programs that were running when this was called have ended when it returns: so the kernel promises for a change of a
- * map of maps (maybe_wait_bpf_programs() in kernel/bpf/syscall.c).
- */
-static int wait_for_programs(struct carriers *c)
+/* So the kernel promises for a change of a map of maps (maybe_wait_bpf_programs() in kernel/bpf/syscall.c). */
+int carriers__wait_for_programs(struct carriers *c)
 {
 	uint32_t zero = 0;
 
 	return bpf_map_update_elem(c->outer_fd, &zero, &c->inner_fd, BPF_ANY) ? -errno : 0;
 }
 
+static int hook_load(struct carriers *c)
+{
+	const struct form *form = &forms[c->kind];
+	struct bpf_program *p;
+
+	bpf_object__for_each_program(p, c->hook->obj) bpf_program__set_autoload(
+		p, p == program(c->hook, form->enter) || p == program(c->hook, form->exit) ||
+			   (form->before && p == program(c->hook, form->before)) || p == c->hook->progs.carry_learn);
+	c->hook->rodata->n_cpus = (uint32_t)libbpf_num_possible_cpus();
+	return carry_hook_bpf__load(c->hook);
+}
+
 int carriers__new(struct carriers **out, char *err, size_t err_size)
+{
+	struct kernel_features k;
+
+	kernel_features__probe(&k);
+	return carriers__new_with(out, kernel_features__hook(&k), err, err_size);
+}
+
+int carriers__new_with(struct carriers **out, enum bpf_hook hook, char *err, size_t err_size)
 {
 	struct carriers *c = calloc(1, sizeof(*c));
 	int ret;
 
 	if (!c)
 		return fail(err, err_size, -ENOMEM, "no memory for the carriers");
+	c->kind = hook;
 	c->outer_fd = c->inner_fd = -1;
 	ret = waiter_open(c);
 	if (ret) {
@@ -241,9 +323,10 @@ int carriers__new(struct carriers **out, char *err, size_t err_size)
 		ret = fail(err, err_size, -errno, "cannot open the hook on bpf(): %s", strerror(errno));
 		goto err_free;
 	}
-	ret = carry_hook_bpf__load(c->hook);
+	ret = hook_load(c);
 	if (ret) {
-		fail(err, err_size, ret, "cannot load the hook on bpf(): %s", strerror(-ret));
+		fail(err, err_size, ret, "cannot load the hook on bpf() (%s): %s", bpf_hook__name(hook),
+		     strerror(-ret));
 		goto err_free;
 	}
 	c->hook->bss->own_tgid = (uint32_t)getpid();
@@ -264,7 +347,7 @@ void carriers__free(struct carriers *c)
 		unpin(c, pinned[i].pin);
 	free(c->dir);
 	if (c->outer_fd >= 0)
-		wait_for_programs(c);
+		carriers__wait_for_programs(c);
 	for (size_t i = 0; i < CARRY_MAX; i++)
 		carry_bpf__destroy(c->carrier[i].skel);
 	carry_hook_bpf__destroy(c->hook);
@@ -294,11 +377,15 @@ static int learn(struct carriers *c, int map_fd, uint64_t *address)
 static int carrier_load(struct carriers *c, struct carrier *k, uint32_t place, int tool_map_fd, int arena_fd,
 			const struct shm_geo *g)
 {
+	const struct form *form = &forms[c->kind];
 	struct carry_bpf *skel = carry_bpf__open();
+	struct bpf_program *p;
 	int ret;
 
 	if (!skel)
 		return -errno;
+	bpf_object__for_each_program(p, skel->obj) bpf_program__set_autoload(
+		p, p == program(skel, form->carrier) || (form->carrier_exit && p == program(skel, form->carrier_exit)));
 	memcpy((void *)&skel->rodata->carry_geo, g, sizeof(*g));
 	*(uint32_t *)&skel->rodata->carry_place = place;
 	ret = bpf_map__reuse_fd(skel->maps.carry_arena, arena_fd);
@@ -316,6 +403,25 @@ static int carrier_load(struct carriers *c, struct carrier *k, uint32_t place, i
 	return 0;
 }
 
+static int carrier_place(struct carriers *c, const struct carrier *k, uint32_t place)
+{
+	const struct form *form = &forms[c->kind];
+	int fd = bpf_program__fd(program(k->skel, form->carrier));
+
+	if (bpf_map_update_elem(bpf_map__fd(c->hook->maps.carriers), &place, &fd, BPF_ANY))
+		return -errno;
+	if (!form->carrier_exit)
+		return 0;
+	fd = bpf_program__fd(program(k->skel, form->carrier_exit));
+	return bpf_map_update_elem(bpf_map__fd(c->hook->maps.carriers_exit), &place, &fd, BPF_ANY) ? -errno : 0;
+}
+
+static void carrier_unplace(struct carriers *c, uint32_t place)
+{
+	bpf_map_delete_elem(bpf_map__fd(c->hook->maps.carriers), &place);
+	bpf_map_delete_elem(bpf_map__fd(c->hook->maps.carriers_exit), &place);
+}
+
 static bool is_mirrored(const struct shm_geo *g)
 {
 	return g->kind >= SHM_ARRAY && g->kind <= SHM_PERCPU_HASH;
@@ -324,11 +430,12 @@ static bool is_mirrored(const struct shm_geo *g)
 int carriers__add(struct carriers *c, int tool_map_fd, uint32_t tool_map_id, int arena_fd, const struct shm_geo *g,
 		  char *err, size_t err_size)
 {
-	int places = bpf_map__fd(c->hook->maps.carriers);
 	struct carrier k = {0};
 	uint32_t place = 0;
-	int ret, prog_fd;
+	int ret;
 
+	if (carriers__missed(c))
+		return fail(err, err_size, -EOPNOTSUPP, CARRIERS_MISSED, carriers__missed(c));
 	while (place < CARRY_MAX && c->carrier[place].skel)
 		place++;
 	if (place == CARRY_MAX)
@@ -343,27 +450,14 @@ int carriers__add(struct carriers *c, int tool_map_fd, uint32_t tool_map_id, int
 	if (ret)
 		return fail(err, err_size, ret, "map %u: the kernel refused its carrier: %s", tool_map_id,
 			    strerror(-ret));
-	if (!c->link) {
-		/* The exit first: who is met at the entry is met there, too. */
-		c->link_exit = hook_attach_exit(c);
-		c->link = c->link_exit ? hook_attach(c) : NULL;
-		if (!c->link) {
-			ret = fail(err, err_size, -errno, "cannot attach the hook on bpf(): %s", strerror(errno));
-			hook_detach(c);
+	if (!c->link[LINK_ENTER]) {
+		ret = hook_attach(c, err, err_size);
+		if (ret)
 			goto err_skel;
-		}
-		ret = c->dir ? pin(bpf_link__fd(c->link_exit), c->dir, PIN_LINK_EXIT) : 0;
-		if (!ret && c->dir)
-			ret = pin(bpf_link__fd(c->link), c->dir, PIN_LINK);
-		if (ret) {
-			fail(err, err_size, ret, "%s/" PIN_LINK " cannot be pinned: %s", c->dir, strerror(-ret));
-			goto err_place;
-		}
 	}
-	prog_fd = bpf_program__fd(k.skel->progs.carry);
-	if (bpf_map_update_elem(places, &place, &prog_fd, BPF_ANY)) {
-		ret = fail(err, err_size, -errno, "map %u: cannot put its carrier in place: %s", tool_map_id,
-			   strerror(errno));
+	ret = carrier_place(c, &k, place);
+	if (ret) {
+		fail(err, err_size, ret, "map %u: cannot put its carrier in place: %s", tool_map_id, strerror(-ret));
 		goto err_place;
 	}
 	ret = tell(c, &k, place, arena_fd);
@@ -376,7 +470,7 @@ int carriers__add(struct carriers *c, int tool_map_fd, uint32_t tool_map_id, int
 	return (int)place;
 
 err_place:
-	bpf_map_delete_elem(places, &place);
+	carrier_unplace(c, place);
 	if (c->n == 0)
 		hook_detach(c);
 err_skel:
@@ -406,6 +500,22 @@ static void calls_wait(struct carriers *c, uint32_t place)
 		nanosleep(&a_moment, NULL);
 }
 
+/* Nobody will meet them any more: who has this place next is not to. */
+static void calls_forget(struct carriers *c, uint32_t place)
+{
+	int calls = bpf_map__fd(c->hook->maps.calls);
+	uint64_t caller, next, *at = NULL;
+	struct carry_call call;
+	bool more = !bpf_map_get_next_key(calls, at, &caller);
+
+	while (more) {
+		more = !bpf_map_get_next_key(calls, &caller, &next);
+		if (!bpf_map_lookup_elem(calls, &caller, &call) && call.place == place)
+			bpf_map_delete_elem(calls, &caller);
+		caller = next;
+	}
+}
+
 int carriers__enable(struct carriers *c, int handle, bool on)
 {
 	int carried = bpf_map__fd(c->hook->maps.carried);
@@ -420,8 +530,7 @@ int carriers__enable(struct carriers *c, int handle, bool on)
 	if (on ? bpf_map_update_elem(carried, &k->map, &place, BPF_ANY) : bpf_map_delete_elem(carried, &k->map))
 		return -errno;
 	k->enabled = on;
-	/* The hook runs on system call tracepoints, with preemption off: no processor that we have been on is still in
-	 * it. */
+	/* The hook is not preempted, see kernel_features__hook(): no processor that we have been on is still in it. */
 	if (!on) {
 		cpus_visit();
 		calls_wait(c, place);
@@ -441,10 +550,12 @@ int carriers__remove(struct carriers *c, int handle)
 	bpf_map_delete_elem(bpf_map__fd(c->hook->maps.known), &k->map);
 	bpf_map_delete_elem(bpf_map__fd(c->hook->maps.carried), &k->map);
 	calls_wait(c, place);
-	bpf_map_delete_elem(bpf_map__fd(c->hook->maps.carriers), &place);
+	carrier_unplace(c, place);
 	if (--c->n == 0)
 		hook_detach(c);
-	ret = wait_for_programs(c);
+	ret = carriers__wait_for_programs(c);
+	calls_forget(c, place);
+	c->missed += k->skel->bss->missed;
 	carry_bpf__destroy(k->skel);
 	*k = (struct carrier){0};
 	return ret;

@@ -17,6 +17,7 @@
 #include "daemon/state.h"
 #include "daemon/symbol.h"
 #include "daemon/uprobe.h"
+#include "shm-runtime/shm_map.h"
 
 #define RETRY_FIRST_NS	   200000000ull
 #define RETRY_MAX	   6u
@@ -716,6 +717,17 @@ static uint64_t cool_places(struct engine *e, uint64_t now)
 	return next;
 }
 
+/* To the kernel, to stay there. */
+static void give_back(struct engine *e, struct group *g, const char *why)
+{
+	switch_handback(&e->sw, g, true);
+	snprintf(g->reason, sizeof(g->reason), "%s", why);
+	g->retry_at = UINT64_MAX;
+	set_reasons(g);
+	log_warning("%s (%d): handed back: %s", g->tool->comm, g->tool->pid, g->reason);
+	changed(e);
+}
+
 /* What the agent of a process could not do as the kernel would have; NULL: nothing. */
 static const char *shortcoming(const struct host *h)
 {
@@ -733,6 +745,7 @@ static const char *shortcoming(const struct host *h)
  */
 static uint64_t watch_targets(struct engine *e, uint64_t now)
 {
+	char why[REASON_SIZE];
 	bool some = false;
 
 	for (struct host *h = e->hosts.list; h; h = h->next) {
@@ -744,12 +757,8 @@ static uint64_t watch_targets(struct engine *e, uint64_t now)
 		for (struct group *g = e->groups; g; g = g->next) {
 			if (g->state != GROUP_SHARED || !host__lodging(h, g))
 				continue;
-			switch_handback(&e->sw, g, true);
-			snprintf(g->reason, sizeof(g->reason), "process %d (%s) %s", h->pid, h->comm, what);
-			g->retry_at = UINT64_MAX;
-			set_reasons(g);
-			log_warning("%s (%d): handed back: %s", g->tool->comm, g->tool->pid, g->reason);
-			changed(e);
+			snprintf(why, sizeof(why), "process %d (%s) %s", h->pid, h->comm, what);
+			give_back(e, g, why);
 		}
 		__atomic_fetch_and(&h->arena->flags, ~(uint32_t)(AGENT_TARGET_NO_SLOT | AGENT_TARGET_KERNEL_READ),
 				   __ATOMIC_RELAXED);
@@ -790,6 +799,71 @@ static uint64_t watch_claims(struct engine *e, uint64_t now)
 	return e->claims_look_at;
 }
 
+static bool has_carriers(const struct group *g)
+{
+	for (unsigned int i = 0; i < g->n_maps; i++)
+		if (g->map[i].carrier >= 0)
+			return true;
+	return false;
+}
+
+/*
+ * A call of bpf() that the carriers' hook did not see may have shown a tool an old value: what is carried goes
+ * back to the kernel and stays there. Returns when to look again, or 0.
+ */
+static uint64_t watch_carriers(struct engine *e, uint64_t now)
+{
+	char why[REASON_SIZE];
+	bool some = false;
+	uint64_t missed;
+
+	for (struct group *g = e->groups; g; g = g->next)
+		some |= g->state == GROUP_SHARED && has_carriers(g);
+	if (!some)
+		return 0;
+	missed = carriers__missed(e->carriers);
+	if (!missed)
+		return now + WATCH_NS;
+	snprintf(why, sizeof(why), CARRIERS_MISSED, missed);
+	for (struct group *g = e->groups; g; g = g->next)
+		if (g->state == GROUP_SHARED && has_carriers(g))
+			give_back(e, g, why);
+	return 0;
+}
+
+/* The map of which nodes were used again while a thread could hold them still, or NULL. */
+static const struct gmap *overrun_map(const struct group *g)
+{
+	for (unsigned int i = 0; i < g->n_maps; i++)
+		if (g->map[i].geo.kind == SHM_PERCPU_HASH && shm_map_hasty(g->arena, &g->map[i].geo))
+			return &g->map[i];
+	return NULL;
+}
+
+/* Nodes that were deleted are used again, in time. Returns when to look again, or 0. */
+static uint64_t watch_nodes(struct engine *e, uint64_t now)
+{
+	bool some = false;
+
+	for (struct group *g = e->groups; g; g = g->next) {
+		const struct gmap *m;
+		char why[REASON_SIZE];
+
+		if (g->state != GROUP_SHARED || !has_carriers(g))
+			continue;
+		some = true;
+		m = overrun_map(g);
+		if (!m) {
+			switch_recycle(&e->sw, g);
+			continue;
+		}
+		snprintf(why, sizeof(why), "keys of map %s come and go faster than their memory can be used again",
+			 m->m.name);
+		give_back(e, g, why);
+	}
+	return some ? now + WATCH_NS : 0;
+}
+
 uint64_t converge__run(struct engine *e)
 {
 	uint64_t now = now_ns(), next = 0;
@@ -815,6 +889,8 @@ uint64_t converge__run(struct engine *e)
 	next = earlier(watch_targets(e, now), next);
 	next = earlier(watch_claims(e, now), next);
 	next = earlier(follow__run(e, now), next);
+	next = earlier(watch_carriers(e, now), next);
+	next = earlier(watch_nodes(e, now), next);
 	return earlier(settle_again(e, now), next);
 }
 

@@ -8,14 +8,20 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 #include <zlib.h>
 #include <bpf/libbpf.h>
 
+#include "bpf/lsm_trial.h"
+#include "bpf/lsm_trial.skel.h"
+
 #define BTF_FILE    "/sys/kernel/btf/vmlinux"
 #define UPROBE_PMU  "/sys/bus/event_source/devices/uprobe/"
 #define LOCKDOWN    "/sys/kernel/security/lockdown"
+#define LSM_LIST    "/sys/kernel/security/lsm"
+#define FORCE_HOOK  "BPFTIME_HOOK"
 #define KCMDLINE    "/proc/cmdline"
 #define RUN_CONFIG  "/proc/config.gz"
 #define BOOT_CONFIG "/boot/config-"
@@ -142,6 +148,64 @@ int tracepoint_id(const char *category, const char *name)
 	return err ? err : atoi(text);
 }
 
+/* ---- hooks ---- */
+
+static const struct {
+	const char *shown, *option;
+} hook_names[] = {
+	[BPF_HOOK_TRACEPOINT] = {"tracepoint", "tracepoint"},
+	[BPF_HOOK_RAW_TRACEPOINT] = {"raw tracepoint", "raw-tracepoint"},
+	[BPF_HOOK_LSM] = {"lsm", "lsm"},
+};
+
+static bool hook_by_name(const char *name, enum bpf_hook *out)
+{
+	for (size_t i = 0; i < sizeof(hook_names) / sizeof(hook_names[0]); i++) {
+		if (!strcmp(name, hook_names[i].option)) {
+			*out = (enum bpf_hook)i;
+			return true;
+		}
+	}
+	return false;
+}
+
+static int quiet(enum libbpf_print_level level, const char *fmt, va_list ap)
+{
+	return 0;
+}
+
+/* Calls bpf() in a way that changes nothing, and looks whether the programs of the trial have seen it. */
+static bool trial_succeeds(struct lsm_trial_bpf *t)
+{
+	char byte = LSM_TRIAL_BYTE;
+	uint64_t attr = (uintptr_t)&byte;
+
+	if (lsm_trial_bpf__load(t) || lsm_trial_bpf__attach(t))
+		return false;
+	syscall(SYS_bpf, LSM_TRIAL_CMD, &attr, sizeof(attr));
+	return t->bss->seen == 1 && t->bss->seen_sleepable == 1 && t->bss->seen_exit == 1;
+}
+
+/* Do programs at the LSM hook of bpf(), those that may sleep too, and at the end of the call load, attach and run?
+ * Refusals are expected. */
+static bool lsm_fires(void)
+{
+	struct lsm_trial_bpf *t;
+	libbpf_print_fn_t print;
+	char line[256];
+	bool ret;
+
+	read_line(LSM_LIST, line, sizeof(line));
+	if (line[0] && !strstr(line, "bpf"))
+		return false;
+	print = libbpf_set_print(quiet);
+	t = lsm_trial_bpf__open();
+	ret = t && trial_succeeds(t);
+	lsm_trial_bpf__destroy(t);
+	libbpf_set_print(print);
+	return ret;
+}
+
 void kernel_features__probe(struct kernel_features *k)
 {
 	struct utsname uts;
@@ -165,6 +229,9 @@ void kernel_features__probe(struct kernel_features *k)
 
 int kernel_features__missing(const struct kernel_features *k, char *err, size_t err_size)
 {
+	const char *forced = getenv(FORCE_HOOK);
+	enum bpf_hook hook;
+
 	if (!k->has_btf)
 		snprintf(err, err_size,
 			 "this kernel has no BTF (" BTF_FILE "), which bpftimed needs to read kernel objects");
@@ -174,18 +241,45 @@ int kernel_features__missing(const struct kernel_features *k, char *err, size_t 
 			 k->lockdown);
 	else if (!k->uprobe_pmu)
 		snprintf(err, err_size, "this kernel has no perf uprobes (" UPROBE_PMU ")");
-	else if (!k->has_syscall_tp && kernel_features__hook(k) == BPF_HOOK_TRACEPOINT)
+	else if (forced && *forced && !hook_by_name(forced, &hook))
+		snprintf(err, err_size, FORCE_HOOK "=%s names no hook: lsm, raw-tracepoint and tracepoint do", forced);
+	else if (!k->has_syscall_tp && kernel_features__observing_hook(k) == BPF_HOOK_TRACEPOINT)
 		snprintf(err, err_size, "this kernel has no system call tracepoints (tracefs events/syscalls)");
 	else
 		return 0;
 	return -ENOTSUP;
 }
 
+static bool forced_hook(enum bpf_hook *out)
+{
+	const char *name = getenv(FORCE_HOOK);
+
+	return name && hook_by_name(name, out);
+}
+
+static bool is_preemptible(const struct kernel_features *k)
+{
+	return k->preempt != PREEMPT_MODE_NONE && k->preempt != PREEMPT_MODE_VOLUNTARY;
+}
+
 enum bpf_hook kernel_features__hook(const struct kernel_features *k)
 {
-	bool not_preempted = k->preempt == PREEMPT_MODE_NONE || k->preempt == PREEMPT_MODE_VOLUNTARY;
+	enum bpf_hook hook;
 
-	return not_preempted && k->has_syscall_tp ? BPF_HOOK_TRACEPOINT : BPF_HOOK_RAW_TRACEPOINT;
+	if (forced_hook(&hook))
+		return hook;
+	if (!is_preemptible(k) && lsm_fires())
+		return BPF_HOOK_LSM;
+	return kernel_features__observing_hook(k);
+}
+
+enum bpf_hook kernel_features__observing_hook(const struct kernel_features *k)
+{
+	enum bpf_hook hook;
+
+	if (forced_hook(&hook) && hook != BPF_HOOK_LSM)
+		return hook;
+	return !is_preemptible(k) && k->has_syscall_tp ? BPF_HOOK_TRACEPOINT : BPF_HOOK_RAW_TRACEPOINT;
 }
 
 const char *preempt_mode__name(enum preempt_mode mode)
@@ -198,5 +292,5 @@ const char *preempt_mode__name(enum preempt_mode mode)
 
 const char *bpf_hook__name(enum bpf_hook hook)
 {
-	return hook == BPF_HOOK_TRACEPOINT ? "tracepoint" : "raw tracepoint";
+	return hook_names[hook].shown;
 }

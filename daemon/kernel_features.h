@@ -16,7 +16,7 @@ enum preempt_mode {
 	PREEMPT_MODE_FULL
 };
 
-enum bpf_hook { BPF_HOOK_TRACEPOINT, BPF_HOOK_RAW_TRACEPOINT };
+enum bpf_hook { BPF_HOOK_TRACEPOINT, BPF_HOOK_RAW_TRACEPOINT, BPF_HOOK_LSM };
 
 struct kernel_features {
 	char release[128];
@@ -35,14 +35,26 @@ void kernel_features__probe(struct kernel_features *k);
 int kernel_features__missing(const struct kernel_features *k, char *err, size_t err_size);
 
 /*
- * How bpf() is to be observed. The programs of a system call's tracepoint are skipped while another program runs on the
- * same CPU, which happens where a program can be preempted: there the raw tracepoints, which cost every system call
- * more.
+ * Where the programs stand that bring a tool's map up to date before the kernel serves bpf(). The one place to choose:
+ *
+ *	not preemptible, LSM and fexit programs load and fire	lsm		costs other calls nothing
+ *	not preemptible						tracepoint	costs every system call 30 to 45 ns
+ *	preemptible, or not known				raw tracepoint	costs every system call 180 to 230 ns
+ *
+ * Preemptible is what decides first. The programs of a system call's tracepoint are skipped while another program runs
+ * on the same CPU, which happens where a program can be preempted. At the LSM hook a program is not skipped (since
+ * Linux 6.2 and 6.1.54), but can be preempted while it holds a map's lock. At the raw tracepoint it is neither.
+ *
+ * To find out whether these programs fire, three are loaded and attached for a moment. BPFTIME_HOOK in the environment
+ * (lsm, raw-tracepoint, tracepoint), which is for tests, overrules.
  */
 enum bpf_hook kernel_features__hook(const struct kernel_features *k);
 
+/* How loads and attachments are observed, where the end of a call is wanted too: tracepoint or raw tracepoint. */
+enum bpf_hook kernel_features__observing_hook(const struct kernel_features *k);
+
 const char *preempt_mode__name(enum preempt_mode mode);
-const char *bpf_hook__name(enum bpf_hook hook);
+const char *bpf_hook__name(enum bpf_hook hook); /* "tracepoint", "raw tracepoint", "lsm" */
 
 /* The number of tracepoint "category/name" for perf_event_open(), or -errno. Needs no mounted tracefs and mounts none.
  */

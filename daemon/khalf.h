@@ -6,12 +6,14 @@
 #ifndef BPFTIME_KHALF_H
 #define BPFTIME_KHALF_H
 
+#include <inttypes.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <linux/bpf.h>
 
 #include "../shm-runtime/shm.h"
+#include "kernel_features.h"
 
 struct khalf_opts {
 	uint32_t prog_type, expected_attach_type;
@@ -41,7 +43,10 @@ int khalf_load_watcher(int arrived_fd, int arrivals_fd, char *err, size_t err_si
 
 struct carriers; /* the hook on bpf() and all carriers of the host */
 
+/* At the hook that kernel_features__hook() chooses. */
 int carriers__new(struct carriers **out, char *err, size_t err_size);
+/* As carriers__new(), with the hook given: for tests. */
+int carriers__new_with(struct carriers **out, enum bpf_hook hook, char *err, size_t err_size);
 void carriers__free(struct carriers *c);
 /* From now on, and until carriers__free(), everything is pinned in this folder: it goes on working when the daemon is
  * killed. */
@@ -52,7 +57,18 @@ int carriers__rescue(const char *dir, uint32_t arena_id);
 /* The reverse; and: from now on this process, not the daemon that is dead, sees the tools' maps as they are. */
 int carriers__unrescue(const char *dir, uint32_t arena_id);
 int carriers__inherit(const char *dir);
-const char *carriers__hook(const struct carriers *c);
+const char *carriers__hook(const struct carriers *c); /* the hook's name: bpf_hook__name() */
+/*
+ * How many calls of bpf() were not followed: the kernel has let them pass without running the hook at entry or exit,
+ * because another program was at work on the same CPU, or what they changed could not be read even at the exit. Should
+ * be, and stay, 0: a tool that made such a call may have seen or changed its map as it was. When it is not,
+ * carriers__add() refuses, and what is carried is to be handed back.
+ */
+uint64_t carriers__missed(const struct carriers *c);
+#define CARRIERS_MISSED                                                                                                \
+	"the kernel has skipped %" PRIu64 " calls of the program that keeps the tools' maps up to date: other "        \
+	"programs were running on the same CPU, or "                                                                   \
+	"what a call had passed was gone at its end"
 /*
  * Prepares a carrier, still disabled (this loads programs and takes milliseconds). While it is enabled every bpf() call
  * on this map, by any process but the daemon, sees and changes what is in the arena. tool_map_fd is the tool's own map.
@@ -64,6 +80,8 @@ int carriers__add(struct carriers *c, int tool_map_fd, uint32_t tool_map_id, int
 int carriers__enable(struct carriers *c, int handle, bool on);
 /* The map is the tool's own again; calls in flight have ended when this returns. */
 int carriers__remove(struct carriers *c, int handle);
+/* Programs of the kernel that were running when this was called have ended when it returns. */
+int carriers__wait_for_programs(struct carriers *c);
 
 /* ---- whole maps, by the daemon, while nobody else writes ---- */
 

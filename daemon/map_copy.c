@@ -140,46 +140,6 @@ int map_copy_in(int tool_map_fd, void *arena, const struct shm_geo *g, char *err
 
 /* ---- arena to kernel ---- */
 
-/*
- * What threads have added to nodes that carriers had taken out of a per-CPU map (see struct shm_ctl): now that nobody
- * works on the map any more, all has arrived.
- */
-static void settle_node(struct copy *c, uint64_t off)
-{
-	char *node = shm_at(c->arena, off), *value;
-
-	for (uint32_t at = 0; at < c->stride; at += sizeof(uint64_t)) {
-		uint64_t word = shm_swap(node + c->g->value_off + at, 0);
-
-		if (!word)
-			continue;
-		if (!shm_map_lookup(c->arena, c->g, node + SHM_NODE_KEY, 0))
-			shm_map_add(c->arena, c->g, node + SHM_NODE_KEY, 0, 0);
-		value = shm_map_lookup(c->arena, c->g, node + SHM_NODE_KEY, 0);
-		if (value)
-			shm_fetch_add(value + at, word);
-	}
-}
-
-static void settle(struct copy *c)
-{
-	const struct shm_ctl *ctl = shm_at(c->arena, c->g->ctl_off);
-
-	if (c->g->kind != SHM_PERCPU_HASH)
-		return;
-	for (int list = 0; list < 2; list++) {
-		uint64_t index = shm_read(&ctl->limbo[2 * (size_t)list]) & SHM_INDEX_MASK;
-
-		/* A target can have made a circle of it. */
-		for (uint32_t n = 0; index && index < c->g->n_nodes && n < c->g->n_nodes; n++) {
-			uint64_t off = shm_node_off(c->g, index);
-
-			settle_node(c, off);
-			index = shm_read(shm_at(c->arena, off)) & SHM_INDEX_MASK;
-		}
-	}
-}
-
 /* Deletes what the arena does not hold. */
 static int drop_stale(struct copy *c)
 {
@@ -244,7 +204,8 @@ int map_copy_out(void *arena, const struct shm_geo *g, int tool_map_fd, char *er
 	int ret = copy_open(&c);
 
 	if (!ret) {
-		settle(&c);
+		/* Now that nobody works on the map any more, all has arrived. */
+		shm_map_settle(arena, g);
 		ret = drop_stale(&c);
 	}
 	if (!ret)

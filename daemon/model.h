@@ -69,6 +69,7 @@ struct gmap {
 	bool read_only;	    /* direct, frozen: mapped without PROT_WRITE */
 	size_t map_size;    /* direct: bytes to map */
 	int carrier;	    /* handle, or -1 */
+	uint64_t waste;	    /* nodes that can be used again when nobody holds them: shm_map_collect(); 0: none */
 };
 
 struct gprog {

@@ -235,6 +235,41 @@ static int read_records(struct observer *o)
 	return ret < 0 ? ret : 0;
 }
 
+/* Calls that the kernel let pass without our programs, because another program was at work on the same CPU. */
+static uint64_t skipped(const struct observer *o)
+{
+	struct bpf_prog_info info;
+	struct bpf_program *p;
+	uint64_t n = 0;
+	uint32_t len;
+
+	bpf_object__for_each_program(p, o->skel->obj)
+	{
+		memset(&info, 0, sizeof(info));
+		len = sizeof(info);
+		if (!bpf_obj_get_info_by_fd(bpf_program__fd(p), &info, &len))
+			n += info.recursion_misses;
+	}
+	return n;
+}
+
+/* At most once a second: each program is asked. */
+static int look_for_skipped(struct observer *o)
+{
+	struct timespec now;
+	uint64_t n;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+	if (now.tv_sec == o->skipped_asked)
+		return 0;
+	o->skipped_asked = now.tv_sec;
+	n = skipped(o);
+	if (n == o->skipped_seen)
+		return 0;
+	o->skipped_seen = n;
+	return queue_event(o, OBS_LOST, 0, 0);
+}
+
 static void queue_exit_of(struct observer *o, pid_t tgid)
 {
 	for (size_t i = 0; i < o->n_watches; i++) {
@@ -254,6 +289,8 @@ int observer__dispatch(struct observer *o)
 	int n, ret;
 
 	ret = read_records(o);
+	if (!ret)
+		ret = look_for_skipped(o);
 	if (ret)
 		return ret;
 	n = epoll_wait(o->epfd, ready, MAX_READY, 0);
@@ -522,7 +559,7 @@ int observer__new(struct observer **out, void (*cb)(void *arg, enum obs_event_ki
 	struct kernel_features k;
 
 	kernel_features__probe(&k);
-	return observer__new_with(out, kernel_features__hook(&k), cb, arg, err, err_size);
+	return observer__new_with(out, kernel_features__observing_hook(&k), cb, arg, err, err_size);
 }
 
 void observer__free(struct observer *o)

@@ -69,10 +69,10 @@ struct obs_scan {
 enum obs_event_kind {
 	OBS_CHANGED = 1, /* something about this process's bpf objects changed: scan again */
 	OBS_EXEC = 2,
-	OBS_EXIT = 3,	/* a watched process (see observer__watch) ended */
-	OBS_FORK = 4,	/* a watched process forked: child in arg */
-	OBS_LOST = 5,	/* ring buffer overflowed: scan everything */
-	OBS_LEADER = 6, /* the main thread of a watched process ended, others go on */
+	OBS_EXIT = 3,	 /* a watched process (see observer__watch) ended */
+	OBS_FORK = 4,	 /* a watched process forked: child in arg */
+	OBS_LOST = 5,	 /* ring buffer overflowed: scan everything */
+	OBS_LEADER = 6,	 /* the main thread of a watched process ended, others go on */
 	OBS_ARRIVED = 7, /* a process was served by a kernel half for the first time; 0: one that has no number here */
 };
 
@@ -82,7 +82,7 @@ struct observer;
 int observer__new(struct observer **out, void (*cb)(void *arg, enum obs_event_kind kind, pid_t pid, pid_t arg2),
 		  void *arg, char *err, size_t err_size);
 void observer__free(struct observer *o);
-const char *observer__hook(const struct observer *o); /* "tracepoint", "raw tracepoint", "lsm": how bpf() is observed */
+const char *observer__hook(const struct observer *o); /* "tracepoint", "raw tracepoint": how bpf() is observed */
 int observer__epoll_fd(const struct observer *o);     /* readable: call dispatch */
 int observer__dispatch(struct observer *o);
 

@@ -44,6 +44,8 @@ struct observer {
 	struct event *queue;
 	size_t n_queue, cap_queue;
 	uint64_t lost_seen;
+	uint64_t skipped_seen;
+	time_t skipped_asked;	      /* second of CLOCK_MONOTONIC */
 	struct hook hooks[MAX_HOOKS]; /* attached for the observer's life */
 	size_t n_hooks;
 	struct hook close_hooks[MAX_HOOKS]; /* attached at the first watch; detaching takes the kernel 80 ms each */

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * occupy.h: for some milliseconds nobody else runs in user mode on any processor, and whoever was in the kernel has left
- * what it was doing there (where the kernel does not preempt itself). A thread of ours spins on every processor,
+ * occupy.h: for some milliseconds nobody else runs in user mode on any processor, and whoever was in the kernel has
+ * left what it was doing there (where the kernel does not preempt itself). A thread of ours spins on every processor,
  * before all ordinary tasks; the caller runs before them, wherever it is.
  *
- * Tasks with a priority of their own in real time may still run, and the threads let go at a deadline whatever happens: it
- * makes an undisturbed moment likely, not certain.
+ * Tasks with a priority of their own in real time may still run, and the threads let go at a deadline whatever happens:
+ * it makes an undisturbed moment likely, not certain.
  */
 #ifndef BPFTIME_OCCUPY_H
 #define BPFTIME_OCCUPY_H

@@ -160,7 +160,7 @@ enum status_state engine__tool_state(struct engine *e, pid_t pid)
 
 json_object *engine__status(struct engine *e)
 {
-	struct status_daemon d = {.hook = observer__hook(e->observer)};
+	struct status_daemon d = {.hook = carriers__hook(e->carriers)};
 
 	for (const struct tool *t = e->tools; t; t = t->next) {
 		struct report *r = report_tool(e, t);

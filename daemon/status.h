@@ -61,7 +61,7 @@ struct status_tool {
 };
 
 struct status_daemon {
-	const char *hook;     /* how bpf() is observed */
+	const char *hook;     /* where calls of bpf() on the tools' maps are met: carriers__hook() */
 	const char *lockdown; /* "none", "integrity", "confidentiality"; NULL: read it from the kernel */
 	size_t tools, probes_userspace, probes_kernel, targets;
 };

@@ -15,8 +15,10 @@
 #include "daemon/log.h"
 #include "daemon/occupy.h"
 #include "daemon/state.h"
+#include "shm-runtime/shm_map.h"
 
 #define QUIESCE_TIMEOUT_MS	2000
+#define RECYCLE_TIMEOUT_MS	100
 #define RETURNS_TIMEOUT_MS	1000
 #define HELD_RETURNS_TIMEOUT_MS 20
 #define FREE_TRIES		3
@@ -252,22 +254,59 @@ static void fill_place(struct switcher *sw, struct host *h, struct place *pl)
 
 /* ---- waiting for what is under way ---- */
 
-static int quiesce(struct switcher *sw, struct group *g)
+/* Every thread of the group's targets was at rest once. Else the process that was not, with err. */
+static const struct host *come_to_rest(struct switcher *sw, const struct group *g, int timeout_ms, int *ret,
+				       struct agent_error *err)
 {
 	struct code_range ranges[MAX_RANGES];
-	struct agent_error err = {""};
 
 	for (struct host *h = sw->hosts->list; h; h = h->next) {
-		int ret;
-
 		if (!h->injected || !host__lodging(h, g) || !target__alive(h->target))
 			continue;
-		ret = target__quiesce(h->target, ranges, host__code_ranges(h, ranges, MAX_RANGES), QUIESCE_TIMEOUT_MS,
-				      false, &err);
-		if (ret && target__alive(h->target))
-			return fail(g, ret, "process %d (%s) did not come to rest: %s", h->pid, h->comm, err.text);
+		*ret = target__quiesce(h->target, ranges, host__code_ranges(h, ranges, MAX_RANGES), timeout_ms, false,
+				       err);
+		if (*ret && target__alive(h->target))
+			return h;
 	}
-	return 0;
+	return NULL;
+}
+
+static int quiesce(struct switcher *sw, struct group *g)
+{
+	struct agent_error err = {""};
+	const struct host *h;
+	int ret = 0;
+
+	h = come_to_rest(sw, g, QUIESCE_TIMEOUT_MS, &ret, &err);
+	return h ? fail(g, ret, "process %d (%s) did not come to rest: %s", h->pid, h->comm, err.text) : 0;
+}
+
+/*
+ * Who had looked up a node that was gone when it was collected does not hold it any more when all threads of the
+ * targets have been at rest since, and all programs of the kernel half that were running have ended.
+ */
+void switch_recycle(struct switcher *sw, struct group *g)
+{
+	struct agent_error err = {""};
+	bool some = false;
+	int ret = 0;
+
+	for (unsigned int i = 0; i < g->n_maps; i++) {
+		struct gmap *m = &g->map[i];
+
+		if (m->carrier < 0)
+			continue;
+		if (!m->waste && shm_map_is_short(g->arena, &m->geo))
+			m->waste = shm_map_collect(g->arena, &m->geo, (m->geo.n_nodes - m->geo.max_entries) / 8);
+		some |= m->waste != 0;
+	}
+	/* Not now: next time. */
+	if (!some || come_to_rest(sw, g, RECYCLE_TIMEOUT_MS, &ret, &err) || carriers__wait_for_programs(sw->carriers))
+		return;
+	for (unsigned int i = 0; i < g->n_maps; i++) {
+		shm_map_release(g->arena, &g->map[i].geo, g->map[i].waste);
+		g->map[i].waste = 0;
+	}
 }
 
 static int pending_returns(struct switcher *sw, struct group *g)
@@ -304,6 +343,7 @@ static int copy_maps(struct group *g, bool in)
 
 		if (m->geo.kind == SHM_DIRECT)
 			continue;
+		m->waste = 0;
 		err = in ? map_copy_in(m->fd, g->arena, &m->geo, text, sizeof(text))
 			 : map_copy_out(g->arena, &m->geo, m->fd, text, sizeof(text));
 		if (err)

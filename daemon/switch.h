@@ -43,6 +43,12 @@ void switch_forget(struct switcher *sw, struct group *g);
  */
 int switch_join(struct switcher *sw, struct group *g, pid_t pid);
 
+/*
+ * Lets nodes of the group's hashes be used again that were deleted, when many have been. For a group that is SHARED,
+ * now and then: targets go on.
+ */
+void switch_recycle(struct switcher *sw, struct group *g);
+
 /* Opens the places that may be open and closes those that may not (another tool came or went). */
 void switch_settle(struct switcher *sw);
 

@@ -16,6 +16,6 @@ $(B)/tests/unit/test_khalf: $(B)/libkhalf.a
 $(B)/tests/unit/test_khalf: LIBS += -lbpf -lpthread
 UNIT += $(B)/tests/unit/test_khalf
 
-$(B)/tests/unit/test_carry: $(B)/libkhalf.a
+$(B)/tests/unit/test_carry: $(B)/libkhalf.a $(B)/libobserve.a
 $(B)/tests/unit/test_carry: LIBS += -lbpf -lelf -lz -lpthread
 UNIT += $(B)/tests/unit/test_carry

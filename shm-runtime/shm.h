@@ -22,7 +22,7 @@
 #endif
 
 #define SHM_MAGIC	   0x53454d495446u
-#define SHM_LAYOUT_VERSION 1u
+#define SHM_LAYOUT_VERSION 2u
 #define SHM_HDR_SIZE	   4096u
 #define SHM_MAX_CPUS	   256u /* more possible CPUs than this: groups with per-CPU maps stay in the kernel */
 #define SHM_MAX_MAPS	   16u	/* mirrored and direct maps of one program */

@@ -9,7 +9,10 @@
 
 #include "shm-runtime/shm_map.h"
 
-/* Nodes beyond max_entries: for entries being replaced, and for what killed threads hold until the next repair. */
+/*
+ * Nodes beyond max_entries: for entries being replaced, for what killed threads hold, and for what is gone or empty. So
+ * many that a tool can take everything out, and again what has come since, before the first is free.
+ */
 #define SPARE_NODES 1024u
 #define SPARE_BYTES (8u << 20)
 #define SPARE_LEAST 64u
@@ -47,13 +50,15 @@ static __u32 power_of_two(__u64 x)
 	return p;
 }
 
-static __u32 spare_nodes(__u32 node_size)
+static __u32 spare_nodes(__u32 node_size, __u32 max_entries)
 {
-	__u32 n = SPARE_BYTES / node_size;
+	__u64 n = 2ull * max_entries, most = SPARE_BYTES / node_size;
 
-	if (n > SPARE_NODES)
+	if (n < SPARE_NODES)
 		n = SPARE_NODES;
-	return n < SPARE_LEAST ? SPARE_LEAST : n;
+	if (n > most)
+		n = most;
+	return n < SPARE_LEAST ? SPARE_LEAST : (__u32)n;
 }
 
 static const char *plan_refusal(__u32 kind, __u32 key_size, __u32 value_size, __u32 max_entries, __u32 map_flags,
@@ -110,7 +115,7 @@ int shm_geo__plan(struct shm_geo *g, __u32 bpf_map_type, __u32 key_size, __u32 v
 	if (shm_is_hash(g)) {
 		g->value_off = SHM_NODE_KEY + g->key_room;
 		node_size += g->value_off;
-		nodes += 1 + spare_nodes((__u32)node_size); /* node 0 is the end of chains */
+		nodes += 1 + spare_nodes((__u32)node_size, max_entries); /* node 0 is the end of chains */
 		buckets = power_of_two(2ull * max_entries);
 		g->n_buckets = (__u32)buckets;
 		/* Only spreads: what is chosen to collide harms him who chooses. */
@@ -141,13 +146,10 @@ static __u64 used_nodes(void *arena, const struct shm_geo *g)
 	return fresh < g->n_nodes ? fresh : g->n_nodes;
 }
 
-static void limbo_forget(void *arena, const struct shm_geo *g)
+static void gone_forget(void *arena, const struct shm_geo *g)
 {
-	struct shm_ctl *ctl = shm_at(arena, g->ctl_off);
-
-	for (int i = 0; i < 4; i++)
-		shm_write(&ctl->limbo[i], 0);
-	shm_write(&ctl->limbo_n, 0);
+	empty_word(shm_at(arena, g->ctl_off + SHM_CTL_GONE));
+	shm_write(shm_at(arena, g->ctl_off + SHM_CTL_EMPTY), 0);
 }
 
 /* Tags go on, so that a thread that slept in the middle of a change does none. */
@@ -163,12 +165,127 @@ void shm_map_init(void *arena, const struct shm_geo *g)
 		empty_word(shm_at(arena, g->ctl_off + SHM_CTL_FREE));
 		shm_write(shm_at(arena, g->ctl_off + SHM_CTL_FRESH), 1);
 		shm_write(shm_at(arena, g->ctl_off + SHM_CTL_COUNT), 0);
-		limbo_forget(arena, g);
+		shm_write(shm_at(arena, g->ctl_off + SHM_CTL_HASTY), 0);
+		gone_forget(arena, g);
 		return;
 	}
 	for (__u64 at = g->nodes_off, end = at + (__u64)g->n_nodes * g->node_size; at < end; at += 8)
 		if (shm_read(shm_at(arena, at)))
 			shm_write(shm_at(arena, at), 0);
+}
+
+/* ---- nodes that are gone ---- */
+
+/* Somebody added to it in place when it had been retired. */
+static void settle_retired(void *arena, const struct shm_geo *g, __u64 off)
+{
+	for (__u64 at = 0; at < (__u64)g->n_cpus * g->value_room; at += 8) {
+		__u64 word = shm_swap(shm_at(arena, off + g->value_off + at), 0);
+
+		if (word)
+			shm_percpu_add(arena, g, shm_at(arena, off + SHM_NODE_KEY), at, word);
+	}
+}
+
+void shm_map_settle(void *arena, const struct shm_geo *g)
+{
+	if (g->kind != SHM_PERCPU_HASH)
+		return;
+	for (__u64 i = 1, used = used_nodes(arena, g); i < used; i++) {
+		__u64 off = shm_node_off(g, i);
+
+		if (shm_read(shm_at(arena, off + SHM_NODE_HASH)) == SHM_RETIRED)
+			settle_retired(arena, g, off);
+		else
+			shm_settle(arena, g, off);
+	}
+}
+
+/* Empty nodes from where they lie, not from those that were emptied first. */
+static void retire(void *arena, const struct shm_geo *g, __u64 keep)
+{
+	void *empty = shm_at(arena, g->ctl_off + SHM_CTL_EMPTY);
+
+	for (__u64 i = 1, used = used_nodes(arena, g); i < used && shm_read(empty) > keep; i++) {
+		__u64 off = shm_node_off(g, i);
+
+		if (shm_retire(arena, g, off))
+			shm_sweep(arena, g, shm_at(arena, off + SHM_NODE_KEY));
+	}
+}
+
+/* How many nodes a list holds; what it says is not trusted further. */
+static __u64 count_list(void *arena, const struct shm_geo *g, __u32 list)
+{
+	__u64 index = shm_read(shm_at(arena, g->ctl_off + list)) & SHM_INDEX_MASK, n = 0;
+
+	while (index && index < g->n_nodes && n < g->n_nodes) {
+		n++;
+		index = shm_read(shm_at(arena, shm_node_off(g, index))) & SHM_INDEX_MASK;
+	}
+	return n;
+}
+
+__u64 shm_map_hasty(void *arena, const struct shm_geo *g)
+{
+	return shm_is_hash(g) ? shm_read(shm_at(arena, g->ctl_off + SHM_CTL_HASTY)) : 0;
+}
+
+int shm_map_is_short(void *arena, const struct shm_geo *g)
+{
+	__u64 spare = g->n_nodes - g->max_entries, spent;
+
+	if (!shm_is_hash(g))
+		return 0;
+	spent = count_list(arena, g, SHM_CTL_GONE) + shm_read(shm_at(arena, g->ctl_off + SHM_CTL_EMPTY));
+	return spent > spare / 4;
+}
+
+__u64 shm_map_collect(void *arena, const struct shm_geo *g, __u64 keep)
+{
+	void *gone = shm_at(arena, g->ctl_off + SHM_CTL_GONE);
+
+	if (!shm_is_hash(g))
+		return 0;
+	if (shm_is_percpu(g))
+		retire(arena, g, keep);
+	for (__u32 i = 0; i < SHM_MAX_TRIES; i++) {
+		__u64 word = shm_read(gone);
+
+		if (shm_cas(gone, word, shm_link(word, 0)))
+			return word & SHM_INDEX_MASK;
+	}
+	return 0;
+}
+
+void shm_map_release(void *arena, const struct shm_geo *g, __u64 first)
+{
+	/* A target can have made a circle of it. */
+	for (__u64 n = 0; first && first < g->n_nodes && n < g->n_nodes; n++) {
+		struct shm_waste one = {first, first};
+		__u64 off = shm_node_off(g, first);
+
+		first = shm_read(shm_at(arena, off)) & SHM_INDEX_MASK;
+		if (shm_is_percpu(g) && shm_read(shm_at(arena, off + SHM_NODE_HASH)) == SHM_RETIRED)
+			settle_retired(arena, g, off);
+		shm_write(shm_at(arena, off + SHM_NODE_HASH), SHM_DELETED);
+		shm_waste_give_back(arena, g, &one, SHM_CTL_FREE);
+	}
+}
+
+/* ---- repair ---- */
+
+/* Is this node, which is linked, an entry? What is not live is so when there is something in it. */
+static int is_entry(void *arena, const struct shm_geo *g, __u64 off)
+{
+	__u64 hash = shm_read(shm_at(arena, off + SHM_NODE_HASH));
+
+	if (!shm_is_percpu(g) || (hash & SHM_STATE) == SHM_LIVE)
+		return 1;
+	if (hash <= SHM_RETIRED || !shm_node_filled(arena, g, off))
+		return 0;
+	shm_write(shm_at(arena, off + SHM_NODE_HASH), hash | SHM_LIVE);
+	return 1;
 }
 
 /* Keeps of a chain what is live and makes sense; marks it in live[]. Returns how many. */
@@ -188,7 +305,7 @@ static __u64 repair_chain(void *arena, const struct shm_geo *g, __u64 bucket, __
 			break;
 		}
 		next = shm_read(shm_at(arena, off));
-		if (next & SHM_MARK) {
+		if ((next & SHM_MARK) || !is_entry(arena, g, off)) {
 			/* 2: seen, so that a circle of deleted nodes ends; free all the same. */
 			live[index] = 2;
 			word = next;
@@ -208,18 +325,6 @@ static __u64 repair_chain(void *arena, const struct shm_geo *g, __u64 bucket, __
 	return kept;
 }
 
-/* How many nodes the free list holds; what it says is not trusted further. */
-static __u64 count_free(void *arena, const struct shm_geo *g)
-{
-	__u64 index = shm_read(shm_at(arena, g->ctl_off + SHM_CTL_FREE)) & SHM_INDEX_MASK, n = 0;
-
-	while (index && index < g->n_nodes && n < g->n_nodes) {
-		n++;
-		index = shm_read(shm_at(arena, shm_node_off(g, index))) & SHM_INDEX_MASK;
-	}
-	return n;
-}
-
 long shm_map_repair(void *arena, const struct shm_geo *g)
 {
 	__u64 used, kept = 0, had, freed = 0, head = 0;
@@ -231,7 +336,7 @@ long shm_map_repair(void *arena, const struct shm_geo *g)
 	live = calloc(g->n_nodes, 1);
 	if (!live)
 		return -ENOMEM;
-	had = count_free(arena, g);
+	had = count_list(arena, g, SHM_CTL_FREE) + count_list(arena, g, SHM_CTL_GONE);
 	for (__u64 i = 0; i < g->n_buckets; i++)
 		kept += repair_chain(arena, g, g->buckets_off + i * 8, live);
 	/* A chain that reaches a node never handed out was made up: such nodes count as used from now on. */
@@ -254,7 +359,7 @@ long shm_map_repair(void *arena, const struct shm_geo *g)
 	shm_write(free_word, shm_link(shm_read(free_word), head));
 	shm_write(shm_at(arena, g->ctl_off + SHM_CTL_FRESH), used);
 	shm_write(shm_at(arena, g->ctl_off + SHM_CTL_COUNT), kept);
-	limbo_forget(arena, g);
+	gone_forget(arena, g);
 	free(live);
 	return freed > had ? (long)(freed - had) : 0;
 }

@@ -32,6 +32,24 @@
  *that dies in between leaks what it held: a node, and the place it had reserved in the count. shm_map_repair() finds
  *both.
  *
+ * Per-CPU hashes are only added to, and a thread can lose its processor between finding an entry and adding to it. So
+ * that an addition is never lost, nor lands under another key, whoever takes the entry out meanwhile, a node stays its
+ * key's when the entry ends. The low bits of its hash tell its state, which changes by compare-and-swap:
+ *
+ *	live ---taken out by a carrier---> taking ---its values handed out---> empty
+ *	 ^ \                                                                   |  \
+ *	 |  +--deleted by a program--> deleted                                 |   +--its node is needed--> retired
+ *	 +------------------------------somebody adds--------------------------+
+ *
+ * Who adds finds the node in any of the first three states, adds, and then looks at the state. Both are locked
+ * instructions or follow one, as are the carrier's change of the state and its reading of the values: so either the
+ * carrier has handed the addition out, or one of the two sees that the empty entry is not empty, and it lives again.
+ * Who finds that the node was retired takes what has arrived there with him, and begins anew.
+ *
+ * What was deleted or retired goes to a list of its own, *gone*. From there it comes back only when everybody who could
+ * hold a pointer to it has been seen elsewhere: shm_map_collect(), the caller's waiting, shm_map_release(). When no
+ * other node is left, one of those that are gone is taken in haste, and counted.
+ *
  * The memory is shared with targets, which may be hostile: every index read from it is checked before use, and every
  * loop is bounded. A target can spoil the contents, not the reader.
  *
@@ -67,6 +85,8 @@ enum shm_flag {
 	SHM_F_LOCK = 4,
 };
 
+#define SHM_SWEEP (1u << 16) /* see shm_hash_change() */
+
 #define SHM_MAX_KEY	  512u
 #define SHM_MAX_VALUE	  4096u
 #define SHM_MAX_VALUE_ALL 65536u /* bytes of one entry's values of all CPUs: a kernel program zeroes them in one go */
@@ -76,6 +96,16 @@ enum shm_flag {
 #define SHM_MARK       (1ull << 24)
 #define SHM_TAG_ONE    (1ull << 25)
 
+/* States of a node of a per-CPU hash: the low bits of its hash, which are all set in what shm_hash() returns. */
+#define SHM_STATE  3ull
+#define SHM_LIVE   3ull
+#define SHM_TAKING 2ull
+#define SHM_EMPTY  1ull
+/* Instead of the hash, of nodes that are no key's: not filled or deleted; or retired, when there was nothing in them.
+ */
+#define SHM_DELETED 0ull
+#define SHM_RETIRED 1ull
+
 /* Head of a hash's memory; of arrays' too, unused. One writer's word per cache line. */
 struct shm_ctl {
 	__u64 free; /* link word: first free node */
@@ -83,33 +113,32 @@ struct shm_ctl {
 	__u64 fresh; /* nodes from this index on have never been used */
 	__u64 pad1[7];
 	__u64 count; /* entries, and inserts under way */
-	/*
-	 * Nodes that carriers took out of a per-CPU map, first and last of a list linked by their words, the newer and
-	 * the older: a thread that was interrupted between finding and adding adds to them still. Written by carriers
-	 * under their lock, and by the daemon when nobody else works on the map.
-	 */
-	__u64 limbo[4];
-	__u64 limbo_n;	   /* nodes in the newer list, about */
-	__u64 limbo_since; /* ktime at which the newer list was begun */
-	__u64 pad2;
+	__u64 gone;  /* link word: first node that is no entry's, but may be held still */
+	__u64 empty; /* nodes in the state SHM_EMPTY */
+	__u64 hasty; /* nodes that were used again while they could be held */
+	__u64 pad2[4];
 };
 
 /* Head of a node; the key (key_room bytes, padded with zeroes) and the values follow. */
 struct shm_node {
 	__u64 link;
-	__u64 hash; /* of the key, never 0; 0: node has not been filled since it was last free */
+	__u64 hash; /* of the key, and the state; or SHM_DELETED, SHM_RETIRED */
 };
 
 #define SHM_CTL_FREE  0u
 #define SHM_CTL_FRESH 64u
 #define SHM_CTL_COUNT 128u
-#define SHM_CTL_LIMBO 136u
+#define SHM_CTL_GONE  136u
+#define SHM_CTL_EMPTY 144u
+#define SHM_CTL_HASTY 152u
 #define SHM_NODE_HASH 8u
 #define SHM_NODE_KEY  16u
 
 _Static_assert(__builtin_offsetof(struct shm_ctl, fresh) == SHM_CTL_FRESH, "layout");
 _Static_assert(__builtin_offsetof(struct shm_ctl, count) == SHM_CTL_COUNT, "layout");
-_Static_assert(__builtin_offsetof(struct shm_ctl, limbo) == SHM_CTL_LIMBO, "layout");
+_Static_assert(__builtin_offsetof(struct shm_ctl, gone) == SHM_CTL_GONE, "layout");
+_Static_assert(__builtin_offsetof(struct shm_ctl, empty) == SHM_CTL_EMPTY, "layout");
+_Static_assert(__builtin_offsetof(struct shm_ctl, hasty) == SHM_CTL_HASTY, "layout");
 _Static_assert(sizeof(struct shm_ctl) == 192, "layout");
 _Static_assert(sizeof(struct shm_node) == SHM_NODE_KEY, "layout");
 
@@ -125,10 +154,21 @@ _Static_assert(sizeof(struct shm_node) == SHM_NODE_KEY, "layout");
 #define shm_swap(p, v)	     __sync_lock_test_and_set((__u64 *)(p), (v))
 /* Keeps a checked value in the register that was checked, so that the verifier sees the bound. */
 #define shm_keep(x) __asm__ volatile("" : "+r"(x))
+/*
+ * Says again that x, which was checked, is below the limit. Before Linux 6.8 the verifier does not see that of a copy
+ * which was saved on the stack before the check; what comes out of here is saved with its bound.
+ */
+#define shm_bound(x, limit)                                                                                            \
+	({                                                                                                             \
+		__u64 shm_limit = (limit);                                                                             \
+		__asm__ volatile("if %0 < %1 goto +1\n\t%0 = 0" : "+r"(x) : "r"(shm_limit));                           \
+	})
 /* Steps along a chain, restarts included, and attempts at the free list, before giving up: the verifier walks them all.
  */
-#define SHM_MAX_STEPS 40u
-#define SHM_MAX_TRIES 32u
+#define SHM_MAX_STEPS  40u
+#define SHM_MAX_TRIES  32u
+#define SHM_MAX_ROUNDS 2u /* whole operations, when their node changes its state */
+#define SHM_ADD_ROUNDS 1u
 /* Widest access to a caller's key or value; the stack of BPF programs admits aligned accesses only. */
 #ifndef SHM_CALLER_WIDTH
 #define SHM_CALLER_WIDTH 8u
@@ -147,8 +187,11 @@ _Static_assert(sizeof(struct shm_node) == SHM_NODE_KEY, "layout");
 #define shm_fetch_add(p, v) __atomic_fetch_add((__u64 *)(p), (v), __ATOMIC_SEQ_CST)
 #define shm_swap(p, v)	    __atomic_exchange_n((__u64 *)(p), (v), __ATOMIC_SEQ_CST)
 #define shm_keep(x)	    ((void)0)
+#define shm_bound(x, limit) ((void)0)
 #define SHM_MAX_STEPS	    100000u
 #define SHM_MAX_TRIES	    100000u
+#define SHM_MAX_ROUNDS	    100u
+#define SHM_ADD_ROUNDS	    SHM_MAX_ROUNDS
 #define SHM_CALLER_WIDTH    8u
 
 #endif
@@ -275,7 +318,7 @@ static __always_inline __u64 shm_hash(const struct shm_geo *g, const void *key)
 		h = (h ^ shm_caller_word(key, g->key_size, at)) * 0x9e3779b97f4a7c15ull;
 		h ^= h >> 32;
 	}
-	h |= 1;
+	h |= SHM_LIVE;
 #ifdef __BPF__
 	/*
 	 * Two halves in, one word out: there the verifier loses what it knows of the number and whence it came. Else it
@@ -298,12 +341,12 @@ static __always_inline __u64 shm_bucket_off(const struct shm_geo *g, __u64 hash)
 	return g->buckets_off + (((hash >> 24) & (g->n_buckets - 1)) << 3);
 }
 
-/* 0: the node at this offset has this hash and this key. */
+/* 0: the node at this offset has this hash, but for these bits, and this key. */
 static __always_inline __u64 shm_node_differs(void *arena, const struct shm_geo *g, __u64 off, const void *key,
-					      __u64 hash)
+					      __u64 hash, __u64 but)
 {
 	const char *have = shm_at(arena, off + SHM_NODE_KEY);
-	__u64 diff = shm_read(shm_at(arena, off + SHM_NODE_HASH)) ^ hash;
+	__u64 diff = (shm_read(shm_at(arena, off + SHM_NODE_HASH)) ^ hash) & ~but;
 	__u32 at;
 
 #ifndef __BPF__
@@ -321,9 +364,9 @@ static __always_inline __u64 shm_node_differs(void *arena, const struct shm_geo 
 /* A node that is the caller's alone, its link word {new tag, 0}; 0: none left. */
 static __always_inline __u64 shm_node_take(void *arena, const struct shm_geo *g)
 {
-	void *head = shm_at(arena, g->ctl_off + SHM_CTL_FREE);
+	void *head = shm_at(arena, g->ctl_off + SHM_CTL_FREE), *gone = shm_at(arena, g->ctl_off + SHM_CTL_GONE);
 	void *fresh = shm_at(arena, g->ctl_off + SHM_CTL_FRESH);
-	__u64 index = 0, word, link;
+	__u64 index = 0, word, link, haste = 0;
 	__u32 i;
 
 	for (i = 0; i < SHM_MAX_TRIES; i++) {
@@ -332,21 +375,30 @@ static __always_inline __u64 shm_node_take(void *arena, const struct shm_geo *g)
 		shm_keep(index);
 		if (index == 0 || index >= g->n_nodes) {
 			index = 0;
-			break;
+			if (haste)
+				return 0;
+			if (shm_read(fresh) < g->n_nodes) {
+				index = shm_fetch_add(fresh, 1);
+				shm_keep(index);
+				if (index != 0 && index < g->n_nodes)
+					break;
+			}
+			index = 0;
+			head = gone;
+			haste = 1;
+			continue;
 		}
+		shm_bound(index, g->n_nodes);
 		link = shm_read(shm_at(arena, shm_node_off(g, index)));
 		if (shm_cas(head, word, shm_link(word, link & SHM_INDEX_MASK)))
 			break;
 		index = 0;
 	}
-	if (index == 0) {
-		if (shm_read(fresh) >= g->n_nodes)
-			return 0;
-		index = shm_fetch_add(fresh, 1);
-		shm_keep(index);
-		if (index == 0 || index >= g->n_nodes)
-			return 0;
-	}
+	if (index == 0)
+		return 0;
+	shm_bound(index, g->n_nodes);
+	if (haste)
+		shm_fetch_add(shm_at(arena, g->ctl_off + SHM_CTL_HASTY), 1);
 	return index;
 }
 
@@ -371,6 +423,7 @@ static __always_inline void shm_waste_add(void *arena, const struct shm_geo *g, 
 	shm_keep(last);
 	if (last == 0 || last >= g->n_nodes)
 		return;
+	shm_bound(last, g->n_nodes);
 	link = shm_at(arena, shm_node_off(g, last));
 	shm_write(link, shm_link(shm_read(link), w->first));
 	if (w->first == 0)
@@ -378,9 +431,11 @@ static __always_inline void shm_waste_add(void *arena, const struct shm_geo *g, 
 	w->first = first;
 }
 
-static __always_inline void shm_waste_give_back(void *arena, const struct shm_geo *g, const struct shm_waste *w)
+/* list: SHM_CTL_FREE or SHM_CTL_GONE. */
+static __always_inline void shm_waste_give_back(void *arena, const struct shm_geo *g, const struct shm_waste *w,
+						__u32 list)
 {
-	void *head = shm_at(arena, g->ctl_off + SHM_CTL_FREE);
+	void *head = shm_at(arena, g->ctl_off + list);
 	__u64 last = w->last, word;
 	void *link;
 	__u32 i;
@@ -390,6 +445,7 @@ static __always_inline void shm_waste_give_back(void *arena, const struct shm_ge
 	shm_keep(last);
 	if (last == 0 || last >= g->n_nodes)
 		return;
+	shm_bound(last, g->n_nodes);
 	link = shm_at(arena, shm_node_off(g, last));
 	for (i = 0; i < SHM_MAX_TRIES; i++) {
 		word = shm_read(head);
@@ -401,8 +457,11 @@ static __always_inline void shm_waste_give_back(void *arena, const struct shm_ge
 
 /* ---- chains ---- */
 
-/* Offset of the live node with this key, or 0. Writes nothing. */
-static __always_inline __u64 shm_hash_find(void *arena, const struct shm_geo *g, const void *key, __u64 hash)
+/*
+ * Offset of the live node with this key, or 0; but: SHM_STATE: of the node with this key, in any state of a per-CPU
+ * hash. Writes nothing.
+ */
+static __always_inline __u64 shm_hash_find(void *arena, const struct shm_geo *g, const void *key, __u64 hash, __u64 but)
 {
 	__u64 bucket = shm_bucket_off(g, hash);
 	__u64 anchor = bucket, word = shm_read(shm_at(arena, bucket)), cursor = word;
@@ -416,13 +475,15 @@ static __always_inline __u64 shm_hash_find(void *arena, const struct shm_geo *g,
 		shm_keep(anchor);
 		if (!shm_word_inside(g, anchor))
 			return 0;
+		shm_bound(anchor, g->end_off - 7);
 		index = cursor & SHM_INDEX_MASK;
 		shm_keep(index);
 		if (index == 0 || index >= g->n_nodes)
 			return 0;
+		shm_bound(index, g->n_nodes);
 		off = shm_node_off(g, index);
 		next = shm_read(shm_at(arena, off));
-		differs = shm_node_differs(arena, g, off, key, hash);
+		differs = shm_node_differs(arena, g, off, key, hash, but);
 		if (shm_read(shm_at(arena, anchor)) != word) {
 			anchor = bucket;
 			word = cursor = shm_read(shm_at(arena, bucket));
@@ -441,8 +502,10 @@ static __always_inline __u64 shm_hash_find(void *arena, const struct shm_geo *g,
 
 /*
  * The one loop that changes chains. node: a filled private node to insert or to put in place of the one with its key;
- * 0: delete. The node is the map's or free again on return. What was taken out is free, or after success, if taken
- * is not NULL, the caller's.
+ * 0: delete. In a per-CPU hash nothing is put in place of anything: -SHM_EEXIST, also when the node with this key is
+ * not live, and taken->off says which it is. flags: SHM_SWEEP with node 0: only takes nodes that are deleted already
+ * out of the key's chain, as far as the key's own. The node is the map's or free again on return. What was taken out is
+ * free or gone, or after success, if taken is not NULL, the caller's.
  */
 static __always_inline long shm_hash_change(void *arena, const struct shm_geo *g, const void *key, __u64 hash,
 					    __u64 node, __u64 flags, struct shm_taken *taken)
@@ -452,9 +515,9 @@ static __always_inline long shm_hash_change(void *arena, const struct shm_geo *g
 	__u64 anchor = bucket, word = shm_read(shm_at(arena, bucket)), cursor = word;
 	__u64 index, off, next, fresh, differs, run_last = 0;
 	struct shm_waste waste = {};
-	__u64 zero = shm_zero(arena, g), reserved = 0, done = 0;
+	__u64 zero = shm_zero(arena, g), reserved = 0, done = flags == SHM_SWEEP, runs = 0;
+	__u32 step, list = SHM_CTL_FREE;
 	long ret = -SHM_EBUSY;
-	__u32 step;
 
 	for (step = 0; step < SHM_MAX_STEPS; step++) {
 		anchor = (anchor + zero) & ~7ull;
@@ -464,15 +527,25 @@ static __always_inline long shm_hash_change(void *arena, const struct shm_geo *g
 		waste.first += zero;
 		waste.last += zero;
 		reserved += zero;
+		done += zero;
+		runs += zero;
 		shm_keep(anchor);
 		if (!shm_word_inside(g, anchor)) {
 			ret = -SHM_EFAULT;
 			break;
 		}
+		shm_bound(anchor, g->end_off - 7);
 		index = cursor & SHM_INDEX_MASK;
 		shm_keep(index);
 		if (index == 0) {
-			ret = -SHM_ENOENT;
+			if (!node && shm_is_percpu(g) && (word & SHM_INDEX_MASK)) {
+				/* What was deleted is at the end of the chain. */
+				fresh = shm_link(word, 0);
+				if (!shm_cas(shm_at(arena, anchor), word, fresh))
+					goto restart;
+				shm_waste_add(arena, g, &waste, word & SHM_INDEX_MASK, run_last);
+			}
+			ret = done ? 0 : -SHM_ENOENT;
 			if (!node || flags == SHM_EXIST)
 				break;
 			if (!reserved) {
@@ -487,8 +560,10 @@ static __always_inline long shm_hash_change(void *arena, const struct shm_geo *g
 			ret = -SHM_EBUSY;
 			if (!shm_cas(shm_at(arena, anchor), word, shm_link(word, node)))
 				goto restart;
-			if (word & SHM_INDEX_MASK)
+			if (word & SHM_INDEX_MASK) {
 				shm_waste_add(arena, g, &waste, word & SHM_INDEX_MASK, run_last);
+				runs = 1;
+			}
 			ret = 0;
 			done = 1;
 			reserved = 0;
@@ -498,11 +573,19 @@ static __always_inline long shm_hash_change(void *arena, const struct shm_geo *g
 			ret = -SHM_EFAULT;
 			break;
 		}
+		shm_bound(index, g->n_nodes);
 		off = shm_node_off(g, index);
 		next = shm_read(shm_at(arena, off));
-		differs = shm_node_differs(arena, g, off, key, hash);
+		differs = shm_node_differs(arena, g, off, key, hash, shm_is_percpu(g) ? SHM_STATE : 0);
 		if (shm_read(shm_at(arena, anchor)) != word)
 			goto restart;
+		if (shm_is_percpu(g) && !(next & SHM_MARK) &&
+		    shm_read(shm_at(arena, off + SHM_NODE_HASH)) <= SHM_RETIRED) {
+			fresh = shm_link(next, next & SHM_INDEX_MASK) | SHM_MARK;
+			if (!shm_cas(shm_at(arena, off), next, fresh))
+				goto restart;
+			next = fresh;
+		}
 		if (next & SHM_MARK) {
 			run_last = index;
 			cursor = next;
@@ -514,12 +597,25 @@ static __always_inline long shm_hash_change(void *arena, const struct shm_geo *g
 			if (!shm_cas(shm_at(arena, anchor), word, fresh))
 				goto restart;
 			shm_waste_add(arena, g, &waste, word & SHM_INDEX_MASK, run_last);
+			runs = 1;
 			word = fresh;
 		}
 		if (!differs) {
-			if (node && flags == SHM_NOEXIST) {
+			if (node && (flags == SHM_NOEXIST || shm_is_percpu(g))) {
+				if (taken)
+					taken->off = off;
 				ret = -SHM_EEXIST;
 				break;
+			}
+			if (shm_is_percpu(g)) {
+				ret = done ? 0 : -SHM_ENOENT;
+				if (done || !shm_cas(shm_at(arena, off + SHM_NODE_HASH), hash, SHM_DELETED))
+					break;
+				shm_fetch_add(count, -1ull);
+				ret = 0;
+				done = 1;
+				/* Once more, to take it out of the chain. */
+				goto restart;
 			}
 			fresh = next & SHM_INDEX_MASK;
 			if (node) {
@@ -548,12 +644,15 @@ static __always_inline long shm_hash_change(void *arena, const struct shm_geo *g
 	}
 	if (reserved)
 		shm_fetch_add(count, -1ull);
+	/* What others have deleted they may be reading still. */
+	if (waste.first && (shm_is_percpu(g) || runs))
+		list = SHM_CTL_GONE;
 	if (node && !done)
 		shm_waste_add(arena, g, &waste, node, node);
-	if (taken && ret == 0)
+	if (taken && ret == 0 && !shm_is_percpu(g))
 		taken->waste = waste;
 	else
-		shm_waste_give_back(arena, g, &waste);
+		shm_waste_give_back(arena, g, &waste, list);
 	return ret;
 }
 
@@ -594,6 +693,15 @@ static __always_inline __u64 shm_node_fill(void *arena, const struct shm_geo *g,
 
 /* ---- the interface ---- */
 
+/* A processor's number that was checked, see shm_bound(). */
+static __always_inline __u64 shm_cpu(const struct shm_geo *g, __u32 cpu)
+{
+	__u64 n = cpu;
+
+	shm_bound(n, g->n_cpus);
+	return n;
+}
+
 /* Offset of the value of an array's element or of a hash's entry, for this CPU; 0: none. */
 static __always_inline __u64 shm_value_off(void *arena, const struct shm_geo *g, const void *key, __u32 cpu)
 {
@@ -601,8 +709,9 @@ static __always_inline __u64 shm_value_off(void *arena, const struct shm_geo *g,
 
 	if (cpu >= g->n_cpus)
 		return 0;
+	cpu = shm_cpu(g, cpu);
 	if (shm_is_hash(g)) {
-		off = shm_hash_find(arena, g, key, shm_hash(g, key));
+		off = shm_hash_find(arena, g, key, shm_hash(g, key), 0);
 		if (off == 0)
 			return 0;
 		return off + g->value_off + (__u64)cpu * g->value_room;
@@ -611,6 +720,7 @@ static __always_inline __u64 shm_value_off(void *arena, const struct shm_geo *g,
 	shm_keep(index);
 	if (index >= g->max_entries)
 		return 0;
+	shm_bound(index, g->max_entries);
 	return shm_node_off(g, index) + (__u64)cpu * g->value_room;
 }
 
@@ -622,6 +732,267 @@ static __always_inline void *shm_map_lookup(void *arena, const struct shm_geo *g
 	return off ? shm_at(arena, off) : (void *)0;
 }
 
+/* ---- states of a per-CPU hash's nodes ---- */
+
+static __always_inline __u64 shm_in_state(__u64 hash, __u64 state)
+{
+	return (hash & ~SHM_STATE) | state;
+}
+
+/* A place for one more entry. */
+static __always_inline long shm_reserve(void *arena, const struct shm_geo *g)
+{
+	void *count = shm_at(arena, g->ctl_off + SHM_CTL_COUNT);
+
+	if (shm_fetch_add(count, 1) < g->max_entries)
+		return 0;
+	shm_fetch_add(count, -1ull);
+	return -SHM_E2BIG;
+}
+
+/* The empty entry takes the place that was reserved, and lives again. -SHM_EBUSY: it is not empty any more, or gone. */
+static __always_inline long shm_revive(void *arena, const struct shm_geo *g, __u64 off, __u64 hash)
+{
+	if (shm_cas(shm_at(arena, off + SHM_NODE_HASH), shm_in_state(hash, SHM_EMPTY), hash)) {
+		shm_fetch_add(shm_at(arena, g->ctl_off + SHM_CTL_EMPTY), -1ull);
+		return 0;
+	}
+	shm_fetch_add(shm_at(arena, g->ctl_off + SHM_CTL_COUNT), -1ull);
+	return -SHM_EBUSY;
+}
+
+/* Is there something in the values of any CPU? */
+static __always_inline __u64 shm_node_filled(void *arena, const struct shm_geo *g, __u64 off)
+{
+	__u64 some = 0;
+	__u32 at;
+
+	for (at = 0; at < g->n_cpus * g->value_room; at += 8)
+		some |= shm_read(shm_at(arena, off + g->value_off) + at);
+	return some;
+}
+
+/* Lets an empty entry live again when something has been added to it, and there is room for it. */
+static __always_inline void shm_settle(void *arena, const struct shm_geo *g, __u64 off)
+{
+	__u64 hash = shm_read(shm_at(arena, off + SHM_NODE_HASH));
+
+	if ((hash & SHM_STATE) == SHM_EMPTY && hash != SHM_RETIRED && shm_node_filled(arena, g, off) &&
+	    !shm_reserve(arena, g))
+		shm_revive(arena, g, off, hash | SHM_LIVE);
+}
+
+/*
+ * Takes an entry of a per-CPU hash out, as a carrier does it: the caller swaps zeroes for the values, then calls
+ * shm_take_end(). Not to be interrupted for long in between. Offset of the node, or 0: no such entry.
+ */
+static __always_inline __u64 shm_take_begin(void *arena, const struct shm_geo *g, const void *key)
+{
+	__u64 hash = shm_hash(g, key), off = shm_hash_find(arena, g, key, hash, 0);
+
+	if (off == 0 || !shm_cas(shm_at(arena, off + SHM_NODE_HASH), hash, shm_in_state(hash, SHM_TAKING)))
+		return 0;
+	shm_fetch_add(shm_at(arena, g->ctl_off + SHM_CTL_COUNT), -1ull);
+	return off;
+}
+
+static __always_inline void shm_take_end(void *arena, const struct shm_geo *g, __u64 off)
+{
+	void *at = shm_at(arena, off + SHM_NODE_HASH);
+	__u64 hash = shm_read(at);
+
+	if ((hash & SHM_STATE) != SHM_TAKING || !shm_cas(at, hash, shm_in_state(hash, SHM_EMPTY)))
+		return;
+	shm_fetch_add(shm_at(arena, g->ctl_off + SHM_CTL_EMPTY), 1);
+	shm_settle(arena, g, off);
+}
+
+/* 1: the node is no key's any more; it is to be taken out of its chain, see shm_sweep(). */
+static __always_inline int shm_retire(void *arena, const struct shm_geo *g, __u64 off)
+{
+	void *at = shm_at(arena, off + SHM_NODE_HASH);
+	__u64 hash = shm_read(at);
+
+	if ((hash & SHM_STATE) != SHM_EMPTY || hash == SHM_RETIRED || shm_node_filled(arena, g, off) ||
+	    !shm_cas(at, hash, SHM_RETIRED))
+		return 0;
+	shm_fetch_add(shm_at(arena, g->ctl_off + SHM_CTL_EMPTY), -1ull);
+	return 1;
+}
+
+/* Takes out of the chain that this key is in what has been retired before it. */
+static __always_inline void shm_sweep(void *arena, const struct shm_geo *g, const void *key)
+{
+	shm_hash_change(arena, g, key, shm_hash(g, key), 0, SHM_SWEEP, (void *)0);
+}
+
+/*
+ * Something was added to a word of a node that was not live any more. 0: it counts, now or, when the map has been
+ * filled up meanwhile, as soon as its key is an entry again. -SHM_EBUSY: the node is its key's no more; *delta is what
+ * is to be added to its key instead: all that arrived late in this word, which whoever comes first takes with him.
+ */
+static __always_inline long shm_add_late(void *arena, const struct shm_geo *g, __u64 off, void *word, __u64 hash,
+					 __u64 *delta)
+{
+	__u64 state;
+	__u32 i;
+
+	for (i = 0; i < SHM_MAX_ROUNDS; i++) {
+		state = shm_read(shm_at(arena, off + SHM_NODE_HASH));
+		/* Of an entry that is being taken out the carrier looks once more at what is in it. */
+		if (state == hash || state == shm_in_state(hash, SHM_TAKING))
+			return 0;
+		/* An addition before the deletion. */
+		if (state == SHM_DELETED)
+			return 0;
+		if (state == SHM_RETIRED) {
+			*delta = shm_swap(word, 0);
+			return *delta ? -SHM_EBUSY : 0;
+		}
+		if (state != shm_in_state(hash, SHM_EMPTY)) {
+			/* Used again, in haste. */
+			shm_fetch_add(word, -*delta);
+			return -SHM_EBUSY;
+		}
+		/* Nothing in it: the carrier had it. */
+		if (!shm_read(word) || shm_reserve(arena, g) || !shm_revive(arena, g, off, hash))
+			return 0;
+	}
+	return 0;
+}
+
+/* Adds to a node that is not live. -SHM_EBUSY: as shm_add_late(); -SHM_E2BIG: nothing added. */
+static __always_inline long shm_add_again(void *arena, const struct shm_geo *g, __u64 off, void *word, __u64 hash,
+					  __u64 *delta)
+{
+	__u64 was_empty = shm_read(shm_at(arena, off + SHM_NODE_HASH)) == shm_in_state(hash, SHM_EMPTY);
+
+	if (was_empty && shm_reserve(arena, g))
+		return -SHM_E2BIG;
+	shm_fetch_add(word, *delta);
+	if (was_empty && !shm_revive(arena, g, off, hash))
+		return 0;
+	return shm_add_late(arena, g, off, word, hash, delta);
+}
+
+/*
+ * A new node for the key, with this CPU's value, or with zeroes and the delta at this offset of all values. -SHM_EBUSY:
+ * there is one, *found, in whatever state; or 0, others have changed the chain.
+ */
+static __always_inline long shm_percpu_insert(void *arena, const struct shm_geo *g, const void *key, __u64 hash,
+					      const void *value, __u32 cpu, __u64 at, __u64 delta, __u64 *found)
+{
+	__u64 node = shm_node_fill(arena, g, key, hash, value, cpu);
+	struct shm_taken other = {};
+	long ret;
+
+	*found = 0;
+	if (node == 0)
+		return -SHM_ENOMEM;
+	if (!value)
+		shm_write(shm_at(arena, shm_node_off(g, node) + g->value_off + at), delta);
+	ret = shm_hash_change(arena, g, key, hash, node, SHM_NOEXIST, &other);
+	if (ret != -SHM_EEXIST)
+		return ret;
+	*found = other.off;
+	return -SHM_EBUSY;
+}
+
+/*
+ * Inlined like everything here: in a target there is no data, and the geometry must fold.
+ * off: a node that was not live any more when the delta had been added to it; 0: none was live.
+ */
+static __always_inline long shm_percpu_add_slowly(void *arena, const struct shm_geo *g, const void *key, __u64 hash,
+						  __u64 at, __u64 delta, __u64 off)
+{
+	long ret = -SHM_EBUSY;
+	__u32 i;
+
+	/* What is computed from it here is not to be kept from before, where it is in the way. */
+	__asm__("" : "+r"(hash));
+	if (off)
+		ret = shm_add_late(arena, g, off, shm_at(arena, off + g->value_off + at), hash, &delta);
+	for (i = 0; ret == -SHM_EBUSY && i < SHM_ADD_ROUNDS; i++) {
+		ret = shm_percpu_insert(arena, g, key, hash, (void *)0, 0, at, delta, &off);
+		if (ret == -SHM_EBUSY && off)
+			ret = shm_add_again(arena, g, off, shm_at(arena, off + g->value_off + at), hash, &delta);
+	}
+	return ret;
+}
+
+/* Adds to the word at this offset of the values of all CPUs of a key, which exists afterwards. */
+static __always_inline long shm_percpu_add(void *arena, const struct shm_geo *g, const void *key, __u64 at, __u64 delta)
+{
+	__u64 hash = shm_hash(g, key), off = shm_hash_find(arena, g, key, hash, 0);
+
+	if (__builtin_expect(off != 0, 1)) {
+		shm_fetch_add(shm_at(arena, off + g->value_off + at), delta);
+		if (__builtin_expect(shm_read(shm_at(arena, off + SHM_NODE_HASH)) == hash, 1))
+			return 0;
+	}
+	return shm_percpu_add_slowly(arena, g, key, hash, at, delta, off);
+}
+
+/* An update of the key whose node this is. -SHM_EBUSY: its state has changed. */
+static __always_inline long shm_percpu_refresh(void *arena, const struct shm_geo *g, __u64 off, __u64 hash,
+					       const void *value, __u64 flags, __u32 cpu)
+{
+	void *to = shm_at(arena, off + g->value_off + (__u64)cpu * g->value_room);
+	__u64 state = hash, word;
+	__u32 n, at;
+	long ret;
+
+	/* A carrier is not interrupted: in a moment the entry is out. */
+	for (n = 0; n < SHM_MAX_TRIES; n++) {
+		state = shm_read(shm_at(arena, off + SHM_NODE_HASH));
+		if (state != shm_in_state(hash, SHM_TAKING))
+			break;
+	}
+	if (state == hash) {
+		if (flags == SHM_NOEXIST)
+			return -SHM_EEXIST;
+		shm_value_copy(g, to, value);
+		return 0;
+	}
+	if (flags == SHM_EXIST)
+		return -SHM_ENOENT;
+	if (state != shm_in_state(hash, SHM_EMPTY))
+		return -SHM_EBUSY;
+	if (shm_reserve(arena, g))
+		return -SHM_E2BIG;
+	for (at = 0; at < g->value_size; at += 8) {
+		word = shm_caller_word(value, g->value_size, at);
+		if (word)
+			shm_fetch_add(to + at, word);
+	}
+	ret = shm_revive(arena, g, off, hash);
+	for (at = 0; ret && at < g->value_size; at += 8) {
+		word = shm_caller_word(value, g->value_size, at);
+		if (word)
+			shm_fetch_add(to + at, -word);
+	}
+	return ret;
+}
+
+static __always_inline long shm_percpu_update(void *arena, const struct shm_geo *g, const void *key, const void *value,
+					      __u64 flags, __u32 cpu)
+{
+	__u64 hash = shm_hash(g, key), off = shm_hash_find(arena, g, key, hash, SHM_STATE);
+	long ret = -SHM_EBUSY;
+	__u32 i;
+
+	for (i = 0; i < SHM_MAX_ROUNDS && ret == -SHM_EBUSY; i++) {
+		if (off)
+			ret = shm_percpu_refresh(arena, g, off, hash, value, flags, cpu);
+		if (ret != -SHM_EBUSY || i + 1 == SHM_MAX_ROUNDS)
+			break;
+		if (flags == SHM_EXIST)
+			return -SHM_ENOENT;
+		ret = shm_percpu_insert(arena, g, key, hash, value, cpu, 0, 0, &off);
+	}
+	return ret;
+}
+
 /* bpf_map_update_elem() from a program: per-CPU maps get this CPU's value, the others' are zeroed when the key is new.
  */
 static __always_inline long shm_map_update(void *arena, const struct shm_geo *g, const void *key, const void *value,
@@ -631,6 +1002,7 @@ static __always_inline long shm_map_update(void *arena, const struct shm_geo *g,
 
 	if (cpu >= g->n_cpus)
 		return -SHM_EINVAL;
+	cpu = shm_cpu(g, cpu);
 	if (!shm_is_hash(g)) {
 		if ((shm_is_percpu(g) ? flags : flags & ~(__u64)SHM_F_LOCK) > SHM_EXIST)
 			return -SHM_EINVAL;
@@ -646,18 +1018,9 @@ static __always_inline long shm_map_update(void *arena, const struct shm_geo *g,
 	}
 	if (flags > SHM_EXIST)
 		return -SHM_EINVAL;
+	if (shm_is_percpu(g))
+		return shm_percpu_update(arena, g, key, value, flags, cpu);
 	hash = shm_hash(g, key);
-	if (shm_is_percpu(g)) {
-		off = shm_hash_find(arena, g, key, hash);
-		if (off) {
-			if (flags == SHM_NOEXIST)
-				return -SHM_EEXIST;
-			shm_value_copy(g, shm_at(arena, off + g->value_off + (__u64)cpu * g->value_room), value);
-			return 0;
-		}
-		if (flags == SHM_EXIST)
-			return -SHM_ENOENT;
-	}
 	node = shm_node_fill(arena, g, key, hash, value, cpu);
 	if (node == 0)
 		return -SHM_ENOMEM;
@@ -673,8 +1036,8 @@ static __always_inline long shm_map_delete(void *arena, const struct shm_geo *g,
 }
 
 /*
- * Deletes an entry of a hash and leaves its node to the caller, who reads what it held and then gives it back. Who had
- * found the entry before still reaches the node.
+ * Deletes an entry of a hash that is not per-CPU and leaves its node to the caller, who reads what it held and then
+ * gives it to those that are gone. Who had found the entry before still reaches the node.
  */
 static __always_inline long shm_map_take(void *arena, const struct shm_geo *g, const void *key, struct shm_taken *taken)
 {
@@ -696,22 +1059,24 @@ static __always_inline long shm_map_add(void *arena, const struct shm_geo *g, co
 	}
 	if (cpu >= g->n_cpus)
 		return -SHM_EINVAL;
+	cpu = shm_cpu(g, cpu);
+	if (shm_is_percpu(g))
+		return shm_percpu_add(arena, g, key, (__u64)cpu * g->value_room, delta);
 	hash = shm_hash(g, key);
-	off = shm_hash_find(arena, g, key, hash);
+	off = shm_hash_find(arena, g, key, hash, 0);
 	if (off == 0) {
-		/* The delta goes in with the new node; if somebody else was faster, to theirs. */
 		node = shm_node_fill(arena, g, key, hash, (void *)0, cpu);
 		if (node == 0)
 			return -SHM_ENOMEM;
-		shm_write(shm_at(arena, shm_node_off(g, node) + g->value_off + (__u64)cpu * g->value_room), delta);
+		shm_write(shm_at(arena, shm_node_off(g, node) + g->value_off), delta);
 		ret = shm_hash_change(arena, g, key, hash, node, SHM_NOEXIST, (void *)0);
 		if (ret != -SHM_EEXIST)
 			return ret;
-		off = shm_hash_find(arena, g, key, hash);
+		off = shm_hash_find(arena, g, key, hash, 0);
 		if (off == 0)
 			return -SHM_EBUSY;
 	}
-	shm_fetch_add(shm_at(arena, off + g->value_off + (__u64)cpu * g->value_room), delta);
+	shm_fetch_add(shm_at(arena, off + g->value_off), delta);
 	return 0;
 }
 
@@ -737,7 +1102,7 @@ static inline void *shm_map_node(void *arena, const struct shm_geo *g, __u32 ind
 	hash = shm_read(shm_at(arena, off + SHM_NODE_HASH));
 	key = shm_at(arena, off + SHM_NODE_KEY);
 	/* What is not reached by its key is free, deleted, or somebody's private node. */
-	if (hash == 0 || shm_hash_find(arena, g, key, shm_hash(g, key)) != off)
+	if (hash <= SHM_RETIRED || shm_hash_find(arena, g, key, shm_hash(g, key), 0) != off)
 		return (void *)0;
 	*value = shm_at(arena, off + g->value_off);
 	return key;
@@ -753,6 +1118,20 @@ int shm_geo__plan(struct shm_geo *g, __u32 bpf_map_type, __u32 key_size, __u32 v
 		  __u32 map_flags, __u32 n_cpus, __u64 off, const char **why);
 /* Empties the map: zeroed memory, or a map of the same geometry. Nobody else may work on it. */
 void shm_map_init(void *arena, const struct shm_geo *g);
+/*
+ * Nodes that are gone, and with them so many of the empty ones as exceed `keep`, for the caller alone: linked from the
+ * one returned, 0: none. When everybody who had looked anything up before this call has been seen to be elsewhere, the
+ * caller gives them back for use by shm_map_release(). Others may work on the map meanwhile. A caller that ends in
+ * between leaks them.
+ */
+__u64 shm_map_collect(void *arena, const struct shm_geo *g, __u64 keep);
+void shm_map_release(void *arena, const struct shm_geo *g, __u64 first);
+/* How many nodes of a hash were used again before, because no others were left. */
+__u64 shm_map_hasty(void *arena, const struct shm_geo *g);
+/* Are there so many that the map may come to lack nodes? */
+int shm_map_is_short(void *arena, const struct shm_geo *g);
+/* What was added to entries that had been taken out counts: they live again. Nobody else may work on the map. */
+void shm_map_settle(void *arena, const struct shm_geo *g);
 /*
  * Finds what killed threads left behind: rebuilds count and free list, cuts chains that make no sense. Nobody else may
  * work on the map. Returns how many nodes came back, or -ENOMEM.

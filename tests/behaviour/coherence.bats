@@ -100,6 +100,7 @@ grows() {
 	exact_start "$dir" count_tid 8 20000 --rate 30000
 	offloaded "$TOOL_PID"
 	map=$(map_of "$TOOL_PID" AT_)
+	ls "/proc/$WORKLOAD_PID/task" >"$SESSION/threads"
 	exact_go "$dir"
 	sleep 0.2
 	bpftool -j map dump id "$map" | python3 -c '
@@ -107,7 +108,7 @@ import json, sys
 for e in json.load(sys.stdin): print(int.from_bytes(bytes(int(x, 16) for x in e["key"]), "little"))' >"$SESSION/keys"
 	same keys "$(wc -l <"$SESSION/keys")" 8
 	while read -r key; do
-		[ -e "/proc/$WORKLOAD_PID/task/$key" ]
+		grep -qx "$key" "$SESSION/threads"
 	done <"$SESSION/keys"
 	exact_finish "$dir" count_tid
 }
@@ -127,4 +128,63 @@ for e in json.load(sys.stdin): print(int.from_bytes(bytes(int(x, 16) for x in e[
 	exact_tool_end "$TOOL_PID"
 	exact_workload_end "$dir" "$WORKLOAD_PID"
 	grep -q '^@\[2147483647\]: 1$' "$dir/tool"
+}
+
+# More keys than the map has nodes: those of keys that are gone are used again.
+@test "another process takes the entries out of a map whose keys change" {
+	local dir=$SESSION/x map taken left
+	exact_start "$dir" changing 8 250000 --rate 30000
+	offloaded "$TOOL_PID"
+	map=$(map_of "$TOOL_PID" AT_)
+	exact_go "$dir"
+	taken=$("$BATS_TEST_DIRNAME/drain" "$map" "$(possible_cpus)" 7 64)
+	offloaded "$TOOL_PID"
+	exact_called "$dir"
+	left=$(sum_of "$map")
+	same "taken and left" $((taken + left)) $(($(awk '/^calls/ { print $2 }' "$dir/workload") + 1))
+	exact_tool_end "$TOOL_PID"
+	exact_workload_end "$dir" "$WORKLOAD_PID"
+}
+
+@test "status names the hook that keeps the maps up to date" {
+	run -0 "$B/bpftime" status --json
+	echo "# hook: $(json 'j["hook"]')" >&3
+	[ "$(json 'j["hook"] in ("lsm", "raw tracepoint", "tracepoint")')" = True ]
+	[ -z "${BPFTIME_HOOK:-}" ] || same hook "$(json 'j["hook"].replace(" ", "-")')" "$BPFTIME_HOOK"
+}
+
+@test "a BPFTIME_HOOK that names no hook is refused" {
+	run --separate-stderr env BPFTIME_HOOK=fentry "$B/bpftimed" --runtime-dir "$SESSION/other" --policy-dir "$SESSION/policy.d"
+	[ "$status" = 1 ]
+	[[ $stderr == *"BPFTIME_HOOK=fentry names no hook"* ]]
+}
+
+# look_up MAP: again and again, as fast as it can.
+look_up() {
+	exec python3 -c '
+import ctypes, struct, sys
+bpf = ctypes.CDLL(None).syscall
+def call(cmd, attr): return bpf(321, cmd, ctypes.create_string_buffer(attr, 64), 64)
+fd = call(14, struct.pack("I", int(sys.argv[1])))
+key, value = ctypes.create_string_buffer(512), ctypes.create_string_buffer(65536)
+lookup = ctypes.create_string_buffer(struct.pack("IIQQQ", fd, 0, ctypes.addressof(key), ctypes.addressof(value), 0), 64)
+while True: bpf(321, 1, lookup, 64)' "$1"
+}
+
+@test "when the kernel skips the hook, what is carried goes back and stays there" {
+	local dir=$SESSION/x map i
+	[ "${BPFTIME_HOOK:-}" = tracepoint ] && grep -qE '\((full|lazy)\)' /sys/kernel/debug/sched/preempt ||
+		skip "needs a preemptible kernel and BPFTIME_HOOK=tracepoint"
+	exact_start "$dir" hashcount 1 1000
+	offloaded "$TOOL_PID"
+	map=$(map_of "$TOOL_PID" totals)
+	for i in 1 2 3 4 5 6; do
+		look_up "$map" 3>&- &
+		exact_pids+=("$!")
+	done
+	"$B/bpftime" wait --tool "$TOOL_PID" --state kernel --timeout 60
+	run -0 "$B/bpftime" explain "$TOOL_PID"
+	[[ $output == *"the kernel has skipped"*"calls of the program that keeps the tools' maps up to date"* ]]
+	exact_go "$dir"
+	exact_finish "$dir" hashcount
 }

@@ -28,6 +28,7 @@ tool_command() { # NAME [PID]: without, every process is probed
 	count) exec bpftrace "${limit[@]}" -e "$probe { @ = count(); }" ;;
 	count_tid*) exec bpftrace "${limit[@]}" -e "$probe { @[tid] = count(); }" ;;
 	hist) exec bpftrace "${limit[@]}" -e "$probe { @ = hist(arg1); }" ;;
+	changing) BPFTRACE_MAP_KEYS_MAX=512 exec bpftrace "${limit[@]}" -e "$probe { @[nsecs / 3000000] = count(); }" ;;
 	sum) exec bpftrace "${limit[@]}" -e "$probe { @[comm, arg0] = sum(arg2); }" ;;
 	filter) exec bpftrace "${limit[@]}" -e "$probe /arg0 == 3/ { @ = count(); }" ;;
 	str_key) exec bpftrace "${limit[@]}" -e "$probe { @[str(arg0)] = count(); }" ;;

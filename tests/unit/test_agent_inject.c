@@ -370,7 +370,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_blocked),	      cmocka_unit_test(test_hot),     cmocka_unit_test(test_seccomp),
 		cmocka_unit_test(test_signals),	      cmocka_unit_test(test_killed),  cmocka_unit_test(test_leaderless),
-		cmocka_unit_test(test_catches_calls), cmocka_unit_test(test_refused),  cmocka_unit_test(test_exec),
+		cmocka_unit_test(test_catches_calls), cmocka_unit_test(test_refused), cmocka_unit_test(test_exec),
 	};
 
 	cmocka_set_message_output(CM_OUTPUT_TAP);

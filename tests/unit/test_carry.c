@@ -25,12 +25,7 @@
 
 #include "daemon/khalf.h"
 #include "shm-runtime/shm_map.h"
-
-struct shape {
-	const char *name;
-	__u32 type, key_size, value_size, max_entries, flags;
-	__u32 n_keys;
-};
+#include "tests/unit/map_fixture.h"
 
 static const struct shape shapes[] = {
 	{"hash 8/8", BPF_MAP_TYPE_HASH, 8, 8, 64, 0, 90},
@@ -71,8 +66,7 @@ struct world {
 
 static uint32_t rnd(struct world *w)
 {
-	w->seed = w->seed * 6364136223846793005ull + 1442695040888963407ull;
-	return (uint32_t)(w->seed >> 33);
+	return map_rnd(&w->seed);
 }
 
 static void world_open(struct world *w, const struct shape *s)
@@ -113,14 +107,6 @@ static void world_close(struct world *w)
 	close(w->tool);
 	close(w->oracle);
 	close(w->arena_fd);
-}
-
-static void make_key(char *key, const struct shape *s, uint32_t i)
-{
-	memset(key, 0x5a, s->key_size);
-	memcpy(key, &i, s->key_size < 4 ? s->key_size : 4);
-	if (s->key_size > 5)
-		key[s->key_size - 1] = (char)(i * 7);
 }
 
 static void make_values(struct world *w, char *values)
@@ -369,8 +355,6 @@ static void test_bpftool(void **state)
 	static const struct shape s = {"hash", BPF_MAP_TYPE_HASH, 8, 8, 64, 0, 0};
 	struct world w;
 
-	if (system("bpftool version >/dev/null 2>&1"))
-		skip();
 	world_open(&w, &s);
 	in_another_process(dump, &w);
 	world_close(&w);
@@ -451,16 +435,6 @@ static void readers(struct world *w)
 		pthread_join(t[i], NULL);
 	CHECK(bpf_map_lookup_elem(w->tool, &key, &now) == 0);
 	CHECK(now == 2000001);
-}
-
-static void test_readers(void **state)
-{
-	static const struct shape s = {"hash", BPF_MAP_TYPE_HASH, 8, 8, 64, 0, 0};
-	struct world w;
-
-	world_open(&w, &s);
-	in_another_process(readers, &w);
-	world_close(&w);
 }
 
 /* ---- keys and values in pages that nobody has touched ---- */
@@ -684,14 +658,12 @@ static void test_steps(void **state)
 
 enum { CROWD = 4, CROWD_KEYS = 16, CROWD_SECONDS = 3, OWN_KEY = 1000 };
 
-/* Entries are taken out no faster than this, so that limbo lasts for longer than a thread waits for a processor. */
-#define PACE_US 200
-
 enum crowd_writer { WRITES_OWN_KEYS, MOVES_OUT, MOVES_OUT_UNTOUCHED, DRAINS, DRAINS_IN_STEPS };
 
 struct crowd {
 	struct world *w;
 	enum crowd_writer writer;
+	bool in_place; /* by pointers that were looked up, not by shm_map_add() */
 	bool stop;
 	uint64_t counted[CROWD_KEYS], moved[CROWD_KEYS];
 	uint32_t n_threads;
@@ -708,6 +680,21 @@ static uint64_t sum_of(const struct world *w, const char *values)
 	return sum;
 }
 
+/* As a program in C does it: look up, else insert zero, then add. */
+static bool add_in_place(const struct world *w, const uint64_t *key, uint32_t cpu)
+{
+	static const uint64_t zero;
+	uint64_t *at = shm_map_lookup(w->arena, &w->g, key, cpu);
+
+	if (!at) {
+		shm_map_update(w->arena, &w->g, key, &zero, SHM_NOEXIST, cpu);
+		at = shm_map_lookup(w->arena, &w->g, key, cpu);
+	}
+	if (at)
+		__atomic_fetch_add(at, 1, __ATOMIC_SEQ_CST);
+	return at;
+}
+
 static void *crowd_count(void *arg)
 {
 	const char *shape_name = "crowd";
@@ -716,6 +703,10 @@ static void *crowd_count(void *arg)
 	uint64_t mine[CROWD_KEYS] = {0};
 
 	for (uint64_t key = 0; !__atomic_load_n(&c->stop, __ATOMIC_RELAXED); key = (key + 1) % CROWD_KEYS) {
+		if (c->in_place) {
+			mine[key] += add_in_place(c->w, &key, cpu);
+			continue;
+		}
 		CHECK(shm_map_add(c->w->arena, &c->w->g, &key, 1, cpu) == 0);
 		mine[key]++;
 	}
@@ -780,7 +771,6 @@ static void move_out_one(struct crowd *c, uint64_t key)
 	CHECK(ret == 0 || ret == -ENOENT);
 	if (ret == 0)
 		c->moved[key] += sum_of(c->w, values);
-	usleep(PACE_US);
 	if (at != &key)
 		munmap(at, sizeof(key));
 }
@@ -809,7 +799,6 @@ static void move_out_all(struct crowd *c)
 			c->moved[keys[i]] += sum_of(c->w, values + i * c->w->stride);
 		}
 		from = &at;
-		usleep(PACE_US * n);
 	} while (ret == 0);
 }
 
@@ -831,15 +820,17 @@ static void crowd_write(struct crowd *c)
 	}
 }
 
-static void crowd(struct world *w, enum crowd_writer writer, const char *shape_name)
+static void crowd(struct world *w, enum crowd_writer writer, bool in_place, const char *shape_name)
 {
 	static char values[SHM_MAX_VALUE_ALL];
 	struct crowd *c = calloc(1, sizeof(*c));
 	pthread_t t[CROWD + 2];
 	uint64_t moved = 0, counted = 0;
+	bool exact = true;
 
 	c->w = w;
 	c->writer = writer;
+	c->in_place = in_place;
 	/* What an earlier crowd has left is there to be moved out, too. */
 	for (uint64_t key = 0; key < CROWD_KEYS; key++)
 		if (bpf_map_lookup_elem(w->tool, &key, values) == 0)
@@ -857,30 +848,34 @@ static void crowd(struct world *w, enum crowd_writer writer, const char *shape_n
 			left = sum_of(w, values);
 		moved += c->moved[key];
 		counted += c->counted[key];
-		if (c->moved[key] + left != c->counted[key])
-			printf("# key %lu: %lu moved out, %lu left, %lu counted\n", (unsigned long)key,
-			       (unsigned long)c->moved[key], (unsigned long)left, (unsigned long)c->counted[key]);
-		CHECK(c->moved[key] + left == c->counted[key]);
+		if (c->moved[key] + left == c->counted[key])
+			continue;
+		printf("# %s: key %lu: %lu moved out, %lu left, %lu counted\n", shape_name, (unsigned long)key,
+		       (unsigned long)c->moved[key], (unsigned long)left, (unsigned long)c->counted[key]);
+		exact = false;
 	}
+	CHECK(exact);
 	printf("# %s: %lu counted, %lu of them moved out\n", shape_name, (unsigned long)counted, (unsigned long)moved);
 	free(c);
 }
 
 static void crowd_own(struct world *w)
 {
-	crowd(w, WRITES_OWN_KEYS, "updates, deletes");
+	crowd(w, WRITES_OWN_KEYS, false, "updates, deletes");
 }
 
 static void crowd_moves(struct world *w)
 {
-	crowd(w, MOVES_OUT, "lookup and delete");
-	crowd(w, MOVES_OUT_UNTOUCHED, "lookup and delete, untouched");
+	crowd(w, MOVES_OUT, false, "lookup and delete");
+	crowd(w, MOVES_OUT_UNTOUCHED, false, "lookup and delete, untouched");
+	crowd(w, MOVES_OUT, true, "lookup and delete, in place");
 }
 
 static void crowd_drains(struct world *w)
 {
-	crowd(w, DRAINS, "batch");
-	crowd(w, DRAINS_IN_STEPS, "batch in steps");
+	crowd(w, DRAINS, false, "batch");
+	crowd(w, DRAINS_IN_STEPS, false, "batch in steps");
+	crowd(w, DRAINS, true, "batch, in place");
 }
 
 static void test_crowd(void **state)
@@ -942,25 +937,159 @@ static void test_copy(void **state)
 	}
 }
 
+/* A page of a file that nobody has touched yet: the kernel's own read waits for it, that of most programs fails. */
+static char *not_resident(const void *what, size_t size)
+{
+	char path[] = "/tmp/test_carry.XXXXXX";
+	int fd = mkstemp(path);
+	char *page;
+
+	if (fd < 0)
+		return NULL;
+	unlink(path);
+	if (write(fd, what, size) != (ssize_t)size || ftruncate(fd, 4096))
+		return NULL;
+	page = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0);
+	close(fd);
+	return page == MAP_FAILED ? NULL : page;
+}
+
+static void read_not_resident(struct world *w)
+{
+	const char *shape_name = "key not resident";
+	uint64_t key = 7, value = 0;
+	char *far;
+
+	CHECK(shm_map_add(w->arena, &w->g, &key, 5, 0) == 0);
+	CHECK((far = not_resident(&key, sizeof(key))));
+	CHECK(bpf_map_lookup_elem(w->tool, far, &value) == 0);
+	CHECK(value == 5);
+}
+
+static void change_not_resident(struct world *w)
+{
+	const char *shape_name = "change not resident";
+	uint64_t key = 8, value = 6;
+	char *far_key, *far_value;
+	uint64_t *at;
+
+	CHECK((far_key = not_resident(&key, sizeof(key))) && (far_value = not_resident(&value, sizeof(value))));
+	CHECK(bpf_map_update_elem(w->tool, far_key, far_value, 0) == 0);
+	at = shm_map_lookup(w->arena, &w->g, &key, 0);
+	CHECK(at && *at == 6);
+	CHECK((far_key = not_resident(&key, sizeof(key))));
+	CHECK(bpf_map_delete_elem(w->tool, far_key) == 0);
+	CHECK(!shm_map_lookup(w->arena, &w->g, &key, 0));
+}
+
+static void test_not_resident(void **state)
+{
+	static const struct shape s = {"hash", BPF_MAP_TYPE_HASH, 8, 8, 64, 0, 0};
+	struct world w;
+
+	world_open(&w, &s);
+	in_another_process(read_not_resident, &w);
+	in_another_process(change_not_resident, &w);
+	world_close(&w);
+}
+
+static void test_readers(void **state)
+{
+	static const struct shape s = {"hash", BPF_MAP_TYPE_HASH, 8, 8, 64, 0, 0};
+	struct world w;
+
+	world_open(&w, &s);
+	in_another_process(readers, &w);
+	world_close(&w);
+}
+
+/* ---- each at each hook that this kernel has ---- */
+
+/* Why this hook is not tried here, or NULL. */
+static const char *refusal(enum bpf_hook hook)
+{
+	struct kernel_features k;
+	static char err[256];
+
+	kernel_features__probe(&k);
+	/* Where programs can be preempted only the raw tracepoint is exact: kernel_features__hook(). */
+	if (hook != BPF_HOOK_RAW_TRACEPOINT && k.preempt != PREEMPT_MODE_NONE && k.preempt != PREEMPT_MODE_VOLUNTARY)
+		return "not exact where programs are preempted";
+	if (hook != BPF_HOOK_LSM)
+		return NULL;
+	/* The others are there on every kernel that can be used; to fail to load them is to fail. */
+	if (carriers__new_with(&carriers, hook, err, sizeof(err)))
+		return err;
+	carriers__free(carriers);
+	carriers = NULL;
+	return NULL;
+}
+
+static int setup(void **state)
+{
+	const enum bpf_hook *hook = *state;
+	char err[256] = "";
+
+	if (!carriers__new_with(&carriers, *hook, err, sizeof(err)))
+		return 0;
+	print_message("# %s\n", err);
+	return -1;
+}
+
+static int teardown(void **state)
+{
+	uint64_t missed = carriers__missed(carriers);
+
+	carriers__free(carriers);
+	carriers = NULL;
+	return missed ? -1 : 0;
+}
+
+#define TEST(f)                                                                                                        \
+	{                                                                                                              \
+#f, f                                                                                                  \
+	}
+
+static const struct {
+	const char *name;
+	CMUnitTestFunction fn;
+} tests[] = {
+	TEST(test_oracle),    TEST(test_iterate), TEST(test_bpftool), TEST(test_rights),  TEST(test_not_resident),
+	TEST(test_untouched), TEST(test_steps),	  TEST(test_crowd),   TEST(test_readers), TEST(test_copy),
+};
+
+static enum bpf_hook hooks[] = {BPF_HOOK_TRACEPOINT, BPF_HOOK_RAW_TRACEPOINT, BPF_HOOK_LSM};
+
+#define N(a) (sizeof(a) / sizeof((a)[0]))
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_oracle),	  cmocka_unit_test(test_iterate), cmocka_unit_test(test_bpftool),
-		cmocka_unit_test(test_rights),	  cmocka_unit_test(test_readers), cmocka_unit_test(test_copy),
-		cmocka_unit_test(test_untouched), cmocka_unit_test(test_steps),	  cmocka_unit_test(test_crowd),
-	};
-	char err[256] = "";
-	int ret;
+	static char names[N(tests) * N(hooks)][64];
+	static struct CMUnitTest all[N(tests) * N(hooks)];
+	bool has_bpftool = system("bpftool version >/dev/null 2>&1") == 0;
+	size_t n = 0;
 
 	n_cpus = (uint32_t)libbpf_num_possible_cpus();
-	cmocka_set_message_output(CM_OUTPUT_TAP);
-	if (carriers__new(&carriers, err, sizeof(err))) {
-		printf("Bail out! %s\n", err);
-		return 1;
+	if (!getenv("V"))
+		libbpf_set_print(NULL);
+	if (!has_bpftool)
+		printf("# SKIP test_bpftool: bpftool is not installed\n");
+	for (size_t h = 0; h < N(hooks); h++) {
+		const char *why = refusal(hooks[h]);
+
+		if (why)
+			printf("# SKIP %s: %s\n", bpf_hook__name(hooks[h]), why);
+		for (size_t i = 0; !why && i < N(tests); i++) {
+			if (tests[i].fn == test_bpftool && !has_bpftool)
+				continue;
+			snprintf(names[n], sizeof(names[n]), "%s (%s)", tests[i].name, bpf_hook__name(hooks[h]));
+			all[n] = (struct CMUnitTest){names[n], tests[i].fn, setup, teardown, &hooks[h]};
+			n++;
+		}
 	}
+	fflush(stdout);
+	cmocka_set_message_output(CM_OUTPUT_TAP);
 	if (getenv("CARRY_ONLY"))
 		cmocka_set_test_filter(getenv("CARRY_ONLY"));
-	ret = cmocka_run_group_tests(tests, NULL, NULL);
-	carriers__free(carriers);
-	return ret;
+	return _cmocka_run_group_tests("carry", all, n, NULL, NULL);
 }

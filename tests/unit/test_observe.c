@@ -703,6 +703,33 @@ static void test_pending_returns(void **state)
 	}
 }
 
+/* Only a kernel that does not preempt may have another hook than the raw tracepoint. */
+static void test_choice(void **state)
+{
+	static const enum preempt_mode preemptible[] = {PREEMPT_MODE_UNKNOWN, PREEMPT_MODE_LAZY, PREEMPT_MODE_FULL};
+	static const enum preempt_mode others[] = {PREEMPT_MODE_NONE, PREEMPT_MODE_VOLUNTARY};
+	struct kernel_features k = {.has_syscall_tp = true};
+
+	unsetenv("BPFTIME_HOOK");
+	for (size_t i = 0; i < 3; i++) {
+		k.preempt = preemptible[i];
+		assert_int_equal(kernel_features__hook(&k), BPF_HOOK_RAW_TRACEPOINT);
+		assert_int_equal(kernel_features__observing_hook(&k), BPF_HOOK_RAW_TRACEPOINT);
+	}
+	for (size_t i = 0; i < 2; i++) {
+		k.preempt = others[i];
+		assert_int_not_equal(kernel_features__hook(&k), BPF_HOOK_RAW_TRACEPOINT);
+		assert_int_equal(kernel_features__observing_hook(&k), BPF_HOOK_TRACEPOINT);
+	}
+	setenv("BPFTIME_HOOK", "raw-tracepoint", 1);
+	assert_int_equal(kernel_features__hook(&k), BPF_HOOK_RAW_TRACEPOINT);
+	assert_int_equal(kernel_features__observing_hook(&k), BPF_HOOK_RAW_TRACEPOINT);
+	setenv("BPFTIME_HOOK", "lsm", 1);
+	assert_int_equal(kernel_features__hook(&k), BPF_HOOK_LSM);
+	assert_int_equal(kernel_features__observing_hook(&k), BPF_HOOK_TRACEPOINT);
+	unsetenv("BPFTIME_HOOK");
+}
+
 #define BY_TRACEPOINT(f) cmocka_unit_test_setup_teardown(f, setup_tracepoint, teardown)
 #define BY_RAW_TRACEPOINT(f)                                                                                           \
 	{                                                                                                              \
@@ -712,23 +739,15 @@ static void test_pending_returns(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		BY_TRACEPOINT(test_one_large),
-		BY_TRACEPOINT(test_concurrent),
-		BY_TRACEPOINT(test_full_ring),
-		BY_TRACEPOINT(test_failed_load),
-		BY_TRACEPOINT(test_not_resident),
-		BY_TRACEPOINT(test_attach_and_detach),
-		BY_TRACEPOINT(test_multi_link),
-		BY_TRACEPOINT(test_fork_exec_exit),
-		BY_TRACEPOINT(test_own_calls),
-		BY_TRACEPOINT(test_unknown_process),
-		BY_TRACEPOINT(test_scan_cost),
-		BY_TRACEPOINT(test_pending_returns),
-		BY_RAW_TRACEPOINT(test_one_large),
-		BY_RAW_TRACEPOINT(test_concurrent),
-		BY_RAW_TRACEPOINT(test_attach_and_detach),
-		BY_RAW_TRACEPOINT(test_fork_exec_exit),
-		BY_RAW_TRACEPOINT(test_own_calls),
+		cmocka_unit_test(test_choice),		BY_TRACEPOINT(test_one_large),
+		BY_TRACEPOINT(test_concurrent),		BY_TRACEPOINT(test_full_ring),
+		BY_TRACEPOINT(test_failed_load),	BY_TRACEPOINT(test_not_resident),
+		BY_TRACEPOINT(test_attach_and_detach),	BY_TRACEPOINT(test_multi_link),
+		BY_TRACEPOINT(test_fork_exec_exit),	BY_TRACEPOINT(test_own_calls),
+		BY_TRACEPOINT(test_unknown_process),	BY_TRACEPOINT(test_scan_cost),
+		BY_TRACEPOINT(test_pending_returns),	BY_RAW_TRACEPOINT(test_one_large),
+		BY_RAW_TRACEPOINT(test_concurrent),	BY_RAW_TRACEPOINT(test_attach_and_detach),
+		BY_RAW_TRACEPOINT(test_fork_exec_exit), BY_RAW_TRACEPOINT(test_own_calls),
 	};
 
 	observe_victim(1);

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <unistd.h>
 #include <sys/mman.h>
@@ -23,12 +24,7 @@
 #include <cmocka.h>
 
 #include "shm-runtime/shm_map.h"
-
-struct shape {
-	const char *name;
-	__u32 type, key_size, value_size, max_entries, flags;
-	__u32 n_keys; /* keys are drawn from so many */
-};
+#include "tests/unit/map_fixture.h"
 
 static const struct shape shapes[] = {
 	{"array 8", BPF_MAP_TYPE_ARRAY, 4, 8, 16, 0, 20},
@@ -52,12 +48,6 @@ static const struct shape shapes[] = {
 
 static uint32_t n_cpus;
 
-static uint32_t rnd(uint64_t *state)
-{
-	*state = *state * 6364136223846793005ull + 1442695040888963407ull;
-	return (uint32_t)(*state >> 33);
-}
-
 static void *arena_new(const struct shm_geo *g)
 {
 	void *p = mmap(NULL, g->end_off, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -75,15 +65,6 @@ static void plan(struct shm_geo *g, const struct shape *s)
 		shm_geo__plan(g, s->type, s->key_size, s->value_size, s->max_entries, s->flags, n_cpus, 4096, &why), 0);
 	assert_null(why);
 	assert_true(g->ctl_off >= 4096 && g->end_off > g->nodes_off);
-}
-
-/* Key number i: differs in one early and, when there is room, in the last byte. */
-static void make_key(char *key, const struct shape *s, uint32_t i)
-{
-	memset(key, 0x5a, s->key_size);
-	memcpy(key, &i, s->key_size < 4 ? s->key_size : 4);
-	if (s->key_size > 5)
-		key[s->key_size - 1] = (char)(i * 7);
 }
 
 static size_t all_values(const struct shm_geo *g)
@@ -137,12 +118,12 @@ static void oracle(const struct shape *s)
 	plan(&g, s);
 	arena = arena_new(&g);
 	for (int i = 0; i < 20000; i++) {
-		uint32_t op = rnd(&seed) % 8, cpu = shm_is_percpu(&g) ? rnd(&seed) % g.n_cpus : 0;
-		uint64_t flags = rnd(&seed) % 4 ? rnd(&seed) % 3 : rnd(&seed) % 8;
+		uint32_t op = map_rnd(&seed) % 8, cpu = shm_is_percpu(&g) ? map_rnd(&seed) % g.n_cpus : 0;
+		uint64_t flags = map_rnd(&seed) % 4 ? map_rnd(&seed) % 3 : map_rnd(&seed) % 8;
 
-		make_key(key, s, rnd(&seed) % s->n_keys);
+		make_key(key, s, map_rnd(&seed) % s->n_keys);
 		for (uint32_t b = 0; b < s->value_size; b++)
-			value[b] = (char)rnd(&seed);
+			value[b] = (char)map_rnd(&seed);
 		if (flags & SHM_F_LOCK)
 			flags = 3; /* system calls refuse this one before they look at the key */
 		if (op < 4)
@@ -219,9 +200,9 @@ static void *add_thread(void *arg)
 	struct job *j = arg;
 
 	for (int i = 0; i < 200000; i++) {
-		uint64_t key = rnd(&j->seed) % 50;
+		uint64_t key = map_rnd(&j->seed) % 50;
 
-		assert_int_equal(shm_map_add(j->arena, j->g, &key, 1, rnd(&j->seed) % j->g->n_cpus), 0);
+		assert_int_equal(shm_map_add(j->arena, j->g, &key, 1, map_rnd(&j->seed) % j->g->n_cpus), 0);
 	}
 	return NULL;
 }
@@ -266,9 +247,9 @@ static void *churn_thread(void *arg)
 	struct job *j = arg;
 
 	for (int i = 0; i < 300000; i++) {
-		uint64_t key = rnd(&j->seed) % 40;
-		struct wide w = {key, rnd(&j->seed), 0, 0};
-		uint32_t op = rnd(&j->seed) % 5;
+		uint64_t key = map_rnd(&j->seed) % 40;
+		struct wide w = {key, map_rnd(&j->seed), 0, 0};
+		uint32_t op = map_rnd(&j->seed) % 5;
 
 		w.same_x = w.x;
 		w.not_x = ~w.x;
@@ -330,6 +311,137 @@ static void test_churn_threads(void **state)
 	munmap(arena, g.end_off);
 }
 
+/* ---- entries that are taken out while threads add ---- */
+
+enum { TAKEN_KEYS = 512, OWN_KEYS = 256, TAKES_A_TURN = 256, TAKEN_MS = 4000, DELETE_EACH = 8192 };
+
+/* What is added to a key is a multiple of this: what lands under another key shows. */
+static uint64_t unit(uint64_t key)
+{
+	return 1009 + 2 * key;
+}
+
+struct taking {
+	void *arena;
+	const struct shm_geo *g;
+	int stop;
+	uint64_t turn[N_THREADS];		     /* operations that each thread has ended */
+	uint64_t added[TAKEN_KEYS], out[TAKEN_KEYS]; /* in units */
+	uint32_t n_started, mixed, recycled;
+};
+
+/* Keys from OWN_KEYS on are deleted now and then, and what was in them is lost. */
+static void *taken_add(void *arg)
+{
+	struct taking *t = arg;
+	uint32_t me = __atomic_fetch_add(&t->n_started, 1, __ATOMIC_RELAXED);
+	uint64_t seed = me * 31 + 7, mine[TAKEN_KEYS] = {0};
+
+	for (uint64_t n = 0; !__atomic_load_n(&t->stop, __ATOMIC_RELAXED); n++) {
+		/* Few keys at a time, which everybody meets, and others later. */
+		uint64_t key = (n / 16384 * 8 + map_rnd(&seed) % 16) % TAKEN_KEYS;
+
+		if (key >= OWN_KEYS && map_rnd(&seed) % DELETE_EACH == 0)
+			shm_map_delete(t->arena, t->g, &key);
+		else if (shm_map_add(t->arena, t->g, &key, unit(key), map_rnd(&seed) % t->g->n_cpus) == 0)
+			mine[key]++;
+		__atomic_fetch_add(&t->turn[me], 1, __ATOMIC_SEQ_CST);
+	}
+	__atomic_store_n(&t->turn[me], ~0ull, __ATOMIC_SEQ_CST);
+	for (uint32_t i = 0; i < TAKEN_KEYS; i++)
+		__atomic_fetch_add(&t->added[i], mine[i], __ATOMIC_RELAXED);
+	return NULL;
+}
+
+/* As a carrier does it. */
+static void take_out(struct taking *t, uint64_t key)
+{
+	uint64_t off = shm_take_begin(t->arena, t->g, &key), sum = 0;
+
+	if (!off)
+		return;
+	for (uint32_t at = 0; at < all_values(t->g); at += 8)
+		sum += shm_swap((char *)t->arena + off + t->g->value_off + at, 0);
+	shm_take_end(t->arena, t->g, off);
+	t->out[key] += sum / unit(key);
+	t->mixed += sum % unit(key) != 0;
+}
+
+/* Everybody has ended what he had begun. */
+static void wait_for_all(struct taking *t)
+{
+	for (uint32_t i = 0; i < N_THREADS; i++) {
+		uint64_t was = __atomic_load_n(&t->turn[i], __ATOMIC_SEQ_CST);
+
+		while (was != ~0ull && __atomic_load_n(&t->turn[i], __ATOMIC_SEQ_CST) == was)
+			sched_yield();
+	}
+}
+
+static void recycle(struct taking *t)
+{
+	uint64_t first = shm_map_collect(t->arena, t->g, 0);
+
+	wait_for_all(t);
+	for (uint64_t i = first; i; i = shm_read(shm_at(t->arena, shm_node_off(t->g, i))) & SHM_INDEX_MASK)
+		t->recycled++;
+	shm_map_release(t->arena, t->g, first);
+}
+
+static uint64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+static void test_taken(void **state)
+{
+	static const struct shape s = {"taken", BPF_MAP_TYPE_PERCPU_HASH, 8, 8, 24, 0, 0};
+	struct taking *t = calloc(1, sizeof(*t));
+	pthread_t thread[N_THREADS];
+	uint64_t until = now_ms() + TAKEN_MS, seed = 5, total = 0;
+	struct shm_geo g;
+
+	plan(&g, &s);
+	/* Few buckets: chains of live, empty and deleted nodes. */
+	g.n_buckets = 4;
+	t->g = &g;
+	t->arena = arena_new(&g);
+	for (int i = 0; i < N_THREADS; i++)
+		assert_int_equal(pthread_create(&thread[i], NULL, taken_add, t), 0);
+	while (now_ms() < until) {
+		for (int i = 0; i < TAKES_A_TURN; i++)
+			take_out(t, map_rnd(&seed) % TAKEN_KEYS);
+		recycle(t);
+	}
+	t->stop = 1;
+	for (int i = 0; i < N_THREADS; i++)
+		pthread_join(thread[i], NULL);
+	/* Twice: what arrived late while the map was full finds room now. */
+	for (uint64_t key = 0; key < TAKEN_KEYS; key++)
+		take_out(t, key);
+	shm_map_settle(t->arena, &g);
+	for (uint64_t key = 0; key < TAKEN_KEYS; key++) {
+		take_out(t, key);
+		if (key < OWN_KEYS)
+			assert_int_equal(t->out[key], t->added[key]);
+		else
+			assert_true(t->out[key] <= t->added[key]);
+		total += t->out[key];
+	}
+	assert_int_equal(t->mixed, 0);
+	assert_int_equal(shm_map_count(t->arena, &g), 0);
+	assert_int_equal(shm_read(shm_at(t->arena, g.ctl_off + SHM_CTL_COUNT)), 0);
+	assert_int_equal(shm_read(shm_at(t->arena, g.ctl_off + SHM_CTL_HASTY)), 0);
+	recycle(t);
+	assert_int_equal(shm_map_repair(t->arena, &g), 0);
+	print_message("# %lu additions taken out, %u nodes used again\n", (unsigned long)total, t->recycled);
+	munmap(t->arena, g.end_off);
+	free(t);
+}
+
 /* ---- killed ---- */
 
 static void count_all_nodes(void *arena, const struct shm_geo *g)
@@ -352,7 +464,7 @@ static void test_killed(void **state)
 	g.n_buckets = 4;
 	arena = arena_new(&g);
 	for (int round = 0; round < 300; round++) {
-		struct timespec pause = {.tv_nsec = 200000 + rnd(&job.seed) % 1500000};
+		struct timespec pause = {.tv_nsec = 200000 + map_rnd(&job.seed) % 1500000};
 		pid_t pid = fork();
 
 		assert_true(pid >= 0);
@@ -390,9 +502,9 @@ static void test_garbage(void **state)
 	arena = arena_new(&g);
 	for (int round = 0; round < 40; round++) {
 		for (uint64_t at = g.ctl_off; at < g.end_off; at += 8)
-			*(uint64_t *)shm_at(arena, at) = rnd(&seed) % (round % 2 ? g.n_nodes : 1u << 30);
+			*(uint64_t *)shm_at(arena, at) = map_rnd(&seed) % (round % 2 ? g.n_nodes : 1u << 30);
 		for (int i = 0; i < 50; i++) {
-			uint64_t key = rnd(&seed) % 80;
+			uint64_t key = map_rnd(&seed) % 80;
 
 			shm_map_update(arena, &g, &key, &key, 0, 0);
 			shm_map_add(arena, &g, &key, 1, 0);
@@ -411,7 +523,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_refusals),      cmocka_unit_test(test_oracle), cmocka_unit_test(test_add_threads),
-		cmocka_unit_test(test_churn_threads), cmocka_unit_test(test_killed), cmocka_unit_test(test_garbage),
+		cmocka_unit_test(test_churn_threads), cmocka_unit_test(test_taken),  cmocka_unit_test(test_killed),
+		cmocka_unit_test(test_garbage),
 	};
 
 	n_cpus = (uint32_t)libbpf_num_possible_cpus();
