@@ -117,11 +117,12 @@ struct agent_site {
 	__u32 has_return;
 	__u32 mode;	 /* enum agent_site_mode; see agent_site_serve() */
 	__u32 counter;	 /* index of the site, where a thread counts the hits of the plain modes */
-	__u32 open_byte; /* what the first byte is while the place is open */
+	__u32 jump_size; /* what is at the probed instruction while the place is open: see below */
 	__u32 pad;
 	__u64 fork_page; /* as in struct agent_env */
 	__u64 shadow;	 /* as in struct agent_target: a return finds its way without any action */
 	struct agent_action action[AGENT_MAX_ACTIONS];
+	__u8 jump[16];
 };
 
 /* Who a thread is, as the kernel says. Written by kernel-side programs, read by the agent; found by fs base. */

@@ -111,9 +111,12 @@ struct agent_site *site__fill_addresses(const struct site *s,
 int site__arm(struct site *s, struct agent_error *err);
 int site__disarm(struct site *s, struct agent_error *err);
 /* One byte: int3 to the jump's first and back. Nobody is stopped. open() arms when it was not done. After close() comes
- * disarm(). -EBUSY when the byte is not what it should be (-> look again). */
+ * disarm(). -EBUSY when the byte is not what it should be (-> look again);
+ * -ESTALE from open(): the code has been unmapped. */
 int site__open(struct site *s, struct agent_error *err);
 int site__close(struct site *s, struct agent_error *err);
+/* The code at the site is not what it was: unmapped. A site whose open() said -ESTALE stays closed for good. */
+bool site__is_gone(const struct site *s);
 bool site__is_open(const struct site *s); /* reads the byte: another tool's attach turns it back to CC */
 /*
  * Restores the file's bytes and drops the uprobes. The site must be closed and the target quiescent. -EBUSY: a debugger

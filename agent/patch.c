@@ -16,6 +16,10 @@
  * Where the jump has a step (form.c), a thread can be between its two instructions when the site is closed. It goes on
  * to the stub, and from there back to the kernel's int3. So the file's bytes come back only when nobody is on the step:
  * step.c. With the first byte int3 nobody comes there any more.
+ *
+ * A library can be unmapped, and it or another be mapped at the same address: what was written is gone, and the jump's
+ * first byte alone would be deadly there. So nothing is written over bytes that are not those that we left, what was
+ * opened is looked at once more, and a site that was seen to go is not opened again.
  */
 #include <ctype.h>
 #include <dirent.h>
@@ -64,6 +68,15 @@ static int look(const struct site *s, uint8_t *now, struct agent_error *err)
 	return 0;
 }
 
+/* Are these the bytes behind the first one? An int3 may be somebody's uprobe. */
+static bool is_behind(const struct site *s, const uint8_t *now, const uint8_t *bytes)
+{
+	for (size_t i = 1; i < s->size; i++)
+		if (now[i] != bytes[i] && now[i] != INT3)
+			return false;
+	return true;
+}
+
 bool patch_is_overlapped(const struct site *s)
 {
 	uint8_t now[JUMP_SIZE - 1];
@@ -81,13 +94,19 @@ static int not_written(const struct site *s, int rc, struct agent_error *err)
 	return rc ? agent_fail(err, rc, "process %d cannot be written: %s", s->t->pid, strerror(-rc)) : 0;
 }
 
-static int look_at_closed(const struct site *s, struct agent_error *err)
+/* behind: what must be there. */
+static int look_at_closed(struct site *s, const uint8_t *behind, struct agent_error *err)
 {
 	uint8_t now[PATCH_MAX];
 	int rc = look(s, now, err);
 
 	if (rc)
 		return rc;
+	if (!is_behind(s, now, behind))
+		s->was_unmapped = true;
+	if (s->was_unmapped)
+		return agent_fail(err, -ESTALE, "process %d has unmapped the code at 0x%lx since it was patched",
+				  s->t->pid, s->addr);
 	if (now[0] != INT3)
 		return agent_fail(err, -EBUSY, "the site at 0x%lx of process %d has byte %02x, not int3", s->addr,
 				  s->t->pid, now[0]);
@@ -103,7 +122,7 @@ int site__arm(struct site *s, struct agent_error *err)
 
 	if (s->armed)
 		return 0;
-	rc = look_at_closed(s, err);
+	rc = look_at_closed(s, s->file, err);
 	if (rc)
 		return rc;
 	if (has_bytes_between(s)) {
@@ -118,10 +137,16 @@ int site__arm(struct site *s, struct agent_error *err)
 
 int site__disarm(struct site *s, struct agent_error *err)
 {
+	uint8_t now[PATCH_MAX];
 	int rc = 0;
 
 	if (!s->armed)
 		return 0;
+	if (!target_read(s->t, s->addr, now, s->size) && !is_behind(s, now, s->jump)) {
+		s->armed = false;
+		s->was_unmapped = true;
+		return 0;
+	}
 	if (site__is_open(s))
 		return agent_fail(err, -EBUSY, "the site at 0x%lx of process %d is open", s->addr, s->t->pid);
 	if (has_bytes_between(s)) {
@@ -139,12 +164,24 @@ int site__disarm(struct site *s, struct agent_error *err)
 
 int site__open(struct site *s, struct agent_error *err)
 {
-	const uint8_t open_byte = s->jump[0];
+	const uint8_t open_byte = s->jump[0], closed_byte = INT3;
+	uint8_t now[PATCH_MAX];
 	int rc = site__arm(s, err);
 
 	if (!rc)
-		rc = look_at_closed(s, err);
-	return rc ? rc : not_written(s, target_write(s->t, s->addr, &open_byte, 1), err);
+		rc = look_at_closed(s, s->jump, err);
+	if (!rc)
+		rc = not_written(s, target_write(s->t, s->addr, &open_byte, 1), err);
+	if (rc)
+		return rc;
+	rc = look(s, now, err);
+	if (!rc && is_behind(s, now, s->jump))
+		return 0;
+	s->was_unmapped = true;
+	if (now[0] == open_byte)
+		target_write(s->t, s->addr, &closed_byte, 1);
+	return agent_fail(err, -ESTALE, "process %d has unmapped the code at 0x%lx since it was patched", s->t->pid,
+			  s->addr);
 }
 
 int site__close(struct site *s, struct agent_error *err)
@@ -158,8 +195,10 @@ int site__close(struct site *s, struct agent_error *err)
 	if (rc)
 		return rc;
 	/* int3 already: another tool's uprobe came. The bytes between are the jump's all the same. */
-	if (now[0] != s->jump[0] && now[0] != INT3)
-		return agent_fail(err, -EBUSY, "the site at 0x%lx of process %d has byte %02x, not a jump", s->addr,
+	if (now[0] == INT3 && !is_behind(s, now, s->jump))
+		return 0;
+	if ((now[0] != s->jump[0] && now[0] != INT3) || !is_behind(s, now, s->jump))
+		return agent_fail(err, -EBUSY, "the site at 0x%lx of process %d has byte %02x, not our jump", s->addr,
 				  s->t->pid, now[0]);
 	rc = not_written(s, target_write(s->t, s->addr, &closed_byte, 1), err);
 	hold_stand_in(s);
@@ -168,9 +207,20 @@ int site__close(struct site *s, struct agent_error *err)
 
 bool site__is_open(const struct site *s)
 {
-	uint8_t now;
+	uint8_t now[PATCH_MAX];
 
-	return !target_read(s->t, s->addr, &now, 1) && now == s->jump[0];
+	return !target_read(s->t, s->addr, now, s->size) && now[0] == s->jump[0] && is_behind(s, now, s->jump);
+}
+
+bool site__is_gone(const struct site *s)
+{
+	uint8_t now[PATCH_MAX];
+
+	if (s->was_unmapped)
+		return true;
+	if (!target__alive(s->t))
+		return false;
+	return target_read(s->t, s->addr, now, s->size) || !is_behind(s, now, s->armed ? s->jump : s->file);
 }
 
 /* ---- fork children ---- */
@@ -208,7 +258,7 @@ static void repair_one(const struct target *child, const struct site *s, struct 
 
 	if (!has_stub(child->pid, s) || !is_copy(child, s) || target_read(child, s->addr, now, s->size))
 		return;
-	if (now[0] != s->jump[0] && now[0] != INT3)
+	if ((now[0] != s->jump[0] && now[0] != INT3) || !is_behind(s, now, s->jump))
 		return;
 	for (size_t i = 0; i < n; i++)
 		if (step_leave_stopped(child, s, &stopped[i]))

@@ -331,6 +331,7 @@ struct agent_site *site__fill_addresses(const struct site *s, struct agent_targe
 	as->has_return = s->has_return;
 	as->fork_page = s->t->fork_page;
 	as->shadow = s->t->shadow;
-	as->open_byte = s->jump[0];
+	as->jump_size = (uint32_t)s->size;
+	memcpy(as->jump, s->jump, s->size);
 	return as;
 }

@@ -60,6 +60,7 @@ struct site {
 	int index;
 	bool has_return;
 	bool is_stuck;	   /* site__free() failed: it is not tried as long again */
+	bool was_unmapped; /* its code was not what we had left: never opened again */
 	bool armed;	   /* the jump's bytes are behind the first one, and every processor sees them */
 	struct site *next; /* of the target's sites */
 };

@@ -728,6 +728,22 @@ static void give_back(struct engine *e, struct group *g, const char *why)
 	changed(e);
 }
 
+/*
+ * A library that a process has unmapped may be mapped again elsewhere, where only the kernel knows the probes. Without
+ * a kernel half these hits are for the tool's own program, which does not see the group's maps.
+ */
+static bool has_lost_code(const struct group *g, const struct host *h)
+{
+	if (g->has_khalf || !g->has_mirrored)
+		return false;
+	for (const struct place *pl = h->place; pl < h->place + AGENT_MAX_SITES; pl++)
+		for (unsigned int i = 0; pl->used && pl->site && i < g->n_probes; i++)
+			if (g->probe[i]->o.ino == pl->ino && g->probe[i]->o.offset == pl->offset &&
+			    (pl->gone || site__is_gone(pl->site)))
+				return true;
+	return false;
+}
+
 /* What the agent of a process could not do as the kernel would have; NULL: nothing. */
 static const char *shortcoming(const struct host *h)
 {
@@ -752,6 +768,12 @@ static uint64_t watch_targets(struct engine *e, uint64_t now)
 		const char *what = shortcoming(h);
 
 		some |= h->lodgings != NULL;
+		for (struct group *g = e->groups; g; g = g->next) {
+			if (g->state != GROUP_SHARED || !host__lodging(h, g) || !has_lost_code(g, h))
+				continue;
+			snprintf(why, sizeof(why), "process %d (%s) has unmapped the probed file", h->pid, h->comm);
+			give_back(e, g, why);
+		}
 		if (!what)
 			continue;
 		for (struct group *g = e->groups; g; g = g->next) {

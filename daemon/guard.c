@@ -86,6 +86,21 @@ static bool has_stranded_action(const struct agent_site *site, const struct stra
 	return false;
 }
 
+/* Ours, not something that was mapped there since. */
+static bool is_jump(const struct agent_site *site, int mem)
+{
+	uint8_t now[sizeof(site->jump)];
+	uint32_t size = site->jump_size;
+
+	if (!size || size > sizeof(now) || pread(mem, now, size, (off_t)site->site) != (ssize_t)size ||
+	    now[0] != site->jump[0])
+		return false;
+	for (uint32_t i = 1; i < size; i++)
+		if (now[i] != site->jump[i] && now[i] != INT3)
+			return false;
+	return true;
+}
+
 /* As site__close(): the byte, then the flag. The bytes behind it are never executed while the first is the kernel's
  * int3. */
 static void close_places(const char *name, void *arg)
@@ -105,12 +120,9 @@ static void close_places(const char *name, void *arg)
 	mem = open(path, O_RDWR | O_CLOEXEC);
 	for (uint32_t i = 0; t && mem >= 0 && i < AGENT_MAX_SITES; i++) {
 		struct agent_site *site = &t->site[i];
-		uint8_t now;
-
 		if (!site->site || !has_stranded_action(site, s))
 			continue;
-		if (pread(mem, &now, 1, (off_t)site->site) == 1 && now == site->open_byte &&
-		    pwrite(mem, &closed, 1, (off_t)site->site) != 1)
+		if (is_jump(site, mem) && pwrite(mem, &closed, 1, (off_t)site->site) != 1)
 			continue;
 		__atomic_store_n(&site->mode, AGENT_SITE_BOUNCE, __ATOMIC_SEQ_CST);
 	}

@@ -140,6 +140,7 @@ struct place {
 	unsigned int hit_index;	    /* of its probe there */
 	uint64_t closed_at;	    /* CLOCK_MONOTONIC ns; 0: open, or never opened */
 	bool stuck;		    /* host__drop_place() failed */
+	bool gone;		    /* the process has unmapped its code since: see why */
 	char why[REASON_SIZE];
 };
 

@@ -60,7 +60,7 @@ static void fill_hosts(struct engine *e, const struct probe *p, struct report *r
 			r->targets[i][sp->n_targets++] = h->pid;
 			continue;
 		}
-		if (pl && !pl->site)
+		if (pl && (!pl->site || pl->gone))
 			why = pl->why;
 		else if (h->why[0] && host__maps_file(h->pid, p->o.dev, p->o.ino))
 			why = h->why;

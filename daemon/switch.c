@@ -51,7 +51,7 @@ bool place_is_carried(struct switcher *sw, const struct host *h, const struct pl
 {
 	unsigned int n = 0;
 
-	if (!pl->used || !pl->site)
+	if (!pl->used || !pl->site || pl->gone)
 		return false;
 	for (const struct probe *p = *sw->probes; p; p = p->next) {
 		if (!probe_is_at(p, pl) || !probe_reaches(p, h))
@@ -183,8 +183,16 @@ static void open_place(struct host *h, struct place *pl)
 	struct agent_error err;
 
 	agent_site_serve(descriptor(h, pl), (uint32_t)(pl - h->place));
-	if (!site__is_open(pl->site) && site__open(pl->site, &err))
-		return;
+	if (!site__is_open(pl->site)) {
+		int ret = site__open(pl->site, &err);
+
+		if (ret == -ESTALE) {
+			pl->gone = true;
+			snprintf(pl->why, sizeof(pl->why), "%s", err.text);
+		}
+		if (ret)
+			return;
+	}
 	pl->open = true;
 	pl->closed_at = 0;
 }

@@ -116,7 +116,10 @@ counted_by_pid() {
 	victim_end
 	exact_tool_end "$TOOL_PID"
 	# The children call as often as they can for a while: each must be there, and the parent's count is known.
-	[ "$(grep -c '^@\[' "$SESSION/tool")" = 61 ]
+	same processes 61 "$(grep -c '^@\[' "$SESSION/tool")" || {
+		cat "$SESSION/tool"
+		false
+	}
 	same parent "$(victim_calls)" "$(sed -nE "s/^@\[$VICTIM\]: //p" "$SESSION/tool")"
 }
 
