@@ -187,6 +187,7 @@ enum agent_target_flags {
 	AGENT_TARGET_RDPID = 1,	      /* the CPU has rdpid */
 	AGENT_TARGET_KERNEL_READ = 2, /* set by the agent: a program read a kernel address and got -EFAULT */
 	AGENT_TARGET_NO_SLOT = 4,     /* set by the agent: a return was not probed, the thread table is full */
+	AGENT_TARGET_LATE_CHILD = 8,  /* set by the agent: a fork child was not repaired in time, see hit.c */
 };
 
 /* Filled by target__inject() up to shadow; sites by the daemon; the rest by the kernel-side programs and the agent. */

@@ -294,16 +294,41 @@ static void leave_code(struct pt_regs *regs, __u64 kept)
 	regs->eflags = kept;
 }
 
+#define INT3		  0xcc
+#define MOST_REPAIR_WAITS (1u << 23) /* some 200 ms */
+
 /*
- * What to do at a probed instruction, and where in the stub to go on: GO_*. A fork child is never sent back: its site
- * is still a jump until agent_repair_child(), and it would come here for ever.
+ * A fork child has the jump until agent_repair_child(), which comes in milliseconds. Here it would be without an
+ * identity, and its returns not probed: it waits, and goes back to the kernel's int3. When nobody comes, because the
+ * daemon has ended, it has waited once. 0: then.
  */
+static int await_repair(const struct agent_site *site)
+{
+	const volatile __u8 *code = (const volatile __u8 *)site->site;
+	volatile __u32 *alone = (volatile __u32 *)site->fork_page + 1;
+	__u32 i;
+
+	for (i = 0; i < MOST_REPAIR_WAITS && !*alone; i++) {
+		if (*code == INT3)
+			return 1;
+		__builtin_ia32_pause();
+	}
+	*alone = 1;
+	__atomic_fetch_or(&((struct agent_target *)site->action[0].env.target)->flags, AGENT_TARGET_LATE_CHILD,
+			  __ATOMIC_RELAXED);
+	return 0;
+}
+
+/* What to do at a probed instruction, and where in the stub to go on: GO_*. */
 static long serve(struct pt_regs *regs, struct agent_site *site)
 {
 	struct agent_action *a, *end = site->action + n_actions(site), *returning = 0;
 	int in_child = agent_in_fork_child(site->fork_page);
 	long go_on = site->call_resume ? GO_WITHOUT_RET : GO_ON;
 
+	for (a = site->action; in_child && a < end; a++)
+		if (wanted(a, in_child) && await_repair(site))
+			return GO_BOUNCE;
 again:
 	if (__builtin_expect(__atomic_load_n(&site->mode, __ATOMIC_ACQUIRE) == AGENT_SITE_BOUNCE, 0))
 		return in_child ? go_on : GO_BOUNCE;

@@ -7,6 +7,8 @@
  * hits the uprobe. A thread that has ended has none: then uprobe_perf_func() (kernel/trace/trace_uprobe.c) asks that
  * the int3 be taken away, and handler_chain() (kernel/events/uprobes.c) does so when no other uprobe there wants it.
  */
+#include <signal.h>
+#include <pthread.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/bpf.h>
@@ -93,15 +95,68 @@ int hold_arm(struct hold *h, const struct site_opts *o, pid_t pid, unsigned int 
 	return rc;
 }
 
+static void close_both(int link, int event)
+{
+	if (link >= 0)
+		close(link);
+	if (event >= 0)
+		close(event);
+}
+
 void hold_drop(struct hold *h)
 {
 	if (h->pin[0])
 		unlink(h->pin);
-	if (h->link >= 0)
-		close(h->link);
-	if (h->event >= 0)
-		close(h->event);
+	close_both(h->link, h->event);
 	*h = (struct hold){.event = -1, .link = -1};
+}
+
+/* ---- of processes that have ended ---- */
+
+#define MOST_CLOSERS 32
+
+static int n_closers;
+
+struct closing {
+	int link, event;
+};
+
+static void *closer(void *arg)
+{
+	struct closing c = *(struct closing *)arg;
+
+	free(arg);
+	close_both(c.link, c.event);
+	__atomic_sub_fetch(&n_closers, 1, __ATOMIC_SEQ_CST);
+	return NULL;
+}
+
+/*
+ * Closing a uprobe takes the kernel up to 100 ms, in which it waits for programs that might run. Nobody has to wait
+ * with it for a process that is gone.
+ */
+static void drop_aside(struct hold *h)
+{
+	struct closing *c = h->event >= 0 || h->link >= 0 ? malloc(sizeof(*c)) : NULL;
+	sigset_t all, old;
+	pthread_t thread;
+	int err = ENOMEM;
+
+	if (c && __atomic_add_fetch(&n_closers, 1, __ATOMIC_SEQ_CST) <= MOST_CLOSERS) {
+		*c = (struct closing){h->link, h->event};
+		sigfillset(&all);
+		pthread_sigmask(SIG_SETMASK, &all, &old);
+		err = pthread_create(&thread, NULL, closer, c);
+		pthread_sigmask(SIG_SETMASK, &old, NULL);
+	}
+	if (!err) {
+		pthread_detach(thread);
+		h->link = h->event = -1;
+	} else if (c) {
+		__atomic_sub_fetch(&n_closers, 1, __ATOMIC_SEQ_CST);
+		free(c);
+	}
+	hold_drop(h);
 }
 
 /* From here on it has no memory, or soon will not. */
@@ -145,10 +200,12 @@ void hold_stand_in(struct site *s)
 
 void hold_drop_all(struct site *s)
 {
+	void (*drop)(struct hold * h) = target__alive(s->t) ? hold_drop : drop_aside;
+
 	for (int i = 0; i < PATCH_MAX; i++)
-		hold_drop(&s->hold[i]);
+		drop(&s->hold[i]);
 	for (int i = 0; s->stand_ins && i < STAND_INS * PATCH_MAX; i++)
-		hold_drop(&s->stand_ins[i]);
+		drop(&s->stand_ins[i]);
 	free(s->stand_ins);
 	s->stand_ins = NULL;
 }

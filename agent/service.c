@@ -3,9 +3,13 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "bpf/service.skel.h"
@@ -18,6 +22,7 @@
 struct agent_service {
 	struct service_bpf *skel;
 	struct bpf_link *link[N_LINKS];
+	int n_changing; /* threads that still wait */
 };
 
 static struct bpf_program *tracepoint(const struct service_bpf *skel, int i)
@@ -89,6 +94,8 @@ void agent_service__free(struct agent_service *s)
 			bpf_link__unpin(s->link[i]);
 		bpf_link__destroy(s->link[i]);
 	}
+	while (__atomic_load_n(&s->n_changing, __ATOMIC_SEQ_CST))
+		usleep(1000);
 	service_bpf__destroy(s->skel);
 	free(s);
 }
@@ -103,19 +110,122 @@ int agent_service__new_arena(struct agent_service *s, struct agent_error *err)
 	return fd < 0 ? agent_fail(err, -errno, "a target arena cannot be made: %s", strerror(errno)) : fd;
 }
 
+/* ---- the register ---- */
+
+/*
+ * A change of a map of maps is done at once, but the call returns only after a grace period of RCU, some 15 ms, which
+ * we do not need (maybe_wait_bpf_programs() in kernel/bpf/syscall.c). Threads wait for us.
+ */
+struct change {
+	struct agent_service *s;
+	__u32 tgid, arena_fd; /* NO_FD: remove */
+	int err;
+	int is_over;
+	int n_users;
+};
+
+#define NO_FD	       (~0u)
+#define CHANGE_STEP_NS 20000
+#define CHANGE_STEPS   50000 /* a second */
+
+static void change_drop(struct change *c)
+{
+	if (!__atomic_sub_fetch(&c->n_users, 1, __ATOMIC_SEQ_CST))
+		free(c);
+}
+
+static int register_fd(const struct agent_service *s)
+{
+	return bpf_map__fd(s->skel->maps.arenas);
+}
+
+static int do_change(const struct agent_service *s, __u32 tgid, __u32 arena_fd)
+{
+	int fd = register_fd(s);
+
+	return (arena_fd == NO_FD ? bpf_map_delete_elem(fd, &tgid) : bpf_map_update_elem(fd, &tgid, &arena_fd, BPF_ANY))
+		       ? -errno
+		       : 0;
+}
+
+static void *change_thread(void *arg)
+{
+	struct change *c = arg;
+	struct agent_service *s = c->s;
+
+	c->err = do_change(s, c->tgid, c->arena_fd);
+	__atomic_store_n(&c->is_over, 1, __ATOMIC_SEQ_CST);
+	change_drop(c);
+	__atomic_sub_fetch(&s->n_changing, 1, __ATOMIC_SEQ_CST);
+	return NULL;
+}
+
+static int start_thread(struct change *c)
+{
+	sigset_t all, old;
+	pthread_t thread;
+	int err;
+
+	c->n_users = 2;
+	__atomic_add_fetch(&c->s->n_changing, 1, __ATOMIC_SEQ_CST);
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	err = pthread_create(&thread, NULL, change_thread, c);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (!err)
+		pthread_detach(thread);
+	else
+		__atomic_sub_fetch(&c->s->n_changing, 1, __ATOMIC_SEQ_CST);
+	return -err;
+}
+
+/* id: of the arena that the register is to name, 0: none. */
+static bool is_changed(const struct agent_service *s, __u32 tgid, __u32 id)
+{
+	__u32 found = 0;
+
+	if (bpf_map_lookup_elem(register_fd(s), &tgid, &found))
+		found = 0;
+	return found == id;
+}
+
+/* Returns when the change can be seen. */
+static int change(struct agent_service *s, __u32 tgid, __u32 arena_fd, __u32 id)
+{
+	const struct timespec step = {.tv_nsec = CHANGE_STEP_NS};
+	struct change *c = calloc(1, sizeof(*c));
+	int err = 0;
+
+	if (!c)
+		return -ENOMEM;
+	*c = (struct change){.s = s, .tgid = tgid, .arena_fd = arena_fd};
+	if (start_thread(c)) {
+		free(c);
+		return do_change(s, tgid, arena_fd);
+	}
+	for (int i = 0; i < CHANGE_STEPS && !is_changed(s, tgid, id); i++) {
+		if (__atomic_load_n(&c->is_over, __ATOMIC_SEQ_CST) && c->err) {
+			err = c->err;
+			break;
+		}
+		nanosleep(&step, NULL);
+	}
+	change_drop(c);
+	return err;
+}
+
 int agent_service__add(struct agent_service *s, pid_t tgid, int arena_fd, struct agent_error *err)
 {
-	__u32 key = (__u32)tgid, value = (__u32)arena_fd;
+	struct bpf_map_info info = {0};
+	__u32 len = sizeof(info);
+	int rc = bpf_obj_get_info_by_fd(arena_fd, &info, &len) ? -errno : 0;
 
-	if (bpf_map_update_elem(bpf_map__fd(s->skel->maps.arenas), &key, &value, BPF_ANY))
-		return agent_fail(err, -errno, "the arena of process %d cannot be registered: %s", tgid,
-				  strerror(errno));
-	return 0;
+	if (!rc)
+		rc = change(s, (__u32)tgid, (__u32)arena_fd, info.id);
+	return rc ? agent_fail(err, rc, "the arena of process %d cannot be registered: %s", tgid, strerror(-rc)) : 0;
 }
 
 int agent_service__remove(struct agent_service *s, pid_t tgid)
 {
-	__u32 key = (__u32)tgid;
-
-	return bpf_map_delete_elem(bpf_map__fd(s->skel->maps.arenas), &key) ? -errno : 0;
+	return change(s, (__u32)tgid, NO_FD, 0);
 }

@@ -22,6 +22,7 @@
 #define RETRY_FIRST_NS	   200000000ull
 #define RETRY_MAX	   6u
 #define CHILD_REPAIR_TRIES 3
+#define REPAIR_DEPTH	   16 /* generations */
 #define COOL_NS		   1000000000ull
 #define STUCK_NS	   10000000000ull /* between two tries to give up a place in which a thread is held */
 #define WATCH_NS	   1000000000ull  /* between two looks at what carries may have missed */
@@ -572,12 +573,29 @@ void converge__host_gone(struct engine *e, pid_t pid)
 	changed(e);
 }
 
+/* What the child has forked before it was repaired has the patches, too. */
+static void repair(pid_t child, const struct site *const *sites, size_t n, int depth)
+{
+	struct agent_error err = {""};
+	pid_t *children;
+	int ret = -ESRCH, n_children;
+
+	for (int i = 0; ret && i < CHILD_REPAIR_TRIES && procfs_start_time(child); i++)
+		ret = agent_repair_child(child, sites, n, &err);
+	if (ret && procfs_start_time(child))
+		log_warning("process %d, child of a target, keeps inherited patches: %s", child, err.text);
+	n_children = depth ? procfs_children(child, &children) : 0;
+	for (int i = 0; i < n_children; i++)
+		repair(children[i], sites, n, depth - 1);
+	if (n_children > 0)
+		free(children);
+}
+
 /* A child inherits the patched bytes; it gets back what the kernel would have left in it. */
 void converge__host_forked(struct engine *e, pid_t pid, pid_t child)
 {
 	const struct site *sites[AGENT_MAX_SITES];
 	struct host *h = hosts__find(&e->hosts, pid);
-	struct agent_error err = {""};
 	size_t n = 0;
 
 	if (!h || !h->injected)
@@ -585,11 +603,8 @@ void converge__host_forked(struct engine *e, pid_t pid, pid_t child)
 	for (unsigned int i = 0; i < AGENT_MAX_SITES; i++)
 		if (h->place[i].used && h->place[i].site)
 			sites[n++] = h->place[i].site;
-	for (int i = 0; n && i < CHILD_REPAIR_TRIES && procfs_start_time(child); i++)
-		if (!agent_repair_child(child, sites, n, &err))
-			return;
-	if (n && procfs_start_time(child))
-		log_warning("process %d, child of %d, keeps inherited patches: %s", child, pid, err.text);
+	if (n)
+		repair(child, sites, n, REPAIR_DEPTH);
 }
 
 /* ---- doing what is due ---- */
@@ -744,6 +759,8 @@ static bool has_lost_code(const struct group *g, const struct host *h)
 	return false;
 }
 
+#define SHORTCOMINGS (AGENT_TARGET_NO_SLOT | AGENT_TARGET_KERNEL_READ | AGENT_TARGET_LATE_CHILD)
+
 /* What the agent of a process could not do as the kernel would have; NULL: nothing. */
 static const char *shortcoming(const struct host *h)
 {
@@ -751,6 +768,8 @@ static const char *shortcoming(const struct host *h)
 
 	if (flags & AGENT_TARGET_NO_SLOT)
 		return "has more threads than are kept apart, so that a return was not probed";
+	if (flags & AGENT_TARGET_LATE_CHILD)
+		return "forked a child that went on before it could be given back to the kernel";
 	if (flags & AGENT_TARGET_KERNEL_READ)
 		return "ran a program that reads the kernel's memory, which is not for code in processes";
 	return NULL;
@@ -782,8 +801,7 @@ static uint64_t watch_targets(struct engine *e, uint64_t now)
 			snprintf(why, sizeof(why), "process %d (%s) %s", h->pid, h->comm, what);
 			give_back(e, g, why);
 		}
-		__atomic_fetch_and(&h->arena->flags, ~(uint32_t)(AGENT_TARGET_NO_SLOT | AGENT_TARGET_KERNEL_READ),
-				   __ATOMIC_RELAXED);
+		__atomic_fetch_and(&h->arena->flags, ~(uint32_t)SHORTCOMINGS, __ATOMIC_RELAXED);
 	}
 	return some ? now + WATCH_NS : 0;
 }

@@ -11,7 +11,7 @@
 #include "daemon/log.h"
 #include "daemon/procfs.h"
 
-#define FOLLOW_NS 10000000ull	/* from the first hit to the agent */
+#define FOLLOW_NS 250000000ull	/* from the first hit to the agent, which costs the kernel grace periods of RCU */
 #define AGAIN_NS  1000000000ull /* until a process that does not map every probed file yet is looked at again */
 #define BUSY_NS	  50000000ull	/* until one that could not be stopped is tried again */
 #define BUSY_MAX  8u

@@ -166,10 +166,6 @@ everywhere_flips() {
 	everywhere_flips latency 5000 60 100 500 64
 }
 
-@test "two users, 500 processes, 64 at once, 100 times there and back: sum" {
-	everywhere_flips sum 5000 60 100 500 64
-}
-
 @test "two users, 500 processes, 64 at once, 100 times there and back: bsscount" {
 	everywhere_flips bsscount 5000 60 100 500 64
 }
