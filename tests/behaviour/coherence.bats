@@ -95,6 +95,14 @@ grows() {
 	same "the tool's answer" "$(answer_of hashcount "$dir/tool")" "n 1100"
 }
 
+# has_keys MAP NUMBER: so many; they are in $SESSION/keys.
+has_keys() {
+	bpftool -j map dump id "$1" | python3 -c '
+import json, sys
+for e in json.load(sys.stdin): print(int.from_bytes(bytes(int(x, 16) for x in e["key"]), "little"))' >"$SESSION/keys"
+	[ "$(wc -l <"$SESSION/keys")" = "$2" ]
+}
+
 @test "the keys of a map in the middle of the load are threads of the target" {
 	local dir=$SESSION/x map key
 	exact_start "$dir" count_tid 8 20000 --rate 30000
@@ -102,11 +110,8 @@ grows() {
 	map=$(map_of "$TOOL_PID" AT_)
 	ls "/proc/$WORKLOAD_PID/task" >"$SESSION/threads"
 	exact_go "$dir"
-	sleep 0.2
-	bpftool -j map dump id "$map" | python3 -c '
-import json, sys
-for e in json.load(sys.stdin): print(int.from_bytes(bytes(int(x, 16) for x in e["key"]), "little"))' >"$SESSION/keys"
-	same keys "$(wc -l <"$SESSION/keys")" 8
+	# All threads have called once they have begun.
+	wait_until 20 has_keys "$map" 8
 	while read -r key; do
 		grep -qx "$key" "$SESSION/threads"
 	done <"$SESSION/keys"
