@@ -125,6 +125,15 @@ struct agent_site {
 	__u8 jump[16];
 };
 
+/* Are these the bytes behind the first one? An int3 may be somebody's uprobe. */
+static inline int agent_is_behind(const __u8 *now, const __u8 *bytes, __u32 size)
+{
+	for (__u32 i = 1; i < size; i++)
+		if (now[i] != bytes[i] && now[i] != 0xcc)
+			return 0;
+	return 1;
+}
+
 /* Who a thread is, as the kernel says. Written by kernel-side programs, read by the agent; found by fs base. */
 enum agent_thread_state {
 	AGENT_THREAD_FREE = 0,

@@ -308,7 +308,9 @@ static int await_repair(const struct agent_site *site)
 	volatile __u32 *alone = (volatile __u32 *)site->fork_page + 1;
 	__u32 i;
 
-	for (i = 0; i < MOST_REPAIR_WAITS && !*alone; i++) {
+	if (*alone)
+		return 0;
+	for (i = 0; i < MOST_REPAIR_WAITS; i++) {
 		if (*code == INT3)
 			return 1;
 		__builtin_ia32_pause();

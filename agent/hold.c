@@ -7,8 +7,6 @@
  * hits the uprobe. A thread that has ended has none: then uprobe_perf_func() (kernel/trace/trace_uprobe.c) asks that
  * the int3 be taken away, and handler_chain() (kernel/events/uprobes.c) does so when no other uprobe there wants it.
  */
-#include <signal.h>
-#include <pthread.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/bpf.h>
@@ -20,6 +18,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "aside.h"
 #include "site.h"
 
 #define STAND_INS  3 /* threads; one that lives is enough */
@@ -138,23 +137,15 @@ static void *closer(void *arg)
 static void drop_aside(struct hold *h)
 {
 	struct closing *c = h->event >= 0 || h->link >= 0 ? malloc(sizeof(*c)) : NULL;
-	sigset_t all, old;
-	pthread_t thread;
-	int err = ENOMEM;
 
-	if (c && __atomic_add_fetch(&n_closers, 1, __ATOMIC_SEQ_CST) <= MOST_CLOSERS) {
+	if (c) {
 		*c = (struct closing){h->link, h->event};
-		sigfillset(&all);
-		pthread_sigmask(SIG_SETMASK, &all, &old);
-		err = pthread_create(&thread, NULL, closer, c);
-		pthread_sigmask(SIG_SETMASK, &old, NULL);
-	}
-	if (!err) {
-		pthread_detach(thread);
-		h->link = h->event = -1;
-	} else if (c) {
-		__atomic_sub_fetch(&n_closers, 1, __ATOMIC_SEQ_CST);
-		free(c);
+		if (__atomic_add_fetch(&n_closers, 1, __ATOMIC_SEQ_CST) <= MOST_CLOSERS && !thread_aside(closer, c)) {
+			h->link = h->event = -1;
+		} else {
+			__atomic_sub_fetch(&n_closers, 1, __ATOMIC_SEQ_CST);
+			free(c);
+		}
 	}
 	hold_drop(h);
 }

@@ -20,6 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "target.h"
 
 #define MAX_FDS	  64
@@ -366,18 +367,10 @@ static int job_in_tracer(struct target *t, void *arg)
 	return rc;
 }
 
-static int64_t now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000ll + ts.tv_nsec / 1000000;
-}
-
 /* Tries until some thread is at a good place. */
 static int run_job(struct target *t, struct job *j)
 {
-	int64_t deadline = now_ms() + CHOOSE_MS;
+	int64_t deadline = clock_us() + CHOOSE_MS * 1000ll;
 
 	for (;;) {
 		struct timespec nap = {0, 500000};
@@ -389,7 +382,7 @@ static int run_job(struct target *t, struct job *j)
 			return rc;
 		if (!target__alive(t))
 			return agent_fail(j->err, -ESRCH, "process %d ended", t->pid);
-		if (now_ms() > deadline)
+		if (clock_us() > deadline)
 			return agent_fail(j->err, -ETIMEDOUT,
 					  "process %d has no thread that can be stopped without its noticing", t->pid);
 		nanosleep(&nap, NULL);

@@ -68,13 +68,16 @@ static int look(const struct site *s, uint8_t *now, struct agent_error *err)
 	return 0;
 }
 
-/* Are these the bytes behind the first one? An int3 may be somebody's uprobe. */
 static bool is_behind(const struct site *s, const uint8_t *now, const uint8_t *bytes)
 {
-	for (size_t i = 1; i < s->size; i++)
-		if (now[i] != bytes[i] && now[i] != INT3)
-			return false;
-	return true;
+	return agent_is_behind(now, bytes, (uint32_t)s->size);
+}
+
+static int was_unmapped(struct site *s, struct agent_error *err)
+{
+	s->was_unmapped = true;
+	return agent_fail(err, -ESTALE, "process %d has unmapped the code at 0x%lx since it was patched", s->t->pid,
+			  s->addr);
 }
 
 bool patch_is_overlapped(const struct site *s)
@@ -102,11 +105,8 @@ static int look_at_closed(struct site *s, const uint8_t *behind, struct agent_er
 
 	if (rc)
 		return rc;
-	if (!is_behind(s, now, behind))
-		s->was_unmapped = true;
-	if (s->was_unmapped)
-		return agent_fail(err, -ESTALE, "process %d has unmapped the code at 0x%lx since it was patched",
-				  s->t->pid, s->addr);
+	if (s->was_unmapped || !is_behind(s, now, behind))
+		return was_unmapped(s, err);
 	if (now[0] != INT3)
 		return agent_fail(err, -EBUSY, "the site at 0x%lx of process %d has byte %02x, not int3", s->addr,
 				  s->t->pid, now[0]);
@@ -177,11 +177,9 @@ int site__open(struct site *s, struct agent_error *err)
 	rc = look(s, now, err);
 	if (!rc && is_behind(s, now, s->jump))
 		return 0;
-	s->was_unmapped = true;
 	if (now[0] == open_byte)
 		target_write(s->t, s->addr, &closed_byte, 1);
-	return agent_fail(err, -ESTALE, "process %d has unmapped the code at 0x%lx since it was patched", s->t->pid,
-			  s->addr);
+	return was_unmapped(s, err);
 }
 
 int site__close(struct site *s, struct agent_error *err)

@@ -34,6 +34,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "aside.h"
+#include "clock.h"
 #include "target.h"
 
 /* The kernel's own code for "restart unless a handler runs", from include/linux/errno.h. */
@@ -102,17 +104,6 @@ static void wait_while(struct tracer *tr, enum tracer_state state)
 
 /* ---- in the tracer ---- */
 
-static void close_all_but(int a, int b)
-{
-	int low = a < b ? a : b, high = a < b ? b : a;
-
-	if (low > 0)
-		close_range(0, (unsigned int)low - 1, 0);
-	if (high > low + 1)
-		close_range((unsigned int)low + 1, (unsigned int)high - 1, 0);
-	close_range((unsigned int)high + 1, ~0u, 0);
-}
-
 static void become_urgent(struct tracer *tr, bool urgent)
 {
 	const struct sched_param param = {.sched_priority = urgent ? 1 : 0};
@@ -130,7 +121,7 @@ static int tracer_main(void *arg)
 	prctl(PR_SET_PDEATHSIG, SIGNAL_ORPHAN);
 	prctl(PR_SET_NAME, "bpftimed-tracer");
 	setsid();
-	close_all_but(tr->target->mem, tr->target->pidfd);
+	fds_close_but(tr->target->mem, tr->target->pidfd);
 	tr->owner_fd = (int)syscall(SYS_pidfd_open, tr->owner, 0);
 	sigemptyset(&wanted);
 	sigaddset(&wanted, SIGNAL_ASKED);
@@ -261,26 +252,18 @@ int tracer_run(struct target *t, int (*fn)(struct target *t, void *arg), void *a
 	return result;
 }
 
-static int64_t now_us(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000000ll + ts.tv_nsec / 1000;
-}
-
 /*
  * A thread that goes on elsewhere stops again within microseconds, and each of the dozen stops of an injection would
  * take several times as long if we slept: the thread stands still meanwhile.
  */
 static pid_t spin(struct stopped *s, int *status)
 {
-	int64_t end = now_us() + SPIN_US;
+	int64_t end = clock_us() + SPIN_US;
 	pid_t got;
 
 	do
 		got = waitpid(s->tid, status, __WALL | WNOHANG);
-	while (!got && s->vain_spins < MAX_VAIN_SPINS && now_us() < end);
+	while (!got && s->vain_spins < MAX_VAIN_SPINS && clock_us() < end);
 	s->vain_spins += !got;
 	return got;
 }
@@ -297,7 +280,7 @@ static int wait_stop(struct stopped *s, int64_t deadline_us, int *status)
 	sigemptyset(&child);
 	sigaddset(&child, SIGCHLD);
 	for (;;) {
-		int64_t left = deadline_us - now_us();
+		int64_t left = deadline_us - clock_us();
 		struct timespec ts;
 
 		if (got == s->tid)
@@ -373,7 +356,7 @@ static bool is_same_program(const struct target *t, pid_t tid)
 
 int thread_stop(struct target *t, pid_t tid, int timeout_ms, struct stopped *s, struct agent_error *err)
 {
-	int64_t deadline = now_us() + timeout_ms * 1000ll;
+	int64_t deadline = clock_us() + timeout_ms * 1000ll;
 	int status, rc;
 
 	memset(s, 0, sizeof(*s));

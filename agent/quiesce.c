@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "cpus.h"
+#include "clock.h"
 #include "site.h"
 #include "target.h"
 
@@ -258,14 +259,6 @@ static bool has_unseen(const struct target *t, const struct quiesce *q)
 	return found;
 }
 
-static int64_t now_us(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000000ll + ts.tv_nsec / 1000;
-}
-
 static int resume_held(struct target *t, void *arg)
 {
 	(void)arg;
@@ -287,7 +280,7 @@ int target__quiesce(struct target *t, const struct code_range *ranges, size_t n_
 		    struct agent_error *err)
 {
 	struct quiesce q = {.ranges = ranges, .n_ranges = n_ranges, .hold = hold, .err = err};
-	int64_t deadline = now_us() + timeout_ms * 1000ll;
+	int64_t deadline = clock_us() + timeout_ms * 1000ll;
 	size_t before;
 	int rc;
 
@@ -312,7 +305,7 @@ int target__quiesce(struct target *t, const struct code_range *ranges, size_t n_
 			break;
 		if (rc && rc != -EAGAIN)
 			break;
-		if (rc && now_us() > deadline) {
+		if (rc && clock_us() > deadline) {
 			rc = agent_fail(err, -ETIMEDOUT, "process %d did not come to rest within %d ms", t->pid,
 					timeout_ms);
 			break;

@@ -3,8 +3,6 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +12,7 @@
 
 #include "bpf/service.skel.h"
 
+#include "aside.h"
 #include "service.h"
 #include "target.h"
 
@@ -160,25 +159,6 @@ static void *change_thread(void *arg)
 	return NULL;
 }
 
-static int start_thread(struct change *c)
-{
-	sigset_t all, old;
-	pthread_t thread;
-	int err;
-
-	c->n_users = 2;
-	__atomic_add_fetch(&c->s->n_changing, 1, __ATOMIC_SEQ_CST);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	err = pthread_create(&thread, NULL, change_thread, c);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (!err)
-		pthread_detach(thread);
-	else
-		__atomic_sub_fetch(&c->s->n_changing, 1, __ATOMIC_SEQ_CST);
-	return -err;
-}
-
 /* id: of the arena that the register is to name, 0: none. */
 static bool is_changed(const struct agent_service *s, __u32 tgid, __u32 id)
 {
@@ -198,8 +178,10 @@ static int change(struct agent_service *s, __u32 tgid, __u32 arena_fd, __u32 id)
 
 	if (!c)
 		return -ENOMEM;
-	*c = (struct change){.s = s, .tgid = tgid, .arena_fd = arena_fd};
-	if (start_thread(c)) {
+	*c = (struct change){.s = s, .tgid = tgid, .arena_fd = arena_fd, .n_users = 2};
+	__atomic_add_fetch(&s->n_changing, 1, __ATOMIC_SEQ_CST);
+	if (thread_aside(change_thread, c)) {
+		__atomic_sub_fetch(&s->n_changing, 1, __ATOMIC_SEQ_CST);
 		free(c);
 		return do_change(s, tgid, arena_fd);
 	}

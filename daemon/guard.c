@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "agent/abi.h"
+#include "agent/aside.h"
 #include "bpf/carry.h"
 #include "daemon/khalf.h"
 #include "daemon/mapped.h"
@@ -92,13 +93,8 @@ static bool is_jump(const struct agent_site *site, int mem)
 	uint8_t now[sizeof(site->jump)];
 	uint32_t size = site->jump_size;
 
-	if (!size || size > sizeof(now) || pread(mem, now, size, (off_t)site->site) != (ssize_t)size ||
-	    now[0] != site->jump[0])
-		return false;
-	for (uint32_t i = 1; i < size; i++)
-		if (now[i] != site->jump[i] && now[i] != INT3)
-			return false;
-	return true;
+	return size && size <= sizeof(now) && pread(mem, now, size, (off_t)site->site) == (ssize_t)size &&
+	       now[0] == site->jump[0] && agent_is_behind(now, site->jump, size);
 }
 
 /* As site__close(): the byte, then the flag. The bytes behind it are never executed while the first is the kernel's
@@ -176,18 +172,6 @@ static void run(int pipe_end, int lock)
 	_exit(0);
 }
 
-/* Nothing else of the daemon may live on in the guard: a lock, a link, the tool's output. */
-static void close_all_but(int a, int b)
-{
-	int low = a < b ? a : b, high = a < b ? b : a;
-
-	if (low > 0)
-		close_range(0, (unsigned int)low - 1, 0);
-	if (high > low + 1)
-		close_range((unsigned int)low + 1, (unsigned int)high - 1, 0);
-	close_range((unsigned int)high + 1, ~0u, 0);
-}
-
 int guard__start(const char *runtime_dir, char *err, size_t err_size)
 {
 	int pipe_ends[2] = {-1, -1}, lock = open(runtime_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), ret;
@@ -198,7 +182,7 @@ int guard__start(const char *runtime_dir, char *err, size_t err_size)
 	if (guard < 0)
 		goto fail;
 	if (!guard) {
-		close_all_but(pipe_ends[0], lock);
+		fds_close_but(pipe_ends[0], lock);
 		run(pipe_ends[0], lock);
 	}
 	close(lock);

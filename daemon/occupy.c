@@ -10,6 +10,8 @@
 #include <sys/sysinfo.h>
 #include <time.h>
 
+#include "agent/clock.h"
+
 #define ARRIVE_MS 20 /* a processor may be in a long system call */
 #define STAY_MS	  50
 #define STACK	  (64u << 10)
@@ -21,21 +23,13 @@ static struct {
 	int n;
 	int arrived;
 	bool over;
-	int64_t deadline;
+	int64_t deadline; /* clock_us() */
 } held;
-
-static int64_t now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000ll + ts.tv_nsec / 1000000;
-}
 
 static void *stay(void *arg)
 {
 	__atomic_fetch_add(&held.arrived, 1, __ATOMIC_SEQ_CST);
-	while (!__atomic_load_n(&held.over, __ATOMIC_SEQ_CST) && now_ms() < held.deadline)
+	while (!__atomic_load_n(&held.over, __ATOMIC_SEQ_CST) && clock_us() < held.deadline)
 		__builtin_ia32_pause();
 	return arg;
 }
@@ -52,8 +46,7 @@ static int start_on(int cpu)
 	err = pthread_attr_init(&attr);
 	if (err)
 		return -err;
-	if (!err)
-		err = pthread_attr_setstacksize(&attr, STACK);
+	err = pthread_attr_setstacksize(&attr, STACK);
 	if (!err)
 		err = pthread_attr_setinheritsched(&attr, PTHREAD_EXPLICIT_SCHED);
 	if (!err)
@@ -104,7 +97,7 @@ int cpus_occupy(void)
 	}
 	held.arrived = 0;
 	held.over = false;
-	held.deadline = now_ms() + ARRIVE_MS + STAY_MS;
+	held.deadline = clock_us() + (ARRIVE_MS + STAY_MS) * 1000ll;
 	for (int cpu = 0; cpu < CPU_SETSIZE && !err; cpu++)
 		if (CPU_ISSET((size_t)cpu, &all))
 			err = start_on(cpu);
@@ -113,7 +106,7 @@ int cpus_occupy(void)
 		const struct timespec nap = {.tv_nsec = 20000};
 
 		nanosleep(&nap, NULL);
-		if (now_ms() > held.deadline - STAY_MS)
+		if (clock_us() > held.deadline - STAY_MS * 1000ll)
 			err = -ETIMEDOUT;
 	}
 	if (err)
