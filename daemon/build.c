@@ -20,6 +20,7 @@
 #include "daemon/log.h"
 #include "daemon/mapped.h"
 #include "daemon/pins.h"
+#include "daemon/switch.h"
 #include "daemon/uprobe.h"
 #include "shm-runtime/shm_map.h"
 
@@ -142,15 +143,6 @@ static int compile(struct group *g, struct gprog *p, struct vm_worker *worker)
 	return 0;
 }
 
-/* New processes are of interest to probes that are not limited to one. */
-static bool is_host_wide(const struct group *g, const struct gprog *p)
-{
-	for (unsigned int i = 0; i < g->n_probes; i++)
-		if (g->probe[i]->o.target < 0 && (!p || g->probe[i]->o.prog_id == p->id))
-			return true;
-	return false;
-}
-
 static int load_khalf(struct group *g, struct gprog *p, const struct observer *o)
 {
 	struct shm_geo geo[SHM_MAX_MAPS];
@@ -173,7 +165,8 @@ static int load_khalf(struct group *g, struct gprog *p, const struct observer *o
 		geo[i] = g->map[i].geo;
 		direct[i] = g->map[i].geo.kind == SHM_DIRECT ? g->map[i].fd : -1;
 	}
-	if (is_host_wide(g, p))
+	/* New processes are of interest to probes that are not limited to one. */
+	if (group_is_host_wide(g, p))
 		observer__arrivals(o, &opts.arrived_fd, &opts.arrivals_fd);
 	p->khalf_fd = khalf_load(p->insns, p->n_insns, &opts, err_text, sizeof(err_text));
 	if (p->khalf_fd < 0) {
@@ -211,7 +204,7 @@ int group__build(struct group *g, struct vm_worker *worker, const struct observe
 		if (!err && g->has_khalf)
 			err = load_khalf(g, &g->prog[i], o);
 	}
-	if (!err && !g->has_khalf && is_host_wide(g, NULL))
+	if (!err && !g->has_khalf && group_is_host_wide(g, NULL))
 		err = load_watcher(g, o);
 	g->built = !err;
 	return err;

@@ -17,17 +17,11 @@
 #include "daemon/state.h"
 #include "daemon/symbol.h"
 #include "daemon/uprobe.h"
-#include "shm-runtime/shm_map.h"
 
 #define RETRY_FIRST_NS	   200000000ull
 #define RETRY_MAX	   6u
 #define CHILD_REPAIR_TRIES 3
 #define REPAIR_DEPTH	   16 /* generations */
-#define COOL_NS		   1000000000ull
-#define STUCK_NS	   10000000000ull /* between two tries to give up a place in which a thread is held */
-#define WATCH_NS	   1000000000ull  /* between two looks at what carries may have missed */
-#define SETTLE_TRIES	   50u
-#define CLAIMS_NS	   1000000000ull /* between two looks at what another bpftimed has */
 
 uint64_t now_ns(void)
 {
@@ -37,7 +31,7 @@ uint64_t now_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
 }
 
-static void changed(struct engine *e)
+void converge__changed(struct engine *e)
 {
 	if (e->changed)
 		e->changed(e->changed_arg);
@@ -249,7 +243,7 @@ static int check_whole(struct engine *e, struct group *g)
 	return 0;
 }
 
-static void set_reasons(struct group *g)
+void group__set_reasons(struct group *g)
 {
 	for (unsigned int i = 0; i < g->n_probes; i++)
 		snprintf(g->probe[i]->reason, sizeof(g->probe[i]->reason), "%s", g->reason);
@@ -285,16 +279,7 @@ static bool is_worked_on(const struct engine *e, const struct tool *t)
 	return false;
 }
 
-static bool group_reaches(const struct group *g, const struct host *h)
-{
-	for (unsigned int i = 0; i < g->n_probes; i++)
-		if (probe_reaches(g->probe[i], h) && host__maps_file(h->pid, g->probe[i]->o.dev, g->probe[i]->o.ino))
-			return true;
-	return false;
-}
-
-/* Does another bpftimed have a process in which the group's probes are? */
-static bool reaches_claimed(struct engine *e, const struct group *g)
+bool converge__reaches_claimed(struct engine *e, const struct group *g)
 {
 	for (const struct host *h = e->hosts.list; h; h = h->next)
 		if (h->claimed && group_reaches(g, h))
@@ -302,8 +287,7 @@ static bool reaches_claimed(struct engine *e, const struct group *g)
 	return false;
 }
 
-/* Their end and their forks are events. */
-static void watch_hosts(struct engine *e, const struct group *g)
+void converge__watch_hosts(struct engine *e, const struct group *g)
 {
 	for (struct host *h = e->hosts.list; h; h = h->next)
 		if (host__lodging(h, g))
@@ -316,7 +300,7 @@ static uint64_t retry_at(struct engine *e, struct group *g, int err, bool is_cla
 	bool passing = err == -EBUSY || err == -EAGAIN || err == -ETIMEDOUT;
 
 	/* That the other one ends, hands back or drops a claim is no event here. */
-	if (is_claimed || reaches_claimed(e, g))
+	if (is_claimed || converge__reaches_claimed(e, g))
 		return now_ns() + CLAIMS_NS;
 	return passing && ++g->attempts < RETRY_MAX ? now_ns() + (RETRY_FIRST_NS << g->attempts) : UINT64_MAX;
 }
@@ -344,7 +328,7 @@ static int try_takeover(struct engine *e, struct group *g)
 	if (!err) {
 		g->attempts = 0;
 		g->retry_at = 0;
-		watch_hosts(e, g);
+		converge__watch_hosts(e, g);
 		/* Those that have come since we looked, and those that were told of for another group. */
 		observer__await_arrival(e->observer, 0);
 		log_info("%s (%d): %u probe(s) now run in userspace", g->tool->comm, g->tool->pid, g->n_probes);
@@ -355,7 +339,7 @@ static int try_takeover(struct engine *e, struct group *g)
 	}
 	if (err && !is_worked_on(e, g->tool))
 		claims__drop_tool(e->claims, g->tool->pid);
-	set_reasons(g);
+	group__set_reasons(g);
 	return err;
 }
 
@@ -545,7 +529,7 @@ void converge__tool_gone(struct engine *e, pid_t pid)
 			p->seen = false;
 	remove_unseen(e, t);
 	remove_tool(e, t);
-	changed(e);
+	converge__changed(e);
 }
 
 void converge__host_gone(struct engine *e, pid_t pid)
@@ -570,7 +554,7 @@ void converge__host_gone(struct engine *e, pid_t pid)
 	if (!engine__tool(e, pid))
 		observer__unwatch(e->observer, pid);
 	hosts__forget(&e->hosts, h);
-	changed(e);
+	converge__changed(e);
 }
 
 /* What the child has forked before it was repaired has the patches, too. */
@@ -628,7 +612,7 @@ static void run_tool(struct engine *e, struct tool *t, uint64_t now)
 			if (g->tool == t && g->retry_at == UINT64_MAX)
 				g->retry_at = 0;
 		switch_settle(&e->sw);
-		changed(e);
+		converge__changed(e);
 	}
 	if (t->dirty_at)
 		return;
@@ -639,269 +623,12 @@ static void run_tool(struct engine *e, struct tool *t, uint64_t now)
 			if (g->state == GROUP_SHARED)
 				switch_handback(&e->sw, g, true);
 			snprintf(g->reason, sizeof(g->reason), "%s", t->refusal);
-			set_reasons(g);
+			group__set_reasons(g);
 		} else if (g->state == GROUP_KERNEL && g->retry_at <= now) {
 			try_takeover(e, g);
-			changed(e);
+			converge__changed(e);
 		}
 	}
-}
-
-static bool is_unsettled(struct engine *e)
-{
-	for (struct host *h = e->hosts.list; h; h = h->next)
-		for (struct place *pl = h->place; pl < h->place + AGENT_MAX_SITES; pl++)
-			if (pl->used && pl->site && !pl->open && place_is_carried(&e->sw, h, pl))
-				return true;
-	return false;
-}
-
-/* A place that should be open and is not (the kernel was at work there at that moment): again, for a while. */
-static uint64_t settle_again(struct engine *e, uint64_t now)
-{
-	if (!is_unsettled(e)) {
-		e->settle_tries = 0;
-		return 0;
-	}
-	switch_settle(&e->sw);
-	if (!is_unsettled(e)) {
-		changed(e);
-		return 0;
-	}
-	return ++e->settle_tries < SETTLE_TRIES ? now + SETTLE_NS : 0;
-}
-
-static uint64_t earlier(uint64_t a, uint64_t b)
-{
-	return a && (!b || a < b) ? a : b;
-}
-
-static bool is_shared_at(struct engine *e, const struct host *h, const struct place *pl)
-{
-	for (const struct probe *p = e->probes; p; p = p->next)
-		if (p->group && p->group->state == GROUP_SHARED && p->o.ino == pl->ino && p->o.offset == pl->offset &&
-		    probe_reaches(p, h))
-			return true;
-	return false;
-}
-
-static bool has_places(const struct host *h)
-{
-	for (const struct place *pl = h->place; pl < h->place + AGENT_MAX_SITES; pl++)
-		if (pl->used)
-			return true;
-	return false;
-}
-
-/*
- * The uprobes that hold a closed place cost the kernel's probe several times its price: a place that nobody takes over
- * again soon is given up. Returns when to look again, or 0.
- */
-static uint64_t cool_places(struct engine *e, uint64_t now)
-{
-	uint64_t next = 0;
-	bool dropped = false;
-
-	for (struct host *h = e->hosts.list, *following; h; h = following) {
-		following = h->next;
-		for (struct place *pl = h->place; pl < h->place + AGENT_MAX_SITES; pl++) {
-			uint64_t due;
-
-			if (!pl->used || !pl->site || pl->open || is_shared_at(e, h, pl)) {
-				pl->closed_at = 0;
-				continue;
-			}
-			if (!pl->closed_at)
-				pl->closed_at = now;
-			due = pl->closed_at + (pl->stuck ? STUCK_NS : COOL_NS);
-			if (now >= due && host__drop_place(h, pl)) {
-				dropped = true;
-				continue;
-			}
-			if (now >= due) {
-				pl->closed_at = now_ns();
-				due = pl->closed_at + STUCK_NS;
-			}
-			next = earlier(due, next);
-		}
-		if (h->leaving && !has_places(h))
-			hosts__forget(&e->hosts, h);
-	}
-	if (dropped)
-		state__save(e->groups, &e->hosts);
-	return next;
-}
-
-/* To the kernel, to stay there. */
-static void give_back(struct engine *e, struct group *g, const char *why)
-{
-	switch_handback(&e->sw, g, true);
-	snprintf(g->reason, sizeof(g->reason), "%s", why);
-	g->retry_at = UINT64_MAX;
-	set_reasons(g);
-	log_warning("%s (%d): handed back: %s", g->tool->comm, g->tool->pid, g->reason);
-	changed(e);
-}
-
-/*
- * A library that a process has unmapped may be mapped again elsewhere, where only the kernel knows the probes. Without
- * a kernel half these hits are for the tool's own program, which does not see the group's maps.
- */
-static bool has_lost_code(const struct group *g, const struct host *h)
-{
-	if (g->has_khalf || !g->has_mirrored)
-		return false;
-	for (const struct place *pl = h->place; pl < h->place + AGENT_MAX_SITES; pl++)
-		for (unsigned int i = 0; pl->used && pl->site && i < g->n_probes; i++)
-			if (g->probe[i]->o.ino == pl->ino && g->probe[i]->o.offset == pl->offset &&
-			    (pl->gone || site__is_gone(pl->site)))
-				return true;
-	return false;
-}
-
-#define SHORTCOMINGS (AGENT_TARGET_NO_SLOT | AGENT_TARGET_KERNEL_READ | AGENT_TARGET_LATE_CHILD)
-
-/* What the agent of a process could not do as the kernel would have; NULL: nothing. */
-static const char *shortcoming(const struct host *h)
-{
-	uint32_t flags = h->arena ? __atomic_load_n(&h->arena->flags, __ATOMIC_RELAXED) : 0;
-
-	if (flags & AGENT_TARGET_NO_SLOT)
-		return "has more threads than are kept apart, so that a return was not probed";
-	if (flags & AGENT_TARGET_LATE_CHILD)
-		return "forked a child that went on before it could be given back to the kernel";
-	if (flags & AGENT_TARGET_KERNEL_READ)
-		return "ran a program that reads the kernel's memory, which is not for code in processes";
-	return NULL;
-}
-
-/*
- * What a process cannot do exactly goes back to the kernel and stays there. Returns when to look again, or 0.
- */
-static uint64_t watch_targets(struct engine *e, uint64_t now)
-{
-	char why[REASON_SIZE];
-	bool some = false;
-
-	for (struct host *h = e->hosts.list; h; h = h->next) {
-		const char *what = shortcoming(h);
-
-		some |= h->lodgings != NULL;
-		for (struct group *g = e->groups; g; g = g->next) {
-			if (g->state != GROUP_SHARED || !host__lodging(h, g) || !has_lost_code(g, h))
-				continue;
-			snprintf(why, sizeof(why), "process %d (%s) has unmapped the probed file", h->pid, h->comm);
-			give_back(e, g, why);
-		}
-		if (!what)
-			continue;
-		for (struct group *g = e->groups; g; g = g->next) {
-			if (g->state != GROUP_SHARED || !host__lodging(h, g))
-				continue;
-			snprintf(why, sizeof(why), "process %d (%s) %s", h->pid, h->comm, what);
-			give_back(e, g, why);
-		}
-		__atomic_fetch_and(&h->arena->flags, ~(uint32_t)SHORTCOMINGS, __ATOMIC_RELAXED);
-	}
-	return some ? now + WATCH_NS : 0;
-}
-
-static void join_claimed(struct engine *e, struct group *g)
-{
-	for (struct host *h = e->hosts.list, *next; h; h = next) {
-		next = h->next;
-		if (h->claimed && group_reaches(g, h))
-			switch_join(&e->sw, g, h->pid);
-	}
-	watch_hosts(e, g);
-	changed(e);
-}
-
-/*
- * A process that another bpftimed had, and has let go, joins the groups that run without it. Returns when to look
- * again, or 0.
- */
-static uint64_t watch_claims(struct engine *e, uint64_t now)
-{
-	bool is_due = now >= e->claims_look_at, some = false;
-
-	for (struct group *g = e->groups; g; g = g->next) {
-		if (g->state != GROUP_SHARED || !reaches_claimed(e, g))
-			continue;
-		some = true;
-		if (is_due && e->claims_look_at)
-			join_claimed(e, g);
-	}
-	if (!some)
-		e->claims_look_at = 0;
-	else if (is_due)
-		e->claims_look_at = now + CLAIMS_NS;
-	return e->claims_look_at;
-}
-
-static bool has_carriers(const struct group *g)
-{
-	for (unsigned int i = 0; i < g->n_maps; i++)
-		if (g->map[i].carrier >= 0)
-			return true;
-	return false;
-}
-
-/*
- * A call of bpf() that the carriers' hook did not see may have shown a tool an old value: what is carried goes
- * back to the kernel and stays there. Returns when to look again, or 0.
- */
-static uint64_t watch_carriers(struct engine *e, uint64_t now)
-{
-	char why[REASON_SIZE];
-	bool some = false;
-	uint64_t missed;
-
-	for (struct group *g = e->groups; g; g = g->next)
-		some |= g->state == GROUP_SHARED && has_carriers(g);
-	if (!some)
-		return 0;
-	missed = carriers__missed(e->carriers);
-	if (!missed)
-		return now + WATCH_NS;
-	snprintf(why, sizeof(why), CARRIERS_MISSED, missed);
-	for (struct group *g = e->groups; g; g = g->next)
-		if (g->state == GROUP_SHARED && has_carriers(g))
-			give_back(e, g, why);
-	return 0;
-}
-
-/* The map of which nodes were used again while a thread could hold them still, or NULL. */
-static const struct gmap *overrun_map(const struct group *g)
-{
-	for (unsigned int i = 0; i < g->n_maps; i++)
-		if (g->map[i].geo.kind == SHM_PERCPU_HASH && shm_map_hasty(g->arena, &g->map[i].geo))
-			return &g->map[i];
-	return NULL;
-}
-
-/* Nodes that were deleted are used again, in time. Returns when to look again, or 0. */
-static uint64_t watch_nodes(struct engine *e, uint64_t now)
-{
-	bool some = false;
-
-	for (struct group *g = e->groups; g; g = g->next) {
-		const struct gmap *m;
-		char why[REASON_SIZE];
-
-		if (g->state != GROUP_SHARED || !has_carriers(g))
-			continue;
-		some = true;
-		m = overrun_map(g);
-		if (!m) {
-			switch_recycle(&e->sw, g);
-			continue;
-		}
-		snprintf(why, sizeof(why), "keys of map %s come and go faster than their memory can be used again",
-			 m->m.name);
-		give_back(e, g, why);
-	}
-	return some ? now + WATCH_NS : 0;
 }
 
 uint64_t converge__run(struct engine *e)
@@ -925,13 +652,8 @@ uint64_t converge__run(struct engine *e)
 		if (g->state == GROUP_KERNEL && !g->tool->refusal[0] && g->retry_at && g->retry_at != UINT64_MAX &&
 		    (!next || g->retry_at < next))
 			next = g->retry_at;
-	next = earlier(cool_places(e, now), next);
-	next = earlier(watch_targets(e, now), next);
-	next = earlier(watch_claims(e, now), next);
 	next = earlier(follow__run(e, now), next);
-	next = earlier(watch_carriers(e, now), next);
-	next = earlier(watch_nodes(e, now), next);
-	return earlier(settle_again(e, now), next);
+	return earlier(watch__run(e, now), next);
 }
 
 int converge__handback_tool(struct engine *e, struct tool *t, bool force, char *err, size_t err_size)
@@ -950,9 +672,9 @@ int converge__handback_tool(struct engine *e, struct tool *t, bool force, char *
 			continue;
 		}
 		snprintf(g->reason, sizeof(g->reason), "%s", t->refusal);
-		set_reasons(g);
+		group__set_reasons(g);
 	}
-	changed(e);
+	converge__changed(e);
 	return ret;
 }
 
@@ -981,7 +703,7 @@ void converge__leader_gone(struct engine *e, pid_t pid)
 		g->tool->dirty_at = now_ns();
 	}
 	converge__evict(e, h);
-	changed(e);
+	converge__changed(e);
 }
 
 void converge__drop_all(struct engine *e)

@@ -45,8 +45,16 @@ struct engine {
 
 /* A tool must have been quiet for this long before what it attached is taken over: it is often not done yet. */
 #define SETTLE_NS 80000000ull
+/* Between two looks at what another bpftimed has. */
+#define CLAIMS_NS 1000000000ull
 
 uint64_t now_ns(void);
+
+/* Of two moments; 0 is never. */
+static inline uint64_t earlier(uint64_t a, uint64_t b)
+{
+	return a && (!b || a < b) ? a : b;
+}
 
 /* converge.c: from what the kernel says to what should be */
 struct tool *engine__tool(struct engine *e, pid_t pid);
@@ -55,6 +63,14 @@ void converge__everything(struct engine *e);	  /* look at the whole host again *
 void converge__tool_gone(struct engine *e, pid_t pid);
 void converge__host_gone(struct engine *e, pid_t pid); /* ended, or executed another program */
 void converge__host_forked(struct engine *e, pid_t pid, pid_t child);
+void converge__changed(struct engine *e); /* a tool's state may be another: clients may be waiting for it */
+/* The end and the forks of the group's hosts are events from now on. */
+void converge__watch_hosts(struct engine *e, const struct group *g);
+/* Does another bpftimed have a process in which the group's probes are? */
+bool converge__reaches_claimed(struct engine *e, const struct group *g);
+void group__set_reasons(struct group *g); /* the group's reason is its probes' */
+/* watch.c: what no event tells. Does what is due; when to come back, or 0. */
+uint64_t watch__run(struct engine *e, uint64_t now);
 /* follow.c: a process hit a probe of a group that does not serve it in userspace; 0: some process did. */
 void follow__arrived(struct engine *e, pid_t pid);
 uint64_t follow__run(struct engine *e, uint64_t now); /* does what is due; when to come back, or 0 */

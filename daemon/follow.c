@@ -8,7 +8,6 @@
 #include <stdlib.h>
 
 #include "daemon/engine_impl.h"
-#include "daemon/log.h"
 #include "daemon/procfs.h"
 
 #define FOLLOW_NS 250000000ull	/* from the first hit to the agent, which costs the kernel grace periods of RCU */
@@ -49,12 +48,7 @@ static int add(struct follow *f, pid_t pid, uint64_t due)
 
 static bool is_followed(const struct group *g)
 {
-	if (g->state != GROUP_SHARED)
-		return false;
-	for (unsigned int i = 0; i < g->n_probes; i++)
-		if (g->probe[i]->o.target < 0)
-			return true;
-	return false;
+	return g->state == GROUP_SHARED && group_is_host_wide(g, NULL);
 }
 
 static void add_mapping(pid_t pid, void *arg)
@@ -117,8 +111,7 @@ static int follow_one(struct engine *e, pid_t pid)
 	}
 	if (joined) {
 		observer__watch(e->observer, pid);
-		if (e->changed)
-			e->changed(e->changed_arg);
+		converge__changed(e);
 	}
 	return busy ? -EAGAIN : !all;
 }
@@ -145,7 +138,7 @@ uint64_t follow__run(struct engine *e, uint64_t now)
 			p.due = now + (ret > 0 ? AGAIN_NS : BUSY_NS << p.busy);
 		}
 		f->process[kept++] = p;
-		next = next && next < p.due ? next : p.due;
+		next = earlier(p.due, next);
 	}
 	f->n = kept;
 	return next;

@@ -42,6 +42,22 @@ bool probe_reaches(const struct probe *p, const struct host *h)
 	return p->o.target < 0 || p->o.target == h->pid;
 }
 
+bool group_reaches(const struct group *g, const struct host *h)
+{
+	for (unsigned int i = 0; i < g->n_probes; i++)
+		if (probe_reaches(g->probe[i], h) && host__maps_file(h->pid, g->probe[i]->o.dev, g->probe[i]->o.ino))
+			return true;
+	return false;
+}
+
+bool group_is_host_wide(const struct group *g, const struct gprog *prog)
+{
+	for (unsigned int i = 0; i < g->n_probes; i++)
+		if (g->probe[i]->o.target < 0 && (!prog || g->probe[i]->o.prog_id == prog->id))
+			return true;
+	return false;
+}
+
 static bool probe_is_at(const struct probe *p, const struct place *pl)
 {
 	return p->o.ino == pl->ino && p->o.offset == pl->offset;
@@ -582,9 +598,8 @@ static bool waits_for_processes(const struct switcher *sw, const struct group *g
 		if (g->probe[i]->o.target >= 0)
 			return false;
 	for (const struct host *h = sw->hosts->list; h; h = h->next)
-		for (unsigned int i = 0; i < g->n_probes; i++)
-			if (host__maps_file(h->pid, g->probe[i]->o.dev, g->probe[i]->o.ino))
-				return false;
+		if (group_reaches(g, h))
+			return false;
 	return true;
 }
 

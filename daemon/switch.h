@@ -57,5 +57,9 @@ bool holds_probes(struct switcher *sw, pid_t pid);
 /* May every probe on this instruction be served in userspace? */
 bool place_is_carried(struct switcher *sw, const struct host *h, const struct place *pl);
 bool probe_reaches(const struct probe *p, const struct host *h);
+/* Does the process map a file in which a probe of the group reaches it? */
+bool group_reaches(const struct group *g, const struct host *h);
+/* Is a probe of the group not limited to a process? prog: only those of this program; NULL: all. */
+bool group_is_host_wide(const struct group *g, const struct gprog *prog);
 
 #endif

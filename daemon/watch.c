@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * watch.c: what no event tells, and is looked at now and then while something runs in userspace: places that cool down
+ * or do not open, targets that could not do as the kernel would, other bpftimeds' claims, calls that the carriers did
+ * not meet, nodes of maps that can be used again.
+ */
+#include <stdio.h>
+
+#include "daemon/engine_impl.h"
+#include "daemon/log.h"
+#include "daemon/state.h"
+#include "shm-runtime/shm_map.h"
+
+#define COOL_NS	     1000000000ull
+#define STUCK_NS     10000000000ull /* between two tries to give up a place in which a thread is held */
+#define WATCH_NS     1000000000ull  /* between two looks at what carries may have missed */
+#define SETTLE_TRIES 50u
+
+/* ---- places ---- */
+
+static bool is_unsettled(struct engine *e)
+{
+	for (struct host *h = e->hosts.list; h; h = h->next)
+		for (struct place *pl = h->place; pl < h->place + AGENT_MAX_SITES; pl++)
+			if (pl->used && pl->site && !pl->open && place_is_carried(&e->sw, h, pl))
+				return true;
+	return false;
+}
+
+/* A place that should be open and is not (the kernel was at work there at that moment): again, for a while. */
+static uint64_t settle_again(struct engine *e, uint64_t now)
+{
+	if (!is_unsettled(e)) {
+		e->settle_tries = 0;
+		return 0;
+	}
+	switch_settle(&e->sw);
+	if (!is_unsettled(e)) {
+		converge__changed(e);
+		return 0;
+	}
+	return ++e->settle_tries < SETTLE_TRIES ? now + SETTLE_NS : 0;
+}
+
+static bool is_shared_at(struct engine *e, const struct host *h, const struct place *pl)
+{
+	for (const struct probe *p = e->probes; p; p = p->next)
+		if (p->group && p->group->state == GROUP_SHARED && p->o.ino == pl->ino && p->o.offset == pl->offset &&
+		    probe_reaches(p, h))
+			return true;
+	return false;
+}
+
+static bool has_places(const struct host *h)
+{
+	for (const struct place *pl = h->place; pl < h->place + AGENT_MAX_SITES; pl++)
+		if (pl->used)
+			return true;
+	return false;
+}
+
+/*
+ * The uprobes that hold a closed place cost the kernel's probe several times its price: a place that nobody takes over
+ * again soon is given up. Returns when to look again, or 0.
+ */
+static uint64_t cool_places(struct engine *e, uint64_t now)
+{
+	uint64_t next = 0;
+	bool dropped = false;
+
+	for (struct host *h = e->hosts.list, *following; h; h = following) {
+		following = h->next;
+		for (struct place *pl = h->place; pl < h->place + AGENT_MAX_SITES; pl++) {
+			uint64_t due;
+
+			if (!pl->used || !pl->site || pl->open || is_shared_at(e, h, pl)) {
+				pl->closed_at = 0;
+				continue;
+			}
+			if (!pl->closed_at)
+				pl->closed_at = now;
+			due = pl->closed_at + (pl->stuck ? STUCK_NS : COOL_NS);
+			if (now >= due && host__drop_place(h, pl)) {
+				dropped = true;
+				continue;
+			}
+			if (now >= due) {
+				pl->closed_at = now_ns();
+				due = pl->closed_at + STUCK_NS;
+			}
+			next = earlier(due, next);
+		}
+		if (h->leaving && !has_places(h))
+			hosts__forget(&e->hosts, h);
+	}
+	if (dropped)
+		state__save(e->groups, &e->hosts);
+	return next;
+}
+
+/* ---- what goes back ---- */
+
+/* To the kernel, to stay there. */
+static void give_back(struct engine *e, struct group *g, const char *why)
+{
+	switch_handback(&e->sw, g, true);
+	snprintf(g->reason, sizeof(g->reason), "%s", why);
+	g->retry_at = UINT64_MAX;
+	group__set_reasons(g);
+	log_warning("%s (%d): handed back: %s", g->tool->comm, g->tool->pid, g->reason);
+	converge__changed(e);
+}
+
+/*
+ * A library that a process has unmapped may be mapped again elsewhere, where only the kernel knows the probes. Without
+ * a kernel half these hits are for the tool's own program, which does not see the group's maps.
+ */
+static bool has_lost_code(const struct group *g, const struct host *h)
+{
+	if (g->has_khalf || !g->has_mirrored)
+		return false;
+	for (const struct place *pl = h->place; pl < h->place + AGENT_MAX_SITES; pl++)
+		for (unsigned int i = 0; pl->used && pl->site && i < g->n_probes; i++)
+			if (g->probe[i]->o.ino == pl->ino && g->probe[i]->o.offset == pl->offset &&
+			    (pl->gone || site__is_gone(pl->site)))
+				return true;
+	return false;
+}
+
+#define SHORTCOMINGS (AGENT_TARGET_NO_SLOT | AGENT_TARGET_KERNEL_READ | AGENT_TARGET_LATE_CHILD)
+
+/* What the agent of a process could not do as the kernel would have; NULL: nothing. */
+static const char *shortcoming(const struct host *h)
+{
+	uint32_t flags = h->arena ? __atomic_load_n(&h->arena->flags, __ATOMIC_RELAXED) : 0;
+
+	if (flags & AGENT_TARGET_NO_SLOT)
+		return "has more threads than are kept apart, so that a return was not probed";
+	if (flags & AGENT_TARGET_LATE_CHILD)
+		return "forked a child that went on before it could be given back to the kernel";
+	if (flags & AGENT_TARGET_KERNEL_READ)
+		return "ran a program that reads the kernel's memory, which is not for code in processes";
+	return NULL;
+}
+
+/*
+ * What a process cannot do exactly goes back to the kernel and stays there. Returns when to look again, or 0.
+ */
+static uint64_t watch_targets(struct engine *e, uint64_t now)
+{
+	char why[REASON_SIZE];
+	bool some = false;
+
+	for (struct host *h = e->hosts.list; h; h = h->next) {
+		const char *of_agent = shortcoming(h);
+
+		some |= h->lodgings != NULL;
+		for (struct group *g = e->groups; g; g = g->next) {
+			const char *what = of_agent;
+
+			if (g->state != GROUP_SHARED || !host__lodging(h, g))
+				continue;
+			if (!what && has_lost_code(g, h))
+				what = "has unmapped the probed file";
+			if (!what)
+				continue;
+			snprintf(why, sizeof(why), "process %d (%s) %s", h->pid, h->comm, what);
+			give_back(e, g, why);
+		}
+		if (of_agent)
+			__atomic_fetch_and(&h->arena->flags, ~(uint32_t)SHORTCOMINGS, __ATOMIC_RELAXED);
+	}
+	return some ? now + WATCH_NS : 0;
+}
+
+static void join_claimed(struct engine *e, struct group *g)
+{
+	for (struct host *h = e->hosts.list, *next; h; h = next) {
+		next = h->next;
+		if (h->claimed && group_reaches(g, h))
+			switch_join(&e->sw, g, h->pid);
+	}
+	converge__watch_hosts(e, g);
+	converge__changed(e);
+}
+
+/*
+ * A process that another bpftimed had, and has let go, joins the groups that run without it. Returns when to look
+ * again, or 0.
+ */
+static uint64_t watch_claims(struct engine *e, uint64_t now)
+{
+	bool is_due = now >= e->claims_look_at, some = false;
+
+	for (struct group *g = e->groups; g; g = g->next) {
+		if (g->state != GROUP_SHARED || !converge__reaches_claimed(e, g))
+			continue;
+		some = true;
+		if (is_due && e->claims_look_at)
+			join_claimed(e, g);
+	}
+	if (!some)
+		e->claims_look_at = 0;
+	else if (is_due)
+		e->claims_look_at = now + CLAIMS_NS;
+	return e->claims_look_at;
+}
+
+static bool has_carriers(const struct group *g)
+{
+	for (unsigned int i = 0; i < g->n_maps; i++)
+		if (g->map[i].carrier >= 0)
+			return true;
+	return false;
+}
+
+/*
+ * A call of bpf() that the carriers' hook did not see may have shown a tool an old value: what is carried goes
+ * back to the kernel and stays there. Returns when to look again, or 0.
+ */
+static uint64_t watch_carriers(struct engine *e, uint64_t now)
+{
+	char why[REASON_SIZE];
+	bool some = false;
+	uint64_t missed;
+
+	for (struct group *g = e->groups; g; g = g->next)
+		some |= g->state == GROUP_SHARED && has_carriers(g);
+	if (!some)
+		return 0;
+	missed = carriers__missed(e->carriers);
+	if (!missed)
+		return now + WATCH_NS;
+	snprintf(why, sizeof(why), CARRIERS_MISSED, missed);
+	for (struct group *g = e->groups; g; g = g->next)
+		if (g->state == GROUP_SHARED && has_carriers(g))
+			give_back(e, g, why);
+	return 0;
+}
+
+/* The map of which nodes were used again while a thread could hold them still, or NULL. */
+static const struct gmap *overrun_map(const struct group *g)
+{
+	for (unsigned int i = 0; i < g->n_maps; i++)
+		if (g->map[i].geo.kind == SHM_PERCPU_HASH && shm_map_hasty(g->arena, &g->map[i].geo))
+			return &g->map[i];
+	return NULL;
+}
+
+/* Nodes that were deleted are used again, in time. Returns when to look again, or 0. */
+static uint64_t watch_nodes(struct engine *e, uint64_t now)
+{
+	bool some = false;
+
+	for (struct group *g = e->groups; g; g = g->next) {
+		const struct gmap *m;
+		char why[REASON_SIZE];
+
+		if (g->state != GROUP_SHARED || !has_carriers(g))
+			continue;
+		some = true;
+		m = overrun_map(g);
+		if (!m) {
+			switch_recycle(&e->sw, g);
+			continue;
+		}
+		snprintf(why, sizeof(why), "keys of map %s come and go faster than their memory can be used again",
+			 m->m.name);
+		give_back(e, g, why);
+	}
+	return some ? now + WATCH_NS : 0;
+}
+
+uint64_t watch__run(struct engine *e, uint64_t now)
+{
+	uint64_t next = cool_places(e, now);
+
+	next = earlier(watch_targets(e, now), next);
+	next = earlier(watch_claims(e, now), next);
+	next = earlier(watch_carriers(e, now), next);
+	next = earlier(watch_nodes(e, now), next);
+	return earlier(settle_again(e, now), next);
+}
