@@ -118,37 +118,32 @@ for e in json.load(sys.stdin): print(int.from_bytes(bytes(int(x, 16) for x in e[
 	exact_finish "$dir" count_tid
 }
 
-@test "another process takes the entries out in the middle of the load, some at a time" {
+# drained TOOL CALLS SECONDS STEP: the tool's map is emptied again and again, STEP entries at a time; nothing is lost. One entry is added, from
+# a page that nobody had touched.
+drained() {
 	local dir=$SESSION/x map taken left
-	exact_start "$dir" count_tid 8 30000 --rate 30000
+	exact_start "$dir" "$1" 8 "$2" --rate 30000
 	offloaded "$TOOL_PID"
 	map=$(map_of "$TOOL_PID" AT_)
 	exact_go "$dir"
-	taken=$("$BATS_TEST_DIRNAME/drain" "$map" "$(possible_cpus)" 1.5 3)
+	taken=$("$BATS_TEST_DIRNAME/drain" "$map" "$(possible_cpus)" "$3" "$4")
+	offloaded "$TOOL_PID"
 	exact_called "$dir"
 	left=$(sum_of "$map")
 	[ "$taken" -gt 0 ]
-	# One entry was added, from a page that nobody had touched.
 	same "taken and left" $((taken + left)) $(($(awk '/^calls/ { print $2 }' "$dir/workload") + 1))
 	exact_tool_end "$TOOL_PID"
 	exact_workload_end "$dir" "$WORKLOAD_PID"
-	grep -q '^@\[2147483647\]: 1$' "$dir/tool"
+}
+
+@test "another process takes the entries out in the middle of the load, some at a time" {
+	drained count_tid 30000 1.5 3
+	grep -q '^@\[2147483647\]: 1$' "$SESSION/x/tool"
 }
 
 # More keys than the map has nodes: those of keys that are gone are used again.
 @test "another process takes the entries out of a map whose keys change" {
-	local dir=$SESSION/x map taken left
-	exact_start "$dir" changing 8 250000 --rate 30000
-	offloaded "$TOOL_PID"
-	map=$(map_of "$TOOL_PID" AT_)
-	exact_go "$dir"
-	taken=$("$BATS_TEST_DIRNAME/drain" "$map" "$(possible_cpus)" 7 64)
-	offloaded "$TOOL_PID"
-	exact_called "$dir"
-	left=$(sum_of "$map")
-	same "taken and left" $((taken + left)) $(($(awk '/^calls/ { print $2 }' "$dir/workload") + 1))
-	exact_tool_end "$TOOL_PID"
-	exact_workload_end "$dir" "$WORKLOAD_PID"
+	drained changing 250000 7 64
 }
 
 @test "status names the hook that keeps the maps up to date" {

@@ -21,10 +21,7 @@ sys.exit(0 if any(int(sys.argv[1]) in p["targets"] for t in tools for p in t["pr
 
 # everywhere PROGRAM: a bpftrace that probes work() in every process.
 everywhere() {
-	env --default-signal=INT bpftrace -e "uprobe:$WORKLOAD:work { $1 }" >"$SESSION/tool" 2>&1 3>&- &
-	TOOL_PID=$!
-	exact_pids+=("$TOOL_PID")
-	wait_for "$SESSION/tool" "$tool_ready" 20
+	tool_run "$SESSION/tool" bpftrace -e "uprobe:$WORKLOAD:work { $1 }"
 	wait_until 15 is_shared
 }
 
@@ -107,10 +104,7 @@ counted_by_pid() {
 @test "children of a process that is served: counted, too" {
 	daemon_start
 	victim fork 60 40
-	env --default-signal=INT bpftrace -e "uprobe:$B/tests/victims/fork:work { @[pid] = count(); }" >"$SESSION/tool" 2>&1 3>&- &
-	TOOL_PID=$!
-	exact_pids+=("$TOOL_PID")
-	wait_for "$SESSION/tool" "$tool_ready" 20
+	tool_run "$SESSION/tool" bpftrace -e "uprobe:$B/tests/victims/fork:work { @[pid] = count(); }"
 	offloaded "$TOOL_PID"
 	victim_go
 	victim_end
@@ -126,10 +120,7 @@ counted_by_pid() {
 @test "a process that executes itself again and again" {
 	daemon_start
 	victim exec 100
-	env --default-signal=INT bpftrace -e "uprobe:$B/tests/victims/exec:work { @ = count(); }" >"$SESSION/tool" 2>&1 3>&- &
-	TOOL_PID=$!
-	exact_pids+=("$TOOL_PID")
-	wait_for "$SESSION/tool" "$tool_ready" 20
+	tool_run "$SESSION/tool" bpftrace -e "uprobe:$B/tests/victims/exec:work { @ = count(); }"
 	offloaded "$TOOL_PID"
 	victim_go
 	victim_end
@@ -142,10 +133,7 @@ counted_by_pid() {
 	victim dlopen 200
 	local lib
 	lib=$(ldconfig -p | awk '/libz.so.1 / && /x86-64/ { print $NF; exit }')
-	env --default-signal=INT bpftrace -e "uprobe:$lib:zlibCompileFlags { @ = count(); }" >"$SESSION/tool" 2>&1 3>&- &
-	TOOL_PID=$!
-	exact_pids+=("$TOOL_PID")
-	wait_for "$SESSION/tool" "$tool_ready" 20
+	tool_run "$SESSION/tool" bpftrace -e "uprobe:$lib:zlibCompileFlags { @ = count(); }"
 	wait_until 15 is_shared
 	victim_go
 	victim_end

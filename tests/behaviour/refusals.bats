@@ -119,14 +119,19 @@ traced() { ! grep -q '^TracerPid:.0$' "/proc/$1/status"; }
 	lines '^@: 10000$' 1
 }
 
-@test "a target under strace: the tracer is named, the answer is right" {
-	local dir=$SESSION/x
+# under_strace DIR: a workload that strace traces, and a tool that wants it.
+under_strace() {
 	need strace
-	exact_workload "$dir" work 2 5000
+	exact_workload "$1" work 2 5000
 	debugged strace -f -e trace=none -p "$WORKLOAD_PID"
 	wait_until 20 traced "$WORKLOAD_PID" || skip "strace cannot trace here"
-	tool_run "$dir/tool" bpftrace -p "$WORKLOAD_PID" -e "uprobe:$WORKLOAD:work { @ = count(); }"
+	tool_run "$1/tool" bpftrace -p "$WORKLOAD_PID" -e "uprobe:$WORKLOAD:work { @ = count(); }"
 	stays "debugger|traced|strace"
+}
+
+@test "a target under strace: the tracer is named, the answer is right" {
+	local dir=$SESSION/x
+	under_strace "$dir"
 	exact_go "$dir"
 	exact_called "$dir"
 	exact_tool_end "$TOOL_PID"
@@ -209,12 +214,7 @@ counted_is() {
 
 @test "a target that a tracer has left is taken over when that is asked for" {
 	local dir=$SESSION/x
-	need strace
-	exact_workload "$dir" work 2 5000
-	debugged strace -f -e trace=none -p "$WORKLOAD_PID"
-	wait_until 20 traced "$WORKLOAD_PID" || skip "strace cannot trace here"
-	tool_run "$dir/tool" bpftrace -p "$WORKLOAD_PID" -e "uprobe:$WORKLOAD:work { @ = count(); }"
-	stays "debugger|traced|strace"
+	under_strace "$dir"
 	kill -INT "$DEBUGGER"
 	exact_waited "$DEBUGGER" || true
 	"$B/bpftime" takeover "$TOOL_PID"

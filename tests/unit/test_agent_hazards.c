@@ -14,20 +14,6 @@
 
 static struct rig rig;
 
-static int start_rig(void **state)
-{
-	(void)state;
-	rig_start(&rig);
-	return 0;
-}
-
-static int stop_rig(void **state)
-{
-	(void)state;
-	rig_stop(&rig);
-	return 0;
-}
-
 /* A victim whose work() is served in userspace: entries counted in 0, returns in 1. */
 struct probed {
 	struct victim v;
@@ -328,10 +314,5 @@ int main(void)
 		cmocka_unit_test(test_killed_meanwhile),
 	};
 
-	cmocka_set_message_output(CM_OUTPUT_TAP);
-	if (geteuid()) {
-		puts("1..0 # SKIP needs root");
-		return 0;
-	}
-	return cmocka_run_group_tests_name("agent_hazards", tests, start_rig, stop_rig);
+	return rig_tests(&rig, "agent_hazards", tests, sizeof(tests) / sizeof(tests[0]));
 }

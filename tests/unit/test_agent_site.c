@@ -25,20 +25,6 @@
 
 static struct rig rig;
 
-static int start_rig(void **state)
-{
-	(void)state;
-	rig_start(&rig);
-	return 0;
-}
-
-static int stop_rig(void **state)
-{
-	(void)state;
-	rig_stop(&rig);
-	return 0;
-}
-
 /* File offset; also in a program that has lost its symbols. */
 static uint64_t function_of(const char *victim, const char *symbol)
 {
@@ -425,10 +411,5 @@ int main(void)
 		cmocka_unit_test(test_refusals),      cmocka_unit_test(test_step),
 	};
 
-	cmocka_set_message_output(CM_OUTPUT_TAP);
-	if (geteuid()) {
-		puts("1..0 # SKIP needs root");
-		return 0;
-	}
-	return cmocka_run_group_tests_name("agent_site", tests, start_rig, stop_rig);
+	return rig_tests(&rig, "agent_site", tests, sizeof(tests) / sizeof(tests[0]));
 }
