@@ -584,6 +584,7 @@ once long try_add(__u64 off, __u64 at, __u64 delta)
 	if (!s || !arena || !is_node(off) || geo()->kind != SHM_PERCPU_HASH ||
 	    at > (__u64)geo()->n_cpus * geo()->value_room - 8)
 		return -SHM_EFAULT;
+	shm_bound(at, (__u64)geo()->n_cpus * geo()->value_room - 7);
 	word = shm_at(arena, off + geo()->value_off) + at;
 	return shm_add_again(arena, geo(), off, word, shm_hash(geo(), s->key), &delta);
 }

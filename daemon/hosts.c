@@ -158,8 +158,9 @@ static void open_host(struct hosts *hs, struct host *h)
 	char exe[PATH_MAX];
 	const char *rule = NULL;
 
-	if (h->pid == getpid()) {
-		snprintf(h->why, sizeof(h->why), "it is bpftimed itself");
+	/* Whoever holds threads must not be held with them; its tracers share its memory. */
+	if (h->pid == getpid() || claims__is_daemon(hs->claims, h->pid)) {
+		snprintf(h->why, sizeof(h->why), "process %d (%s) belongs to a bpftimed", h->pid, h->comm);
 		return;
 	}
 	procfs_exe(h->pid, exe, sizeof(exe));

@@ -23,6 +23,7 @@
 #define HELD_RETURNS_TIMEOUT_MS 20
 #define FREE_TRIES		3
 #define OCCUPIED_TRIES		5
+#define MOST_HELD_S		10 /* longer than all that is waited for meanwhile */
 #define MAX_RANGES		256
 
 static int __attribute__((format(printf, 3, 4))) fail(struct group *g, int err, const char *fmt, ...)
@@ -138,6 +139,23 @@ static void set_urgent(bool urgent)
 		closedir(dir);
 }
 
+/*
+ * Threads that are held wait for us for ever. Should we stand still, stopped or waiting for one of them, the kernel
+ * ends us after a while, and the guard lets them go.
+ */
+static void set_patience(bool on)
+{
+	struct sigevent kill_us = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL};
+	const struct itimerspec at = {.it_value.tv_sec = on ? MOST_HELD_S : 0};
+	static timer_t timer;
+	static bool is_made;
+
+	if (!is_made)
+		is_made = !timer_create(CLOCK_MONOTONIC, &kill_us, &timer);
+	if (is_made)
+		timer_settime(timer, 0, &at, NULL);
+}
+
 static long microseconds_since(const struct timespec *then)
 {
 	struct timespec now;
@@ -148,6 +166,7 @@ static long microseconds_since(const struct timespec *then)
 
 static void hold(struct switcher *sw, struct group *g)
 {
+	set_patience(true);
 	set_urgent(true);
 	clock_gettime(CLOCK_MONOTONIC, &sw->held_since);
 	set_gate(g, SHM_UGATE_WAIT);
@@ -164,6 +183,7 @@ static void let_go(struct switcher *sw, struct group *g)
 	for (struct group *n = *sw->groups; n; n = n->next)
 		if (is_neighbour(sw, g, n))
 			set_gate(n, SHM_UGATE_OPEN);
+	set_patience(false);
 	log_debug("group %u: threads were held for %ld us", g->id, microseconds_since(&sw->held_since));
 	set_urgent(false);
 }
