@@ -103,6 +103,27 @@ offloaded() {
 	exact_finish "$SESSION/x" count_tid
 }
 
+# Its process or a debugger's may be stopped by anybody. Threads that wait for it must not wait for ever.
+@test "standing still in the middle of a switch: it is ended after a while, the target goes on, the tool prints the truth" {
+	need gdb
+	export EXACT_TIMEOUT=120
+	exact_start "$SESSION/x" count_tid 4 100000 --rate 10000
+	offloaded
+	exact_go "$SESSION/x"
+	gdb -nx -batch -p "$DAEMON" -ex 'break cpus_visit' -ex continue -ex 'printf "stands\n"' -ex 'shell sleep 60' >"$SESSION/gdb" 2>&1 3>&- &
+	local gdb=$!
+	exact_pids+=("$gdb")
+	wait_for "$SESSION/gdb" "Breakpoint 1 at" 20
+	"$B/bpftime" handback "$TOOL_PID" >/dev/null 2>&1 3>&- &
+	local asked=$!
+	wait_for "$SESSION/gdb" stands 10
+	wait "$asked" || true
+	kill "$gdb"
+	ended "$DAEMON"
+	wait "$DAEMON" || true
+	exact_finish "$SESSION/x" count_tid
+}
+
 @test "ended while a debugger holds a thread in the middle of a jump: what protects the thread stays, for the next one to take away" {
 	local holder
 	need python3

@@ -70,6 +70,29 @@ counted_by_pid() {
 	echo "$WORKLOAD_PID 800000" | diff - "$SESSION/answer"
 }
 
+@test "a function that the daemon calls itself, in the middle of a switch, too: it is no target" {
+	local libc i own
+	export BPFTIME_POLICY_DIR=$SESSION/policy.d
+	libc=$(ldconfig -p | awk '/libc.so.6 / && /x86-64/ { print $NF; exit }')
+	policy only.json '{"version": 1, "targets": [{"comm": "workload", "action": "offload"}, {"comm": "bpftimed", "action": "offload"},
+		{"comm": "bpftimed-*", "action": "offload"}], "default": "kernel", "tools": [{"comm": "bpftrace", "action": "offload"}]}'
+	daemon_start
+	workload_at a 2 1000
+	tool_run "$SESSION/tool" bpftrace -e "uprobe:$libc:readdir64 { @ = count(); }"
+	wait_until 15 is_shared
+	for ((i = 0; i < 5; i++)); do
+		timeout 20 "$B/bpftime" handback "$TOOL_PID"
+		timeout 20 "$B/bpftime" takeover "$TOOL_PID"
+	done
+	carried "$WORKLOAD_PID"
+	own=$(pgrep -P "$DAEMON")
+	for i in $DAEMON $own; do
+		! carried "$i" || { echo "process $i is a target"; false; }
+	done
+	exact_tool_end "$TOOL_PID"
+	grep -qE '^@: [1-9][0-9]*$' "$SESSION/tool"
+}
+
 @test "500 processes one after another, 64 at once" {
 	daemon_start
 	everywhere '@ = count();'
