@@ -5,8 +5,10 @@
  * In a target are mapped, besides the arenas of the groups:
  *   - the agent image: one sealed read-only code memfd for the whole host (agent/image.S, agent/hit.c);
  *   - one sealed code memfd per compiled program;
- *   - the *target arena*: the value of a BPF_MAP_TYPE_ARRAY (BPF_F_MMAPABLE, one element of struct agent_target),
- *     shared by the target, the daemon and the kernel-side programs: thread slots and site descriptors;
+ *   - the *target arena*, struct agent_target: first the value of a BPF_MAP_TYPE_ARRAY (BPF_F_MMAPABLE, one element of
+ *     AGENT_ARENA_SIZE bytes), shared by the target, the daemon and the kernel-side programs: thread slots; behind it a
+ *     memfd of a fixed size, shared by the target and the daemon: site descriptors, pages of which cost nothing before
+ *     they are used;
  *   - the fork page: private, anonymous, MADV_WIPEONFORK: its first word is 1 in the target and 0 in a fork child;
  * behind it a page in which the arguments of injected system calls lie (agent/inject.c);
  *   - trampoline pages near the probed functions: per-site stubs (code, r-x, from a sealed memfd).
@@ -20,10 +22,10 @@
 #include "../shm-runtime/shm.h"
 #endif
 
-#define AGENT_ABI_VERSION   3
+#define AGENT_ABI_VERSION   4
 #define AGENT_MAX_ACTIONS   8u /* programs at one site; more: the site stays in the kernel */
 #define AGENT_MAX_DIRECT    6u
-#define AGENT_MAX_SITES	    128u
+#define AGENT_MAX_SITES	    4096u
 #define AGENT_COUNTED_SITES 32u	  /* sites whose hits each thread counts for itself; a power of two */
 #define AGENT_MAX_THREADS   1024u /* slots; a power of two */
 #define AGENT_REPLY_SIZE    200u  /* bytes that one service call can bring back: struct agent_thread has 512 */
@@ -202,10 +204,11 @@ enum agent_target_flags {
 /* Filled by target__inject() up to shadow; sites by the daemon; the rest by the kernel-side programs and the agent. */
 struct agent_target {
 	__u32 version;
-	__u32 tgid; /* initial namespace */
-	__u32 n_sites;
+	__u32 tgid;    /* initial namespace */
+	__u32 n_sites; /* no site at this index or above was ever used */
 	__u32 flags;
 	__u64 shadow; /* struct agent_shadow[AGENT_MAX_THREADS] */
+	__u64 self;   /* address of this in the target */
 	/*
 	 * 1: no other task has this memory, so that hits can be counted without lock or owner. The daemon says it when
 	 * it has seen so, a kernel-side program takes it back before a second thread runs.
@@ -215,8 +218,12 @@ struct agent_target {
 	__u64 alone_hits[AGENT_COUNTED_SITES]; /* as agent_thread.hits, of the thread that was alone */
 	struct agent_thread thread[AGENT_MAX_THREADS];
 	struct agent_thread spare[AGENT_MAX_SPARES]; /* claimed through busy */
-	struct agent_site site[AGENT_MAX_SITES];
+	struct agent_site site[AGENT_MAX_SITES] __attribute__((aligned(4096)));
 };
+
+/* What the BPF map has; and the rest. */
+#define AGENT_ARENA_SIZE __builtin_offsetof(struct agent_target, site)
+_Static_assert(AGENT_ARENA_SIZE % 4096 == 0 && sizeof(struct agent_target) % 4096 == 0, "whole pages");
 
 /*
  * The site at this index is to serve its actions. For the daemon, before the site's byte is opened; __ATOMIC_SEQ_CST.

@@ -14,6 +14,8 @@
 _Static_assert(PATCH_MAX == sizeof(((struct site_record *)0)->jump), "a record has room for a jump");
 _Static_assert(SITE_MAX_CODE == AGENT_RECORD_CODE, "a record has room for the code of a site");
 
+#define NO_LINK (~0u)
+
 void target__record(const struct target *t, struct target_record *out)
 {
 	*out = (struct target_record){t->image, t->arena, t->fork_page, t->shadow};
@@ -24,9 +26,10 @@ void site__record(const struct site *s, struct site_record *out)
 	*out = (struct site_record){
 		.addr = s->addr,
 		.stub = s->stub,
-		.map_addr = s->map.addr,
-		.map_size = s->map.size,
-		.stub_ino = s->stub_ino,
+		.map_addr = s->area->map.addr,
+		.map_size = s->area->map.size,
+		.stub_ino = s->area->ino,
+		.hold_link = s->held ? s->held->id : NO_LINK,
 		.covered = s->d.covered,
 		.index = (uint32_t)s->index,
 		.file_size = (uint32_t)s->file_size,
@@ -74,6 +77,53 @@ int target__adopt(pid_t pid, const struct target_record *r, struct target **out,
 	return 0;
 }
 
+/* What sites have together is made again once. */
+static struct stub_area *adopt_area(const struct target *t, const struct site_record *r)
+{
+	struct stub_area *a;
+
+	for (const struct site *s = t->sites; s; s = s->next)
+		if (s->area->map.addr == r->map_addr)
+			return s->area;
+	a = calloc(1, sizeof(*a));
+	if (a)
+		*a = (struct stub_area){.map = {.fd = -1, .addr = r->map_addr, .size = r->map_size}, .ino = r->stub_ino};
+	return a;
+}
+
+static struct hold_link *adopt_link(const struct target *t, unsigned int id, const char *pin_dir)
+{
+	struct hold_link *l;
+
+	for (const struct site *s = t->sites; s; s = s->next)
+		if (s->held && s->held->id == id)
+			return s->held;
+	l = calloc(1, sizeof(*l));
+	if (!l)
+		return NULL;
+	l->id = id;
+	snprintf(l->pin, sizeof(l->pin), "%s/hold-%d-all-%u", pin_dir, t->pid, id);
+	l->link = bpf_obj_get(l->pin);
+	return l;
+}
+
+static struct hold *adopt_holds(const struct target *t, const struct site_record *r, const char *pin_dir)
+{
+	struct hold *holds = calloc(PATCH_MAX, sizeof(*holds));
+
+	for (unsigned int i = 0; holds && i < PATCH_MAX; i++) {
+		struct hold *h = &holds[i];
+
+		*h = (struct hold){.event = -1, .link = -1};
+		if (!(r->boundary_mask & (1u << i)))
+			continue;
+		snprintf(h->pin, sizeof(h->pin), "%s/hold-%d-%u-%u", pin_dir, t->pid, r->index, i);
+		/* The link holds the event. */
+		h->event = bpf_obj_get(h->pin);
+	}
+	return holds;
+}
+
 int site__adopt(struct target *t, const struct site_record *r, const char *pin_dir, struct site **out,
 		struct agent_error *err)
 {
@@ -91,8 +141,6 @@ int site__adopt(struct target *t, const struct site_record *r, const char *pin_d
 		.t = t,
 		.addr = r->addr,
 		.stub = r->stub,
-		.map = {.fd = -1, .addr = r->map_addr, .size = r->map_size},
-		.stub_ino = r->stub_ino,
 		.file_size = r->file_size,
 		.d = {.covered = r->covered, .boundary_mask = r->boundary_mask},
 		.size = r->size,
@@ -101,21 +149,22 @@ int site__adopt(struct target *t, const struct site_record *r, const char *pin_d
 		.has_return = r->has_return,
 		.armed = true,
 		.path_fd = -1,
+		.area = adopt_area(t, r),
+		.held = r->hold_link == NO_LINK ? NULL : adopt_link(t, r->hold_link, pin_dir),
+		.hold = r->hold_link == NO_LINK ? adopt_holds(t, r, pin_dir) : NULL,
 		.next = t->sites,
 	};
+	if (s->area)
+		s->area->refs++;
+	if (s->held)
+		s->held->refs++;
+	if (!s->area || (!s->held && !s->hold)) {
+		free(s); /* what it shares is left to the others */
+		return agent_fail(err, -ENOMEM, "out of memory");
+	}
 	t->sites = s;
 	memcpy(s->file, r->file, sizeof(s->file));
 	memcpy(s->jump, r->jump, sizeof(s->jump));
-	for (unsigned int i = 0; i < PATCH_MAX; i++) {
-		struct hold *h = &s->hold[i];
-
-		*h = (struct hold){.event = -1, .link = -1};
-		if (!(r->boundary_mask & (1u << i)))
-			continue;
-		snprintf(h->pin, sizeof(h->pin), "%s/hold-%d-%d-%u", pin_dir, t->pid, s->index, i);
-		/* The link holds the event. */
-		h->event = bpf_obj_get(h->pin);
-	}
 	*out = s;
 	return 0;
 }
@@ -138,7 +187,7 @@ struct code_range target__image_range(const struct target *t)
 int target__evict(struct target *t, int timeout_ms, struct agent_error *err)
 {
 	struct target_mapping parts[2] = {{.addr = t->image, .size = agent_image__size()},
-					  {.addr = t->arena, .size = (sizeof(struct agent_target) + 4095) & ~4095ul}};
+					  {.addr = t->arena, .size = sizeof(struct agent_target)}};
 	struct code_range image = target__image_range(t);
 	int rc = target_left(t, &image, timeout_ms, err);
 

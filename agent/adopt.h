@@ -8,7 +8,7 @@
 
 #include "agent.h"
 
-#define AGENT_RECORD_VERSION 3u
+#define AGENT_RECORD_VERSION 4u
 #define AGENT_RECORD_CODE    32u
 
 struct target_record {
@@ -19,6 +19,7 @@ struct site_record {
 	uint64_t addr, stub, map_addr, map_size, stub_ino;
 	uint64_t covered;
 	uint32_t index, file_size;
+	uint32_t hold_link, unused;
 	uint8_t file[AGENT_RECORD_CODE];
 	uint8_t jump[12];
 	uint16_t boundary_mask;

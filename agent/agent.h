@@ -51,10 +51,18 @@ bool target__alive(const struct target *t); /* same process, same image since op
 void target__free(struct target *t);
 
 /*
- * Gives the process the agent: image, target arena (arena_fd, a BPF array map of one struct agent_target), fork page.
- * Two short stops of one thread, invisible. No descriptor is left behind.
+ * A target arena for us: arena_fd is the BPF map of its first AGENT_ARENA_SIZE bytes, *sites_fd the memory of the rest:
+ * made when it is -1. NULL with errno.
  */
-int target__inject(struct target *t, const struct agent_image *img, int arena_fd, struct agent_error *err);
+struct agent_target *agent_arena__map(int arena_fd, int *sites_fd);
+void agent_arena__unmap(struct agent_target *arena); /* NULL is allowed */
+
+/*
+ * Gives the process the agent: image, target arena (as of agent_arena__map()), fork page. Two short stops of one
+ * thread, invisible. No descriptor is left behind.
+ */
+int target__inject(struct target *t, const struct agent_image *img, int arena_fd, int sites_fd,
+		   struct agent_error *err);
 
 /* Maps fds into the target in one stop (MAP_SHARED). addr in: wanted address or 0; out: where it is. */
 struct target_mapping {
@@ -62,7 +70,9 @@ struct target_mapping {
 	size_t size;
 	int prot;
 	uint64_t addr;
+	uint64_t offset; /* in the file */
 };
+#define TARGET_MAP_MAX 60 /* mappings made at once */
 int target__map(struct target *t, struct target_mapping *m, size_t n, struct agent_error *err);
 int target__unmap(struct target *t, const struct target_mapping *m, size_t n, struct agent_error *err);
 
@@ -92,6 +102,12 @@ struct site_opts {
 	const char *pin_dir; /* bpffs folder in which links are pinned, or NULL */
 	int index;	     /* which struct agent_site of the target arena */
 };
+/* What became of one of several. */
+struct site_plan {
+	struct site *site; /* NULL unless result is SITE_DONE */
+	enum site_result result;
+	struct agent_error err;
+};
 
 /*
  * Finds the file's executable mapping in the target, decodes the instructions at the site, chooses the place of the
@@ -100,6 +116,8 @@ struct site_opts {
  * then fills agent_site.action, and calls site__arm() and site__open().
  */
 enum site_result site__plan(struct target *t, const struct site_opts *opts, struct site **out, struct agent_error *err);
+/* The same for many: the process is stopped as often as for one, and one link holds all of them. */
+void site__plan_all(struct target *t, const struct site_opts *opts, size_t n, struct site_plan *out);
 uint64_t site__address(const struct site *s);
 struct agent_site *site__fill_addresses(const struct site *s,
 					struct agent_target *arena); /* fills site, resume, call_resume */
@@ -124,6 +142,14 @@ bool site__is_open(const struct site *s); /* reads the byte: another tool's atta
  * again.
  */
 int site__free(struct site *s);
+/* The same for many, of whatever targets. Those that are freed become NULL; returns how many are not. */
+size_t site__free_all(struct site **s, size_t n);
+/*
+ * Closing uprobes takes the kernel a good part of a second. From now on threads wait for that: what site__free() frees
+ * may go on costing time for a moment. agent_closed_all() waits until it is over.
+ */
+void agent_close_aside(void);
+void agent_closed_all(void);
 /* Forgets a site that cannot be freed. What of it is pinned goes on working, for site__adopt(). */
 void site__leave(struct site *s);
 

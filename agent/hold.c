@@ -3,6 +3,10 @@
  * hold.c: kernel uprobes that do nothing. They keep the kernel's int3 at the site and at the instruction boundaries
  * behind it, so that whoever gets there goes on correctly. Pinned, they outlive the daemon.
  *
+ * One uprobe_multi link holds all sites that are planned together: the kernel takes as long to close it as to close one
+ * perf event, some 50 to 100 ms, and perf events are closed one after another whoever closes them (event_mutex in
+ * kernel/trace/). Kernels before 6.6 have no such links.
+ *
  * A perf event that is limited to a process is limited by one thread of it, whose memory is compared with that of who
  * hits the uprobe. A thread that has ended has none: then uprobe_perf_func() (kernel/trace/trace_uprobe.c) asks that
  * the int3 be taken away, and handler_chain() (kernel/events/uprobes.c) does so when no other uprobe there wants it.
@@ -55,7 +59,7 @@ static int pin(int fd, const char *path)
 	return syscall(SYS_bpf, BPF_OBJ_PIN, &attr, sizeof(attr)) ? -errno : 0;
 }
 
-int hold_arm(struct hold *h, const struct site_opts *o, pid_t pid, unsigned int at, struct agent_error *err)
+static int arm_one(struct hold *h, const struct site_opts *o, pid_t pid, unsigned int at, struct agent_error *err)
 {
 	struct perf_event_attr a = {.size = sizeof(a)};
 	int type = uprobe_pmu(), rc;
@@ -94,6 +98,156 @@ int hold_arm(struct hold *h, const struct site_opts *o, pid_t pid, unsigned int 
 	return rc;
 }
 
+/* ---- a link for many ---- */
+
+#define TRACE_UPROBE_MULTI 48 /* BPF_TRACE_UPROBE_MULTI, since Linux 6.6 */
+
+/* struct bpf_attr of BPF_LINK_CREATE for it. */
+struct multi_create {
+	uint32_t prog, target, attach_type, flags;
+	uint64_t path, offsets, ref_ctr_offsets, cookies;
+	uint32_t n, multi_flags, pid, pad;
+};
+
+/* A program for such links, made once; -1: this kernel has none. */
+static int multi_prog(void)
+{
+	static const struct bpf_insn nothing[] = {
+		{.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0},
+		{.code = BPF_JMP | BPF_EXIT},
+	};
+	static int fd = -2;
+
+	if (fd == -2) {
+		union bpf_attr attr = {.prog_type = BPF_PROG_TYPE_KPROBE,
+				       .expected_attach_type = TRACE_UPROBE_MULTI,
+				       .insns = (uint64_t)(uintptr_t)nothing,
+				       .insn_cnt = 2,
+				       .prog_name = "bpftimed_hold",
+				       .license = (uint64_t)(uintptr_t) "Dual MIT/GPL"};
+
+		fd = (int)syscall(SYS_bpf, BPF_PROG_LOAD, &attr, sizeof(attr));
+	}
+	return fd;
+}
+
+static int multi_link(const char *path, pid_t pid, const uint64_t *offsets, size_t n)
+{
+	struct multi_create c = {
+		.prog = (uint32_t)multi_prog(),
+		.attach_type = TRACE_UPROBE_MULTI,
+		.path = (uint64_t)(uintptr_t)path,
+		.offsets = (uint64_t)(uintptr_t)offsets,
+		.n = (uint32_t)n,
+		.pid = (uint32_t)pid,
+	};
+	int fd = (int)syscall(SYS_bpf, BPF_LINK_CREATE, &c, sizeof(c));
+
+	return fd < 0 ? -errno : fd;
+}
+
+static int try_link(struct site *const *s, size_t n, const struct site_opts *o, struct agent_error *err)
+{
+	uint64_t *offsets = malloc(n * PATCH_MAX * sizeof(*offsets));
+	struct hold_link *l = calloc(1, sizeof(*l));
+	struct target *t = s[0]->t;
+	size_t n_offsets = 0;
+	int rc = -ENOMEM;
+
+	for (size_t i = 0; offsets && i < n; i++)
+		for (unsigned int k = 0; k < s[i]->size; k++)
+			if (s[i]->d.boundary_mask & (1u << k))
+				offsets[n_offsets++] = s[i]->offset + k;
+	if (offsets && l)
+		l->link = rc = multi_link(o->path, t->pid, offsets, n_offsets);
+	free(offsets);
+	if (rc < 0) {
+		free(l);
+		return agent_fail(err, rc, "the kernel takes no uprobe at offset 0x%lx of %s: %s", s[0]->offset,
+				  o->path, strerror(-rc));
+	}
+	l->id = t->n_hold_links++;
+	if (o->pin_dir) {
+		snprintf(l->pin, sizeof(l->pin), "%s/hold-%d-all-%u", o->pin_dir, t->pid, l->id);
+		unlink(l->pin);
+		rc = pin(l->link, l->pin);
+	}
+	if (rc < 0) {
+		agent_fail(err, rc, "%s cannot be pinned: %s", l->pin, strerror(-rc));
+		close(l->link);
+		free(l);
+		return rc;
+	}
+	l->refs = (unsigned int)n;
+	for (size_t i = 0; i < n; i++)
+		s[i]->held = l;
+	return 0;
+}
+
+/* Those that the kernel takes; a link is made of all of its places or of none. */
+static void link_all(struct site *const *s, size_t n, const struct site_opts *o, struct agent_error *err)
+{
+	int rc = try_link(s, n, o, err);
+
+	if (!rc || n == 1 || rc == -ESRCH || rc == -EMFILE || rc == -ENOMEM)
+		return;
+	link_all(s, n / 2, o, err);
+	link_all(s + n / 2, n - n / 2, o, err);
+}
+
+static struct hold *new_holds(size_t n)
+{
+	struct hold *h = malloc(n * sizeof(*h));
+
+	for (size_t i = 0; h && i < n; i++)
+		h[i] = (struct hold){.event = -1, .link = -1};
+	return h;
+}
+
+static enum site_result hold_one(struct site *s, const struct site_opts *o, struct agent_error *err)
+{
+	struct site_opts own = *o;
+
+	own.offset = s->offset;
+	own.index = s->index;
+	s->hold = new_holds(PATCH_MAX);
+	if (!s->hold)
+		return agent_fail(err, 0, "out of memory"), SITE_FAILED;
+	for (unsigned int i = 0; i < s->size; i++)
+		if ((s->d.boundary_mask & (1u << i)) && arm_one(&s->hold[i], &own, s->t->pid, i, err)) {
+			hold_drop_all(s);
+			return SITE_SKIPPED;
+		}
+	return SITE_DONE;
+}
+
+enum site_result hold_sites(struct site *const *s, size_t n, const struct site_opts *o, struct agent_error *err)
+{
+	enum site_result r = SITE_DONE;
+
+	if (multi_prog() >= 0) {
+		link_all(s, n, o, err);
+		for (size_t i = 0; i < n; i++)
+			r = s[i]->held ? r : SITE_SKIPPED;
+		return r;
+	}
+	for (size_t i = 0; i < n; i++)
+		if (hold_one(s[i], o, err))
+			r = SITE_SKIPPED;
+	return r;
+}
+
+/* ---- closing ---- */
+
+#define MOST_CLOSERS 32
+
+static int n_closers;
+static bool closes_aside;
+
+struct closing {
+	int link, event;
+};
+
 static void close_both(int link, int event)
 {
 	if (link >= 0)
@@ -102,23 +256,16 @@ static void close_both(int link, int event)
 		close(event);
 }
 
-void hold_drop(struct hold *h)
+void agent_close_aside(void)
 {
-	if (h->pin[0])
-		unlink(h->pin);
-	close_both(h->link, h->event);
-	*h = (struct hold){.event = -1, .link = -1};
+	closes_aside = true;
 }
 
-/* ---- of processes that have ended ---- */
-
-#define MOST_CLOSERS 32
-
-static int n_closers;
-
-struct closing {
-	int link, event;
-};
+void agent_closed_all(void)
+{
+	while (__atomic_load_n(&n_closers, __ATOMIC_SEQ_CST))
+		usleep(1000);
+}
 
 static void *closer(void *arg)
 {
@@ -134,21 +281,49 @@ static void *closer(void *arg)
  * Closing a uprobe takes the kernel up to 100 ms, in which it waits for programs that might run. Nobody has to wait
  * with it for a process that is gone.
  */
-static void drop_aside(struct hold *h)
+static void close_aside(int link, int event)
 {
-	struct closing *c = h->event >= 0 || h->link >= 0 ? malloc(sizeof(*c)) : NULL;
+	struct closing *c = malloc(sizeof(*c));
 
+	/* Too many wait already: so do we, for one of them. */
+	while (c && __atomic_load_n(&n_closers, __ATOMIC_SEQ_CST) >= MOST_CLOSERS)
+		usleep(1000);
 	if (c) {
-		*c = (struct closing){h->link, h->event};
-		if (__atomic_add_fetch(&n_closers, 1, __ATOMIC_SEQ_CST) <= MOST_CLOSERS && !thread_aside(closer, c)) {
-			h->link = h->event = -1;
-		} else {
-			__atomic_sub_fetch(&n_closers, 1, __ATOMIC_SEQ_CST);
-			free(c);
-		}
+		*c = (struct closing){link, event};
+		__atomic_add_fetch(&n_closers, 1, __ATOMIC_SEQ_CST);
+		if (!thread_aside(closer, c))
+			return;
+		__atomic_sub_fetch(&n_closers, 1, __ATOMIC_SEQ_CST);
+		free(c);
 	}
-	hold_drop(h);
+	close_both(link, event);
 }
+
+static void hold_drop(struct hold *h, bool aside)
+{
+	if (h->pin[0])
+		unlink(h->pin);
+	if (aside && (h->event >= 0 || h->link >= 0))
+		close_aside(h->link, h->event);
+	else
+		close_both(h->link, h->event);
+	*h = (struct hold){.event = -1, .link = -1};
+}
+
+static void hold_link_put(struct hold_link *l, bool aside)
+{
+	if (--l->refs)
+		return;
+	if (l->pin[0])
+		unlink(l->pin);
+	if (aside && l->link >= 0)
+		close_aside(l->link, -1);
+	else
+		close_both(l->link, -1);
+	free(l);
+}
+
+/* ---- of processes whose main thread has ended ---- */
 
 /* From here on it has no memory, or soon will not. */
 static bool is_ending(pid_t tid)
@@ -171,9 +346,7 @@ void hold_stand_in(struct site *s)
 	n = proc_threads(s->t->pid, &tids);
 	if (n < 0)
 		return;
-	s->stand_ins = malloc(STAND_INS * PATCH_MAX * sizeof(*s->stand_ins));
-	for (int i = 0; s->stand_ins && i < STAND_INS * PATCH_MAX; i++)
-		s->stand_ins[i] = (struct hold){.event = -1, .link = -1};
+	s->stand_ins = new_holds(STAND_INS * PATCH_MAX);
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", s->path_fd);
 	opts.path = path;
 	for (int i = 0, k = 0; s->stand_ins && i < n && k < STAND_INS; i++) {
@@ -182,7 +355,7 @@ void hold_stand_in(struct site *s)
 		/* That at the first byte last: it closes an open site. */
 		for (int at = (int)s->size - 1; at >= 0; at--)
 			if (s->d.boundary_mask & (1u << at))
-				(void)hold_arm(&s->stand_ins[k * PATCH_MAX + at], &opts, tids[i], (unsigned int)at,
+				(void)arm_one(&s->stand_ins[k * PATCH_MAX + at], &opts, tids[i], (unsigned int)at,
 					       &ignored);
 		k++;
 	}
@@ -191,12 +364,16 @@ void hold_stand_in(struct site *s)
 
 void hold_drop_all(struct site *s)
 {
-	void (*drop)(struct hold * h) = target__alive(s->t) ? hold_drop : drop_aside;
+	bool aside = closes_aside || !target__alive(s->t);
 
-	for (int i = 0; i < PATCH_MAX; i++)
-		drop(&s->hold[i]);
+	if (s->held)
+		hold_link_put(s->held, aside);
+	for (int i = 0; s->hold && i < PATCH_MAX; i++)
+		hold_drop(&s->hold[i], aside);
 	for (int i = 0; s->stand_ins && i < STAND_INS * PATCH_MAX; i++)
-		drop(&s->stand_ins[i]);
+		hold_drop(&s->stand_ins[i], aside);
+	free(s->hold);
 	free(s->stand_ins);
-	s->stand_ins = NULL;
+	s->hold = s->stand_ins = NULL;
+	s->held = NULL;
 }

@@ -23,7 +23,7 @@
 #include "clock.h"
 #include "target.h"
 
-#define MAX_FDS	  64
+#define MAX_FDS	  64 /* TARGET_MAP_MAX, and some */
 #define PAGE	  4096ul
 #define STOP_MS	  50
 #define CHOOSE_MS 2000
@@ -49,6 +49,8 @@ struct want {
 	int flags;     /* MAP_SHARED or MAP_PRIVATE */
 	uint64_t addr; /* wanted address or 0 */
 	uint64_t at;   /* where it is, 0: not made */
+	uint64_t offset;
+	bool over; /* covers the beginning of the one before it */
 	struct advice advice[2];
 };
 
@@ -56,7 +58,7 @@ struct job {
 	struct want *want;
 	size_t n;
 	bool makes_room;  /* the first of them is that of make_room() */
-	int fds[MAX_FDS]; /* those of want[], as the tracer has them */
+	int fds[MAX_FDS]; /* those of want[], as the tracer has them; one that follows itself is there once */
 	size_t n_fds;
 	const struct target_mapping *unmap;
 	size_t n_unmap;
@@ -184,11 +186,14 @@ static int transfer(struct remote *r, const int *fds, size_t n)
 
 static int map_one(struct remote *r, struct want *w, int fd)
 {
-	int flags = w->flags | (fd < 0 ? MAP_ANONYMOUS : 0) | (w->addr ? MAP_FIXED_NOREPLACE : 0);
+	int flags = w->flags | (fd < 0 ? MAP_ANONYMOUS : 0) |
+		    (w->over	? MAP_FIXED
+		     : w->addr	? MAP_FIXED_NOREPLACE
+				: 0);
 	long ret;
 	int rc;
 
-	rc = call(r, &ret, "mmap()", SYS_mmap, (long)w->addr, (long)w->size, w->prot, flags, fd, 0);
+	rc = call(r, &ret, "mmap()", SYS_mmap, (long)w->addr, (long)w->size, w->prot, flags, fd, (long)w->offset);
 	if (rc)
 		return rc;
 	w->at = (uint64_t)ret;
@@ -239,6 +244,11 @@ static int find_scratch(struct remote *r)
 	return 0;
 }
 
+static bool follows_itself(const struct job *j, size_t i)
+{
+	return i && j->want[i].fd >= 0 && j->want[i].fd == j->want[i - 1].fd;
+}
+
 /* What the tracer needs, before anybody is stopped. */
 static int prepare(struct target *t, struct job *j)
 {
@@ -246,7 +256,7 @@ static int prepare(struct target *t, struct job *j)
 	for (size_t i = 0; i < j->n; i++) {
 		int fd;
 
-		if (j->want[i].fd < 0)
+		if (j->want[i].fd < 0 || follows_itself(j, i))
 			continue;
 		if (j->n_fds == MAX_FDS)
 			return agent_fail(j->err, -E2BIG, "too many mappings at once");
@@ -270,8 +280,12 @@ static int do_job(struct remote *r, struct job *j)
 		if (!rc)
 			rc = transfer(r, j->fds, j->n_fds);
 	}
-	for (size_t i = 0; !rc && i < j->n; i++)
-		rc = map_one(r, &j->want[i], j->want[i].fd >= 0 ? r->fds[next++] : -1);
+	for (size_t i = 0; !rc && i < j->n; i++) {
+		next += j->want[i].fd >= 0 && !follows_itself(j, i);
+		if (j->want[i].over)
+			j->want[i].addr = j->want[i - 1].at;
+		rc = map_one(r, &j->want[i], j->want[i].fd >= 0 ? r->fds[next - 1] : -1);
+	}
 	if (!rc && j->makes_room && r->t->vdso_gettime) {
 		r->scratch = j->want[0].at + PAGE;
 		rc = check_tsc(r);
@@ -317,7 +331,7 @@ static void undo(struct remote *r, struct job *j, bool failed)
 
 	r->err = &ignored;
 	for (size_t i = 0; failed && i < j->n; i++)
-		if (j->want[i].at) {
+		if (j->want[i].at && !j->want[i].over) {
 			call(r, &ret, "munmap()", SYS_munmap, (long)j->want[i].at, (long)j->want[i].size, 0, 0, 0, 0);
 			j->want[i].at = 0;
 		}
@@ -432,9 +446,57 @@ static int make_room(struct target *t, struct agent_error *err)
 	return rc;
 }
 
-int target__inject(struct target *t, const struct agent_image *img, int arena_fd, struct agent_error *err)
+/* Of a fixed size: a target cannot take from under our feet what we have mapped. */
+static int new_sites(void)
 {
-	enum { IMAGE, ARENA, N };
+	int fd = memfd_create("bpftime-sites", MFD_CLOEXEC | MFD_ALLOW_SEALING), err;
+
+	if (fd < 0)
+		return -1;
+	if (!ftruncate(fd, sizeof(struct agent_target)) &&
+	    !fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
+		return fd;
+	err = errno;
+	close(fd);
+	errno = err;
+	return -1;
+}
+
+struct agent_target *agent_arena__map(int arena_fd, int *sites_fd)
+{
+	const int prot = PROT_READ | PROT_WRITE;
+	bool is_new = *sites_fd < 0;
+	void *m;
+	int err;
+
+	if (is_new)
+		*sites_fd = new_sites();
+	if (*sites_fd < 0)
+		return NULL;
+	m = mmap(NULL, sizeof(struct agent_target), prot, MAP_SHARED, *sites_fd, 0);
+	if (m != MAP_FAILED && mmap(m, AGENT_ARENA_SIZE, prot, MAP_SHARED | MAP_FIXED, arena_fd, 0) == m)
+		return m;
+	err = errno;
+	if (m != MAP_FAILED)
+		munmap(m, sizeof(struct agent_target));
+	if (is_new) {
+		close(*sites_fd);
+		*sites_fd = -1;
+	}
+	errno = err;
+	return NULL;
+}
+
+void agent_arena__unmap(struct agent_target *arena)
+{
+	if (arena)
+		munmap(arena, sizeof(*arena));
+}
+
+int target__inject(struct target *t, const struct agent_image *img, int arena_fd, int sites_fd,
+		   struct agent_error *err)
+{
+	enum { IMAGE, SITES, ARENA, N };
 	struct want want[N] = {
 		/* private: the kernel puts a breakpoint on the nop of agent_service(), which it does not in shared
 		   memory */
@@ -442,10 +504,15 @@ int target__inject(struct target *t, const struct agent_image *img, int arena_fd
 			   .size = agent_image__size(),
 			   .prot = PROT_READ | PROT_EXEC,
 			   .flags = MAP_PRIVATE},
-		[ARENA] = {.fd = arena_fd,
-			   .size = (sizeof(struct agent_target) + PAGE - 1) & ~(PAGE - 1),
+		[SITES] = {.fd = sites_fd,
+			   .size = sizeof(struct agent_target),
 			   .prot = PROT_READ | PROT_WRITE,
 			   .flags = MAP_SHARED},
+		[ARENA] = {.fd = arena_fd,
+			   .size = AGENT_ARENA_SIZE,
+			   .prot = PROT_READ | PROT_WRITE,
+			   .flags = MAP_SHARED,
+			   .over = true},
 	};
 	struct job j = {.want = want, .n = N, .err = err};
 	struct agent_target *arena;
@@ -473,6 +540,7 @@ int target__inject(struct target *t, const struct agent_image *img, int arena_fd
 	arena->tgid = (uint32_t)t->pid;
 	arena->flags = cpu_has_rdpid() ? AGENT_TARGET_RDPID : 0;
 	arena->shadow = t->shadow;
+	arena->self = t->arena;
 	rc = target_write(t, t->fork_page, &alive, sizeof(alive));
 	if (rc)
 		agent_fail(err, rc, "process %d ended", t->pid);
@@ -483,15 +551,16 @@ out:
 
 int target__map(struct target *t, struct target_mapping *m, size_t n, struct agent_error *err)
 {
-	struct want want[MAX_FDS] = {0};
+	struct want want[TARGET_MAP_MAX] = {0};
 	struct job j = {.want = want, .n = n, .err = err};
 	int rc;
 
-	if (n > MAX_FDS)
+	if (n > TARGET_MAP_MAX)
 		return agent_fail(err, -E2BIG, "too many mappings at once");
 	for (size_t i = 0; i < n; i++)
 		want[i] = (struct want){
-			.fd = m[i].fd, .size = m[i].size, .prot = m[i].prot, .flags = MAP_SHARED, .addr = m[i].addr};
+			.fd = m[i].fd, .size = m[i].size, .prot = m[i].prot, .flags = MAP_SHARED, .addr = m[i].addr,
+			.offset = m[i].offset};
 	rc = run_job(t, &j);
 	for (size_t i = 0; !rc && i < n; i++)
 		m[i].addr = want[i].at;

@@ -231,17 +231,22 @@ static bool is_copy(const struct target *child, const struct site *s)
 	return !target_read(child, s->t->fork_page, &word, sizeof(word)) && !word;
 }
 
-static bool has_stub(pid_t pid, const struct site *s)
+/* Does the process map the site's stub? maps are sorted by address. */
+static bool has_stub(const struct vmas *maps, const struct site *s)
 {
-	struct vmas maps;
-	bool found = false;
+	size_t lo = 0, hi = maps->n;
 
-	if (proc_maps(pid, &maps))
-		return false;
-	for (size_t i = 0; i < maps.n && !found; i++)
-		found = maps.v[i].start == s->map.addr && maps.v[i].ino == s->stub_ino;
-	vmas_clear(&maps);
-	return found;
+	while (s->area && lo < hi) {
+		size_t mid = (lo + hi) / 2;
+
+		if (maps->v[mid].start == s->area->map.addr)
+			return maps->v[mid].ino == s->area->ino;
+		if (maps->v[mid].start < s->area->map.addr)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return false;
 }
 
 struct repair {
@@ -254,7 +259,7 @@ static void repair_one(const struct target *child, const struct site *s, struct 
 {
 	uint8_t now[PATCH_MAX], byte = INT3;
 
-	if (!has_stub(child->pid, s) || !is_copy(child, s) || target_read(child, s->addr, now, s->size))
+	if (target_read(child, s->addr, now, s->size))
 		return;
 	if ((now[0] != s->jump[0] && now[0] != INT3) || !is_behind(s, now, s->jump))
 		return;
@@ -273,6 +278,7 @@ static int repair_in_tracer(struct target *child, void *arg)
 	struct repair *r = arg;
 	struct stopped *stopped = NULL;
 	size_t n = 0, before;
+	struct vmas maps;
 	int rc = 0;
 
 	/* All threads of the child, and those that they start meanwhile. */
@@ -306,8 +312,12 @@ static int repair_in_tracer(struct target *child, void *arg)
 		if (n_tids >= 0)
 			free(tids);
 	} while (!rc && n != before);
-	for (size_t i = 0; !rc && i < r->n; i++)
-		repair_one(child, r->sites[i], stopped, n);
+	if (!rc && !proc_maps(child->pid, &maps)) {
+		for (size_t i = 0; i < r->n; i++)
+			if (has_stub(&maps, r->sites[i]) && is_copy(child, r->sites[i]))
+				repair_one(child, r->sites[i], stopped, n);
+		vmas_clear(&maps);
+	}
 	for (size_t i = 0; i < n; i++)
 		thread_resume(child, &stopped[i]);
 	free(stopped);
@@ -319,10 +329,14 @@ int agent_repair_child(pid_t child, const struct site *const *sites, size_t n_si
 	struct repair r = {sites, n_sites, err};
 	bool any = false;
 	struct target *t;
+	struct vmas maps;
 	int rc;
 
-	for (size_t i = 0; i < n_sites; i++)
-		any |= has_stub(child, sites[i]);
+	if (proc_maps(child, &maps))
+		return 0;
+	for (size_t i = 0; i < n_sites && !any; i++)
+		any = has_stub(&maps, sites[i]);
+	vmas_clear(&maps);
 	if (!any)
 		return 0;
 	rc = target__open(child, &t, err);
@@ -337,21 +351,42 @@ int agent_repair_child(pid_t child, const struct site *const *sites, size_t n_si
 	return rc;
 }
 
-void patch_repair_children(const struct site *s)
+/* Of those whose stubs the process maps: the sites, but its own. Returns how many. */
+static size_t inherited(pid_t pid, struct site *const *s, size_t n, const struct site **out)
 {
+	struct vmas maps;
+	bool any = false;
+	size_t found = 0;
+
+	if (proc_maps(pid, &maps))
+		return 0;
+	for (size_t i = 0; i < maps.n && !any; i++)
+		any = strstr(maps.v[i].path, "memfd:bpftime-stub") != NULL;
+	for (size_t i = 0; any && i < n; i++)
+		if (s[i]->t->pid != pid && has_stub(&maps, s[i]))
+			out[found++] = s[i];
+	vmas_clear(&maps);
+	return found;
+}
+
+/* Puts the file's bytes back into fork children, which have the jumps but not the uprobes' protection. */
+static void repair_children(struct site *const *s, size_t n)
+{
+	const struct site **of_child = n ? malloc(n * sizeof(*of_child)) : NULL;
 	struct agent_error ignored;
 	struct dirent *e;
-	DIR *d = opendir("/proc");
+	DIR *d = of_child ? opendir("/proc") : NULL;
 
-	if (!d)
-		return;
-	while ((e = readdir(d))) {
+	while (d && (e = readdir(d))) {
 		pid_t pid = isdigit((unsigned char)e->d_name[0]) ? atoi(e->d_name) : 0;
+		size_t found = pid ? inherited(pid, s, n, of_child) : 0;
 
-		if (pid && pid != s->t->pid)
-			agent_repair_child(pid, &s, 1, &ignored);
+		if (found)
+			agent_repair_child(pid, of_child, found, &ignored);
 	}
-	closedir(d);
+	if (d)
+		closedir(d);
+	free(of_child);
 }
 
 /* ---- the end ---- */
@@ -370,42 +405,128 @@ static void forget(struct site *s)
 
 void site__leave(struct site *s)
 {
+	struct stub_area *area = s->area ? stub_area_put(s) : NULL;
+
 	forget(s);
-	for (int i = 0; i < PATCH_MAX; i++)
+	for (int i = 0; s->hold && i < PATCH_MAX; i++)
 		s->hold[i].pin[0] = 0;
+	if (s->held)
+		s->held->pin[0] = 0;
 	hold_drop_all(s);
+	free(area);
 	free(s);
+}
+
+static bool is_held(const struct site *s)
+{
+	bool held = s->held != NULL;
+
+	for (int i = 0; s->hold && i < PATCH_MAX; i++)
+		held |= s->hold[i].event >= 0;
+	return held && s->area && target__alive(s->t);
+}
+
+/* The file's bytes are back. false: somebody does not leave the step. */
+static bool retire(struct site *s)
+{
+	struct agent_error ignored;
+	int n_tries = s->is_stuck ? 1 : FREE_TRIES;
+
+	if (site__is_open(s))
+		site__close(s, &ignored);
+	for (int tries = 0; tries < n_tries; tries++)
+		if (!site__disarm(s, &ignored) || !target__alive(s->t))
+			return true;
+	return false;
+}
+
+/* A thread that is still inside, or returns there, keeps the stubs where they are. */
+static void unmap_areas(struct target *t, struct stub_area **area, size_t n)
+{
+	struct code_range *range = malloc(n * sizeof(*range));
+	struct target_mapping m[TARGET_MAP_MAX];
+	struct agent_error ignored;
+
+	for (size_t i = 0; range && i < n; i++)
+		range[i] = (struct code_range){area[i]->map.addr, area[i]->map.addr + area[i]->map.size};
+	if (range && target__alive(t) && !target__quiesce(t, range, n, FREE_WAIT_MS, false, &ignored)) {
+		for (size_t i = 0; i < n;) {
+			size_t k = 0;
+
+			while (i < n && k < TARGET_MAP_MAX)
+				m[k++] = area[i++]->map;
+			target__unmap(t, m, k, &ignored);
+		}
+	}
+	for (size_t i = 0; i < n; i++)
+		free(area[i]);
+	free(range);
+}
+
+/* All of them are of one target, and can be forgotten. */
+static void release(struct site **s, size_t n)
+{
+	struct stub_area **area = malloc(n * sizeof(*area));
+	struct target *t = s[0]->t;
+	size_t n_areas = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		struct stub_area *a = s[i]->area ? stub_area_put(s[i]) : NULL;
+
+		forget(s[i]);
+		hold_drop_all(s[i]);
+		free(s[i]);
+		if (a && area)
+			area[n_areas++] = a;
+	}
+	if (n_areas)
+		unmap_areas(t, area, n_areas);
+	free(area);
+}
+
+static int by_target(const void *a, const void *b)
+{
+	const struct target *x = (*(struct site *const *)a)->t, *y = (*(struct site *const *)b)->t;
+
+	return x < y ? -1 : x > y;
+}
+
+/*
+ * Somebody does not leave the step: the jump's bytes stay, and with them the uprobes that make them harmless.
+ */
+size_t site__free_all(struct site **s, size_t n)
+{
+	struct site **held = calloc(n + 1, sizeof(*held)), **go = calloc(n + 1, sizeof(*go));
+	size_t n_held = 0, n_go = 0;
+
+	for (size_t i = 0; held && go && i < n; i++) {
+		bool was_held = s[i] && is_held(s[i]);
+
+		if (!s[i])
+			continue;
+		s[i]->is_stuck = was_held && !retire(s[i]);
+		if (was_held)
+			held[n_held++] = s[i];
+		if (!s[i]->is_stuck)
+			go[n_go++] = s[i];
+	}
+	if (n_held)
+		repair_children(held, n_held);
+	for (size_t i = 0; i < n; i++)
+		if (s[i] && !s[i]->is_stuck)
+			s[i] = NULL;
+	qsort(go, n_go, sizeof(*go), by_target);
+	for (size_t first = 0, next; first < n_go; first = next) {
+		for (next = first + 1; next < n_go && go[next]->t == go[first]->t;)
+			next++;
+		release(go + first, next - first);
+	}
+	free(held);
+	free(go);
+	return n - n_go;
 }
 
 int site__free(struct site *s)
 {
-	struct code_range stub = {s->map.addr, s->map.addr + s->map.size};
-	struct agent_error ignored;
-	bool held = false, clean = true;
-	int n_tries = s->is_stuck ? 1 : FREE_TRIES;
-
-	for (int i = 0; i < PATCH_MAX; i++)
-		held |= s->hold[i].event >= 0;
-	if (held && s->map.addr && target__alive(s->t)) {
-		if (site__is_open(s))
-			site__close(s, &ignored);
-		for (int tries = 0; tries < n_tries; tries++) {
-			clean = !site__disarm(s, &ignored) || !target__alive(s->t);
-			if (clean)
-				break;
-		}
-		patch_repair_children(s);
-	}
-	/* Somebody does not leave the step: the jump's bytes stay, and with them the uprobes that make them harmless.
-	 */
-	s->is_stuck = !clean;
-	if (!clean)
-		return -EBUSY;
-	forget(s);
-	hold_drop_all(s);
-	/* A thread that is still inside, or returns there, keeps the stub where it is: one page. */
-	if (s->map.addr && target__alive(s->t) && !target_left(s->t, &stub, FREE_WAIT_MS, &ignored))
-		target__unmap(s->t, &s->map, 1, &ignored);
-	free(s);
-	return 0;
+	return site__free_all(&s, 1) ? -EBUSY : 0;
 }

@@ -85,6 +85,12 @@ static int search(uint64_t lo, uint64_t hi, const struct jump_from *from, size_t
 	return 0;
 }
 
+int place_stub_between(uint64_t lo, uint64_t hi, const struct jump_from *from, size_t before, size_t after,
+		       uint64_t *entry)
+{
+	return search(lo, hi, from, before, after, entry);
+}
+
 static uint64_t gap_start(const struct vmas *m, size_t i, uint64_t start_brk)
 {
 	uint64_t lo = i ? m->v[i - 1].end : LOWEST;

@@ -105,7 +105,7 @@ int agent_service__new_arena(struct agent_service *s, struct agent_error *err)
 	int fd;
 
 	(void)s;
-	fd = bpf_map_create(BPF_MAP_TYPE_ARRAY, "bpftime_target", sizeof(__u32), sizeof(struct agent_target), 1, &opts);
+	fd = bpf_map_create(BPF_MAP_TYPE_ARRAY, "bpftime_target", sizeof(__u32), AGENT_ARENA_SIZE, 1, &opts);
 	return fd < 0 ? agent_fail(err, -errno, "a target arena cannot be made: %s", strerror(errno)) : fd;
 }
 

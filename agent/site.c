@@ -17,7 +17,6 @@
 #include "site.h"
 
 #define PAGE	     4096ul
-#define STUB_ROOM    (STUB_BEFORE + STUB_RET_RESUME + DECODE_MAX_CODE)
 #define PLACE_TRIES  4			     /* another thread may map something there first */
 #define BRANCH_SCAN  (64ul << 10)	     /* bytes of a function that are searched for branches into the patch */
 #define SAFE_THREADS (AGENT_MAX_THREADS / 2) /* more: a thread may find no slot for its returns */
@@ -154,7 +153,7 @@ static enum site_result compare_memory(struct site *s, bool armed, struct agent_
 	uint8_t now[SITE_MAX_CODE];
 	size_t n = s->d.covered;
 
-	if (neighbour(s))
+	if (!armed && neighbour(s))
 		return SKIP(err, "another probed instruction of process %d is so close that its jump would overlap",
 			    s->t->pid);
 	if (target_read(s->t, s->addr, now, n))
@@ -174,84 +173,35 @@ static enum site_result compare_memory(struct site *s, bool armed, struct agent_
 	return SITE_DONE;
 }
 
-static void fill_jump(struct site *s, const struct jump_form *form)
-{
-	int32_t rel = (int32_t)(s->stub - (s->addr + s->size));
-
-	memcpy(s->jump, form->lead, form->n_lead);
-	s->jump[form->n_lead] = JMP_REL32;
-	memcpy(s->jump + form->n_lead + 1, &rel, sizeof(rel));
-}
-
-/* 0: the stub is in the target. -ENOSPC: no stub can be where this jump leads, *why. -EAGAIN: again. */
-static int map_stub(struct site *s, const struct jump_form *form, int64_t reach, enum decode_result *why,
-		    struct agent_error *err)
-{
-	struct jump_from from = {s->addr + s->size, jump_form__int3s(form, &s->d), reach};
-	uint8_t page[2 * PAGE];
-	struct vmas maps;
-	size_t size, skip;
-	struct stat st;
-	int rc = proc_maps(s->t->pid, &maps);
-
-	if (rc)
-		return agent_fail(err, -ESRCH, "process %d ended", s->t->pid);
-	rc = place_stub(&maps, s->t->start_brk, &from, STUB_BEFORE, STUB_ROOM - STUB_BEFORE, &s->stub);
-	vmas_clear(&maps);
-	if (rc)
-		return -ENOSPC;
-	memset(page, INT3, sizeof(page));
-	skip = (s->stub - STUB_BEFORE) & (PAGE - 1);
-	size = stub_build(s, page + skip, sizeof(page) - skip, why);
-	if (!size)
-		return -ENOSPC;
-	s->map.addr = s->stub - STUB_BEFORE - skip;
-	s->map.size = (skip + STUB_ROOM + PAGE - 1) & ~(PAGE - 1);
-	s->map.prot = PROT_READ | PROT_EXEC;
-	s->map.fd = agent_code_memfd("bpftime-stub", page, s->map.size);
-	if (s->map.fd < 0)
-		return agent_fail(err, s->map.fd, "a stub cannot be put into memory: %s", strerror(-s->map.fd));
-	fstat(s->map.fd, &st);
-	s->stub_ino = st.st_ino;
-	rc = target__map(s->t, &s->map, 1, err);
-	close(s->map.fd);
-	if (rc)
-		s->map.addr = 0;
-	else
-		fill_jump(s, form);
-	return rc == -EEXIST ? -EAGAIN : rc;
-}
-
 /*
  * The first form of a jump for which there is a place. Near ones before far ones: operands relative to rip must reach
  * from the stub.
  */
-static enum site_result choose_jump(struct site *s, const struct site_opts *o, struct agent_error *err)
+static enum site_result choose_jump(struct site *s, const struct site_opts *o, struct stubs *stubs,
+				    struct agent_error *err)
 {
 	static const int64_t reach[] = {1ll << 30, 15ll << 27};
 	enum decode_result why = DECODE_OK;
+	bool chosen = false;
 	size_t func_size = 0;
 	struct function f;
 	uint8_t *func;
 	int result = read_file(s, o, &f, &func, &func_size, err);
 
-	for (size_t i = 0; !result && !s->map.addr && i < 2 * JUMP_FORMS; i++) {
+	for (size_t i = 0; !result && !chosen && i < 2 * JUMP_FORMS; i++) {
 		const struct jump_form *form = &jump_forms[i % JUMP_FORMS];
 		enum decode_result r = shape(s, o, form, &f, func, func_size);
-		int rc = -EAGAIN;
 
 		/* What keeps the shortest from being patched keeps the others, too. */
 		if (r && !i)
 			result = SKIP(err, "%s", decode_reason(r));
 		if (r || !jump_form__suits(form, s->file, &s->d))
 			continue;
-		for (int tries = 0; rc == -EAGAIN && tries < PLACE_TRIES; tries++)
-			rc = map_stub(s, form, reach[i / JUMP_FORMS], &why, err);
-		if (rc && rc != -ENOSPC)
-			result = SITE_FAILED;
+		result = compare_memory(s, false, err);
+		chosen = !result && !stubs_add(stubs, s, form, reach[i / JUMP_FORMS], &why);
 	}
 	free(func);
-	if (result || s->map.addr)
+	if (result || chosen)
 		return result;
 	return why ? SKIP(err, "%s", decode_reason(why))
 		   : SKIP(err, "the jump cannot be placed: no free address has int3 at the bytes where instructions "
@@ -269,51 +219,161 @@ static enum site_result too_many_threads(struct target *t, struct agent_error *e
 				     : SITE_DONE;
 }
 
-enum site_result site__plan(struct target *t, const struct site_opts *opts, struct site **out, struct agent_error *err)
+/* ---- many at once ---- */
+
+struct planning {
+	struct target *t;
+	const struct site_opts *opts;
+	struct site_plan *plan;
+	size_t n;
+	struct vmas maps;
+	struct stubs *stubs;
+};
+
+static struct site *new_site(struct target *t, const struct site_opts *o)
 {
 	struct site *s = calloc(1, sizeof(*s));
-	enum site_result r;
-	struct vmas maps;
 
-	*out = NULL;
 	if (!s)
-		return FAIL(err, "out of memory");
+		return NULL;
 	s->t = t;
-	s->index = opts->index;
-	s->has_return = opts->has_return;
-	s->offset = opts->offset;
-	s->noop_prog_fd = opts->noop_prog_fd;
-	s->path_fd = open(opts->path, O_PATH | O_CLOEXEC);
-	for (int i = 0; i < PATCH_MAX; i++)
-		s->hold[i] = (struct hold){.event = -1, .link = -1};
-	r = t->image ? SITE_DONE : FAIL(err, "process %d does not have the agent", t->pid);
-	if (!r && (opts->index < 0 || opts->index >= (int)AGENT_MAX_SITES))
-		r = SKIP(err, "process %d has %u probed functions already", t->pid, AGENT_MAX_SITES);
-	if (!r && s->has_return)
-		r = too_many_threads(t, err);
-	if (!r && proc_maps(t->pid, &maps))
-		r = FAIL(err, "process %d ended", t->pid);
-	else if (!r) {
-		r = find_mapping(s, &maps, opts, err);
-		vmas_clear(&maps);
+	s->index = o->index;
+	s->has_return = o->has_return;
+	s->offset = o->offset;
+	s->noop_prog_fd = o->noop_prog_fd;
+	s->path_fd = open(o->path, O_PATH | O_CLOEXEC);
+	return s;
+}
+
+static enum site_result plan_one(struct planning *p, const struct site_opts *o, struct site *s, struct agent_error *err)
+{
+	enum site_result r = SITE_DONE;
+
+	if (o->index < 0 || o->index >= (int)AGENT_MAX_SITES)
+		return SKIP(err, "process %d has %u probed functions already", p->t->pid, AGENT_MAX_SITES);
+	if (s->has_return)
+		r = too_many_threads(p->t, err);
+	if (!r)
+		r = find_mapping(s, &p->maps, o, err);
+	return r ? r : choose_jump(s, o, p->stubs, err);
+}
+
+static void drop(struct site_plan *p, enum site_result r)
+{
+	if (p->site)
+		site__free(p->site);
+	p->site = NULL;
+	p->result = r;
+}
+
+/* Chooses jumps and stubs for all, and brings the stubs into the target. -EAGAIN: somebody mapped something there. */
+static int try_plan(struct planning *p, struct agent_error *err)
+{
+	int rc;
+
+	p->stubs = stubs_new(p->t, p->n);
+	if (!p->stubs)
+		return agent_fail(err, -ESRCH, "process %d ended", p->t->pid);
+	for (size_t i = 0; i < p->n; i++) {
+		struct site_plan *out = &p->plan[i];
+		struct site *s = new_site(p->t, &p->opts[i]);
+
+		*out = (struct site_plan){.site = s};
+		if (s)
+			out->result = plan_one(p, &p->opts[i], s, &out->err);
+		else
+			out->result = FAIL(&out->err, "out of memory");
+		if (out->result) {
+			drop(out, out->result);
+			continue;
+		}
+		s->next = p->t->sites;
+		p->t->sites = s;
 	}
-	if (!r)
-		r = choose_jump(s, opts, err);
-	if (!r)
-		r = compare_memory(s, false, err);
-	for (unsigned int i = 0; !r && i < s->size; i++)
-		if ((s->d.boundary_mask & (1u << i)) && hold_arm(&s->hold[i], opts, t->pid, i, err))
-			r = SITE_SKIPPED;
-	if (!r)
-		r = compare_memory(s, true, err);
-	if (r) {
-		site__free(s);
-		return r;
+	rc = stubs_map(p->stubs, err);
+	stubs_free(p->stubs);
+	for (size_t i = 0; i < p->n && rc; i++)
+		if (p->plan[i].site)
+			drop(&p->plan[i], SITE_FAILED);
+	return rc;
+}
+
+static void skip_all(struct planning *p, enum site_result r, const struct agent_error *err)
+{
+	for (size_t i = 0; i < p->n; i++) {
+		p->plan[i] = (struct site_plan){.result = r, .err = *err};
 	}
-	s->next = t->sites;
-	t->sites = s;
-	*out = s;
-	return SITE_DONE;
+}
+
+/* All sites of one file at once. */
+static void hold_all(struct planning *p)
+{
+	struct site **s = calloc(p->n, sizeof(*s));
+	size_t *of = calloc(p->n, sizeof(*of));
+
+	for (size_t i = 0; i < p->n; i++) {
+		struct agent_error err = {""};
+		size_t n = 0;
+
+		if (!p->plan[i].site || p->plan[i].site->held || p->plan[i].site->hold)
+			continue;
+		for (size_t k = i; s && of && k < p->n; k++) {
+			if (!p->plan[k].site || p->plan[k].site->held || strcmp(p->opts[k].path, p->opts[i].path))
+				continue;
+			s[n] = p->plan[k].site;
+			of[n++] = k;
+		}
+		if (n)
+			hold_sites(s, n, &p->opts[i], &err);
+		for (size_t k = 0; k < n; k++) {
+			struct site_plan *out = &p->plan[of[k]];
+			enum site_result r = SITE_SKIPPED;
+
+			if (out->site->held || out->site->hold)
+				r = compare_memory(out->site, true, &out->err);
+			else
+				out->err = err;
+			if (r)
+				drop(out, r);
+		}
+	}
+	free(s);
+	free(of);
+}
+
+void site__plan_all(struct target *t, const struct site_opts *opts, size_t n, struct site_plan *out)
+{
+	struct planning p = {.t = t, .opts = opts, .plan = out, .n = n};
+	struct agent_error err = {""};
+	int rc = -EAGAIN;
+
+	if (!t->image) {
+		agent_fail(&err, 0, "process %d does not have the agent", t->pid);
+		skip_all(&p, SITE_FAILED, &err);
+		return;
+	}
+	for (int tries = 0; rc == -EAGAIN && tries < PLACE_TRIES; tries++) {
+		if (proc_maps(t->pid, &p.maps))
+			rc = agent_fail(&err, -ESRCH, "process %d ended", t->pid);
+		else
+			rc = try_plan(&p, &err);
+		vmas_clear(&p.maps);
+	}
+	if (rc)
+		skip_all(&p, SITE_FAILED, &err);
+	else
+		hold_all(&p);
+}
+
+enum site_result site__plan(struct target *t, const struct site_opts *opts, struct site **out, struct agent_error *err)
+{
+	struct site_plan plan;
+
+	site__plan_all(t, opts, 1, &plan);
+	*out = plan.site;
+	if (plan.result)
+		*err = plan.err;
+	return plan.result;
 }
 
 uint64_t site__address(const struct site *s)
@@ -325,6 +385,8 @@ struct agent_site *site__fill_addresses(const struct site *s, struct agent_targe
 {
 	struct agent_site *as = &arena->site[s->index];
 
+	if (arena->n_sites <= (uint32_t)s->index)
+		arena->n_sites = (uint32_t)s->index + 1;
 	as->site = s->addr;
 	as->resume = s->stub + (s->has_return ? STUB_RET_RESUME : STUB_RESUME);
 	as->call_resume = s->has_return ? s->stub + STUB_RETURNED : 0;

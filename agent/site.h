@@ -17,6 +17,21 @@ struct hold {
 	char pin[256];
 };
 
+/* The same for many places at once: a uprobe_multi link. */
+struct hold_link {
+	int link;
+	unsigned int refs; /* sites */
+	unsigned int id;   /* in the target, in the pin's name */
+	char pin[256];
+};
+
+/* Pages of a target in which stubs of sites are. */
+struct stub_area {
+	struct target_mapping map;
+	uint64_t ino; /* of their memfd: finds fork children */
+	unsigned int refs;
+};
+
 /* ---- form.c ---- */
 
 #define JUMP_FORMS    10
@@ -40,19 +55,20 @@ uint8_t jump_form__int3s(const struct jump_form *f, const struct decoded *d);
 
 struct site {
 	struct target *t;
-	uint64_t addr;		     /* in the target */
+	uint64_t addr; /* in the target */
+	size_t size;   /* of the jump */
+	struct site *next; /* of the target's sites */
 	uint64_t stub;		     /* entry E of the stub, see abi.h */
-	struct target_mapping map;   /* the stub's pages */
-	uint64_t stub_ino;	     /* of its memfd: finds fork children */
+	struct stub_area *area;	     /* the stub's pages; NULL: not made yet */
 	uint8_t file[SITE_MAX_CODE]; /* what the file has at the site */
 	size_t file_size;
 	uint8_t before[JUMP_SIZE - 1]; /* and before it: another's jump there would reach into ours */
 	size_t n_before;
 	struct decoded d;
 	uint8_t jump[PATCH_MAX];
-	size_t size;	   /* of the jump */
-	unsigned int step; /* see struct jump_form */
-	struct hold hold[PATCH_MAX];
+	unsigned int step;	/* see struct jump_form */
+	struct hold_link *held; /* what holds it; or, where the kernel has no such links, */
+	struct hold *hold;	/* malloc'ed, PATCH_MAX of them, or NULL */
 	struct hold *stand_ins; /* malloc'ed, STAND_INS * PATCH_MAX, or NULL: see hold_stand_in() */
 	int path_fd;		/* the file, as O_PATH; -1: not known */
 	uint64_t offset;	/* in the file */
@@ -62,7 +78,6 @@ struct site {
 	bool is_stuck;	   /* site__free() failed: it is not tried as long again */
 	bool was_unmapped; /* its code was not what we had left: never opened again */
 	bool armed;	   /* the jump's bytes are behind the first one, and every processor sees them */
-	struct site *next; /* of the target's sites */
 };
 
 /* ---- place.c ---- */
@@ -79,6 +94,28 @@ struct jump_from {
  */
 int place_stub(const struct vmas *maps, uint64_t start_brk, const struct jump_from *from, size_t before, size_t after,
 	       uint64_t *entry);
+/* The same between two addresses, at the lowest that fits. */
+int place_stub_between(uint64_t lo, uint64_t hi, const struct jump_from *from, size_t before, size_t after,
+		       uint64_t *entry);
+
+/* ---- stubs.c ---- */
+
+#define STUB_ROOM (STUB_BEFORE + STUB_RET_RESUME + DECODE_MAX_CODE)
+
+/* Stubs that are to come into a target together. */
+struct stubs;
+
+struct stubs *stubs_new(struct target *t, size_t most);
+void stubs_free(struct stubs *st);
+/*
+ * Chooses the entry of the site's stub for a jump of this form, and builds it. 0: s->stub, s->jump. -ENOSPC: no stub can
+ * be where this jump leads, *why.
+ */
+int stubs_add(struct stubs *st, struct site *s, const struct jump_form *form, int64_t reach, enum decode_result *why);
+/* Maps them: the areas of all sites that were added. -EAGAIN: somebody was faster; nothing is mapped. */
+int stubs_map(struct stubs *st, struct agent_error *err);
+/* The site does not use its area any longer. Returns the area when nobody does: to be unmapped and freed. */
+struct stub_area *stub_area_put(struct site *s);
 
 /* ---- stub.c ---- */
 
@@ -86,8 +123,8 @@ size_t stub_build(const struct site *s, uint8_t *out, size_t room, enum decode_r
 
 /* ---- hold.c ---- */
 
-int hold_arm(struct hold *h, const struct site_opts *o, pid_t pid, unsigned int at, struct agent_error *err);
-void hold_drop(struct hold *h);
+/* Holds the boundaries of these sites, which are of one target and one file. */
+enum site_result hold_sites(struct site *const *s, size_t n, const struct site_opts *o, struct agent_error *err);
 /*
  * The uprobes that hold a site are limited to its process by the main thread. When that has ended the kernel takes
  * their int3s away one by one, as threads meet them. To be called before such a site is closed: others are armed that
@@ -121,7 +158,5 @@ int step_leave_stopped(const struct target *t, const struct site *s, struct stop
 /* Is a jump that is not ours so close that it overlaps our place? */
 bool patch_is_overlapped(const struct site *s);
 
-/* Puts the file's bytes back into fork children, which have the jump but not the uprobes' protection. */
-void patch_repair_children(const struct site *s);
 
 #endif

@@ -27,6 +27,7 @@ struct target {
 	struct held *held; /* threads that stay stopped, see quiesce.c */
 	size_t n_held;
 	struct site *sites;	  /* planned and not freed, see site.h */
+	unsigned int n_hold_links; /* ever made */
 	struct bpf_link *threads; /* see threads.c */
 };
 

@@ -18,7 +18,7 @@
 #define EINVAL	     22
 #define CLONE_VM     0x00000100
 #define CLONE_THREAD 0x00010000
-#define MAX_TARGETS  1024
+#define MAX_TARGETS  8192
 #define MAX_CHILDREN 16384
 
 struct target_map {
@@ -26,7 +26,7 @@ struct target_map {
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 1);
 	__uint(key_size, sizeof(__u32));
-	__uint(value_size, sizeof(struct agent_target));
+	__uint(value_size, AGENT_ARENA_SIZE);
 };
 
 /* tgid (initial namespace) -> target arena. Filled by the daemon. */

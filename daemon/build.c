@@ -26,6 +26,7 @@
 
 #define COMPILE_TIMEOUT_MS 20000
 #define ERR_SIZE	   200
+#define LINK_LEAST	   8 /* probes of a program; fewer get a perf event each */
 
 static void explain(struct group *g, const char *what, const char *name, int err, const char *detail)
 {
@@ -143,6 +144,30 @@ static int compile(struct group *g, struct gprog *p, struct vm_worker *worker)
 	return 0;
 }
 
+/* ---- the kernel half's programs ---- */
+
+static bool is_host_wide(const struct group *g, unsigned int i, const struct gprog *prog)
+{
+	return g->probe[i]->o.target < 0 && &g->prog[g->probe[i]->prog] == prog;
+}
+
+/*
+ * One link for many probes is closed as fast as one for one, and no tool that attaches or detaches perf events meanwhile
+ * has to wait. A probe that is limited to a process is left to perf events: they take those that share its memory for
+ * the process, too.
+ */
+static bool wants_links(const struct group *g, const struct gprog *prog)
+{
+	unsigned int n = 0;
+
+	for (unsigned int i = 0; i < g->n_probes; i++) {
+		if (&g->prog[g->probe[i]->prog] == prog && !is_host_wide(g, i, prog))
+			return false;
+		n += is_host_wide(g, i, prog);
+	}
+	return n >= LINK_LEAST && uprobe__has_links();
+}
+
 static int load_khalf(struct group *g, struct gprog *p, const struct observer *o)
 {
 	struct shm_geo geo[SHM_MAX_MAPS];
@@ -150,7 +175,7 @@ static int load_khalf(struct group *g, struct gprog *p, const struct observer *o
 	char err_text[ERR_SIZE] = "";
 	struct khalf_opts opts = {
 		.prog_type = p->type,
-		.expected_attach_type = p->expected_attach_type,
+		.expected_attach_type = wants_links(g, p) ? UPROBE_LINK_TYPE : p->expected_attach_type,
 		.license = p->license,
 		.name = p->name,
 		.arena_fd = g->arena_fd,
@@ -168,6 +193,7 @@ static int load_khalf(struct group *g, struct gprog *p, const struct observer *o
 	/* New processes are of interest to probes that are not limited to one. */
 	if (group_is_host_wide(g, p))
 		observer__arrivals(o, &opts.arrived_fd, &opts.arrivals_fd);
+	p->is_multi = opts.expected_attach_type == UPROBE_LINK_TYPE;
 	p->khalf_fd = khalf_load(p->insns, p->n_insns, &opts, err_text, sizeof(err_text));
 	if (p->khalf_fd < 0) {
 		explain(g, "the kernel half of program ", p->name, p->khalf_fd, err_text);
@@ -212,8 +238,98 @@ int group__build(struct group *g, struct vm_worker *worker, const struct observe
 
 /* ---- the kernel half's attachments ---- */
 
+/* Probes of one program in one file. */
+struct khalf_link {
+	int fd;
+	unsigned int prog;
+	bool is_return;
+	uint64_t dev, ino;
+};
+
+static bool is_of_link(const struct group *g, const struct probe *p, const struct khalf_link *l)
+{
+	return p->prog == l->prog && p->o.ino == l->ino && p->o.dev == l->dev && g->prog[p->prog].is_multi &&
+	       (p->o.kind == PROBE_URETPROBE) == l->is_return;
+}
+
+static bool has_link(const struct group *g, const struct probe *p)
+{
+	for (unsigned int i = 0; i < g->n_links; i++)
+		if (is_of_link(g, p, &g->link[i]))
+			return true;
+	return false;
+}
+
+static int attach_link(struct group *g, const struct probe *first, struct khalf_link *l)
+{
+	uint64_t *offsets = calloc(g->n_probes, sizeof(*offsets)), *cookies = calloc(g->n_probes, sizeof(*cookies));
+	struct uprobe_opts opts = {
+		.path = first->o.path,
+		.root_pid = first->tool->pid,
+		.ino = first->o.ino,
+		.is_return = l->is_return,
+		.prog_fd = g->prog[l->prog].khalf_fd,
+	};
+	uint32_t n = 0;
+
+	for (unsigned int i = 0; offsets && cookies && i < g->n_probes; i++) {
+		if (!is_of_link(g, g->probe[i], l))
+			continue;
+		offsets[n] = g->probe[i]->o.offset;
+		cookies[n++] = g->probe[i]->o.cookie;
+	}
+	l->fd = n ? uprobe__attach_many(&opts, offsets, cookies, n) : -ENOMEM;
+	free(offsets);
+	free(cookies);
+	return l->fd < 0 ? l->fd : 0;
+}
+
+static int add_link(struct group *g, const struct probe *p)
+{
+	struct khalf_link *more = realloc(g->link, (g->n_links + 1) * sizeof(*more)), *l;
+	int err;
+
+	if (!more)
+		return -ENOMEM;
+	g->link = more;
+	l = &more[g->n_links];
+	*l = (struct khalf_link){.fd = -1,
+				 .prog = p->prog,
+				 .is_return = p->o.kind == PROBE_URETPROBE,
+				 .dev = p->o.dev,
+				 .ino = p->o.ino};
+	err = attach_link(g, p, l);
+	if (!err)
+		err = pins__add(l->fd, PIN_KHALFS, g->id, g->n_links);
+	if (err && l->fd >= 0)
+		close(l->fd);
+	g->n_links += !err;
+	return err;
+}
+
+static int attach_links(struct group *g)
+{
+	for (unsigned int i = 0; i < g->n_probes; i++) {
+		const struct probe *p = g->probe[i];
+		int err;
+
+		if (!g->prog[p->prog].is_multi || has_link(g, p))
+			continue;
+		err = add_link(g, p);
+		if (err) {
+			explain(g, "the kernel half cannot be attached to ", p->symbol, err, NULL);
+			return err;
+		}
+	}
+	return 0;
+}
+
 int group__attach_khalf(struct group *g)
 {
+	int ret = attach_links(g);
+
+	if (ret)
+		return ret;
 	for (unsigned int i = 0; i < g->n_probes; i++) {
 		struct probe *p = g->probe[i];
 		struct uprobe_opts opts = {
@@ -228,11 +344,10 @@ int group__attach_khalf(struct group *g)
 		};
 		int err;
 
-		if (p->khalf_link_fd >= 0 || (!g->has_khalf && p->o.target >= 0))
+		if (p->khalf_link_fd >= 0 || (!g->has_khalf && p->o.target >= 0) || g->prog[p->prog].is_multi)
 			continue;
-		for (unsigned int k = 0; k < g->n_progs && g->has_khalf; k++)
-			if (g->prog[k].id == p->o.prog_id)
-				opts.prog_fd = g->prog[k].khalf_fd;
+		if (g->has_khalf)
+			opts.prog_fd = g->prog[p->prog].khalf_fd;
 		err = uprobe__attach(&opts, &p->khalf_fd, &p->khalf_link_fd);
 		if (!err && g->has_khalf)
 			err = pins__add(p->khalf_link_fd, PIN_KHALF, g->id, i);
@@ -246,6 +361,13 @@ int group__attach_khalf(struct group *g)
 
 void group__detach_khalf(struct group *g)
 {
+	for (unsigned int i = 0; i < g->n_links; i++) {
+		pins__drop(PIN_KHALFS, g->id, i);
+		close(g->link[i].fd);
+	}
+	free(g->link);
+	g->link = NULL;
+	g->n_links = 0;
 	for (unsigned int i = 0; i < g->n_probes; i++) {
 		pins__drop(PIN_KHALF, g->id, i);
 		uprobe__detach(&g->probe[i]->khalf_fd, &g->probe[i]->khalf_link_fd);

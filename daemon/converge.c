@@ -115,22 +115,22 @@ static void unlink_group(struct engine *e, struct group *g)
 	}
 }
 
+static bool is_wanted(struct engine *e, const struct host *h, const struct place *pl)
+{
+	for_each_probe_at(p, &e->at, pl->ino, pl->offset)
+	{
+		if (p->group && p->group->state != GROUP_GONE && probe_reaches(p, h))
+			return true;
+	}
+	return false;
+}
+
 /* Places at which no probe with a lodging is left: the file's bytes come back. */
 static void drop_empty_places(struct engine *e)
 {
-	for (struct host *h = e->hosts.list; h; h = h->next) {
-		for (struct place *pl = h->place; pl < h->place + AGENT_MAX_SITES; pl++) {
-			bool wanted = false;
-
-			if (!pl->used)
-				continue;
-			for (const struct probe *p = e->probes; p; p = p->next)
-				wanted |= p->group && p->group->state != GROUP_GONE && p->o.ino == pl->ino &&
-					  p->o.offset == pl->offset && probe_reaches(p, h);
-			if (!wanted)
-				host__drop_place(h, pl);
-		}
-	}
+	for (struct host *h = e->hosts.list; h; h = h->next)
+		for_each_used_place(pl, h) pl->drop = !is_wanted(e, h, pl);
+	hosts__drop_marked(&e->hosts);
 }
 
 /* The group's state is KERNEL or GONE: nothing of it is used any more once the hosts are quiet. */
@@ -147,6 +147,7 @@ static void destroy_group(struct engine *e, struct group *g)
 	for (unsigned int i = 0; i < g->n_probes; i++)
 		g->probe[i]->group = NULL;
 	group__unbuild(g);
+	free(g->probe);
 	free(g);
 	drop_empty_places(e);
 	state__save(e->groups, &e->hosts);
@@ -174,6 +175,24 @@ static bool belongs(struct engine *e, const struct group *g, const struct probe 
 	return false;
 }
 
+static bool append(struct group *g, struct probe *p)
+{
+	unsigned int room = g->room ? 2 * g->room : 4;
+	struct probe **more;
+
+	if (g->n_probes == g->room) {
+		more = realloc(g->probe, room * sizeof(struct probe *));
+		if (!more)
+			return false;
+		g->probe = more;
+		g->room = room;
+	}
+	p->group = g;
+	p->hit_index = g->n_probes;
+	g->probe[g->n_probes++] = p;
+	return true;
+}
+
 /* Adds to g all ungrouped probes of its tool that share maps with it, directly or through others. */
 static void grow_group(struct engine *e, struct group *g)
 {
@@ -184,10 +203,7 @@ static void grow_group(struct engine *e, struct group *g)
 		for (struct probe *p = e->probes; p; p = p->next) {
 			if (p->group || p->tool != g->tool || g->n_probes == GROUP_MAX_PROBES || !belongs(e, g, p))
 				continue;
-			p->group = g;
-			p->hit_index = g->n_probes;
-			g->probe[g->n_probes++] = p;
-			grew = true;
+			grew |= append(g, p);
 		}
 	}
 }
@@ -196,15 +212,13 @@ static struct group *add_group(struct engine *e, struct probe *p)
 {
 	struct group *g = calloc(1, sizeof(*g));
 
-	if (!g)
+	if (!g || !append(g, p)) {
+		free(g);
 		return NULL;
+	}
 	g->id = ++e->next_group_id;
 	g->tool = p->tool;
 	g->arena_fd = g->watcher_fd = -1;
-	g->probe[0] = p;
-	g->n_probes = 1;
-	p->group = g;
-	p->hit_index = 0;
 	g->next = e->groups;
 	e->groups = g;
 	grow_group(e, g);
@@ -281,7 +295,8 @@ static bool is_worked_on(const struct engine *e, const struct tool *t)
 
 bool converge__reaches_claimed(struct engine *e, const struct group *g)
 {
-	for (const struct host *h = e->hosts.list; h; h = h->next)
+	hosts__look_anew();
+	for (struct host *h = e->hosts.list; h; h = h->next)
 		if (h->claimed && group_reaches(g, h))
 			return true;
 	return false;
@@ -353,9 +368,11 @@ static bool is_daemon(const struct engine *e, pid_t pid)
 
 static struct probe *find_probe(struct engine *e, const struct obs_probe *o)
 {
-	for (struct probe *p = e->probes; p; p = p->next)
-		if (p->o.event_id == o->event_id && p->o.prog_id == o->prog_id && p->o.offset == o->offset)
+	for_each_probe_at(p, &e->at, o->ino, o->offset)
+	{
+		if (p->o.event_id == o->event_id && p->o.prog_id == o->prog_id)
 			return p;
+	}
 	return NULL;
 }
 
@@ -392,6 +409,7 @@ static void add_probe(struct engine *e, struct tool *t, const struct obs_probe *
 	symbol_at(path, o->offset, p->symbol, sizeof(p->symbol));
 	p->next = e->probes;
 	e->probes = p;
+	probes__add(&e->at, p);
 	dissolve_touched(e, p);
 }
 
@@ -407,6 +425,7 @@ static void remove_probe(struct engine *e, struct probe *p)
 			break;
 		}
 	}
+	probes__remove(&e->at, p);
 	uprobe__detach(&p->khalf_fd, &p->khalf_link_fd);
 	free(p);
 }
@@ -578,17 +597,17 @@ static void repair(pid_t child, const struct site *const *sites, size_t n, int d
 /* A child inherits the patched bytes; it gets back what the kernel would have left in it. */
 void converge__host_forked(struct engine *e, pid_t pid, pid_t child)
 {
-	const struct site *sites[AGENT_MAX_SITES];
 	struct host *h = hosts__find(&e->hosts, pid);
+	const struct site **sites;
 	size_t n = 0;
 
 	if (!h || !h->injected)
 		return;
-	for (unsigned int i = 0; i < AGENT_MAX_SITES; i++)
-		if (h->place[i].used && h->place[i].site)
-			sites[n++] = h->place[i].site;
+	sites = calloc(h->n_places + 1, sizeof(struct site *));
+	for_each_used_place(pl, h) if (sites && pl->site) sites[n++] = pl->site;
 	if (n)
 		repair(child, sites, n, REPAIR_DEPTH);
+	free(sites);
 }
 
 /* ---- doing what is due ---- */

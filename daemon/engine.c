@@ -123,7 +123,7 @@ static int start(struct engine *e, const struct engine_opts *opts, char *err, si
 	if (ret)
 		return ret;
 	e->sw = (struct switcher){
-		.hosts = &e->hosts, .groups = &e->groups, .probes = &e->probes, .carriers = e->carriers};
+		.hosts = &e->hosts, .groups = &e->groups, .probes = &e->probes, .at = &e->at, .carriers = e->carriers};
 	ret = sd_event_add_io(e->event, &e->observer_source, observer__epoll_fd(e->observer), EPOLLIN, on_readable, e);
 	if (ret >= 0)
 		ret = sd_event_add_time(e->event, &e->timer, CLOCK_MONOTONIC, 0, 1000, on_timer, e);

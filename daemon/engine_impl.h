@@ -11,6 +11,7 @@
 #include "daemon/hosts.h"
 #include "daemon/khalf.h"
 #include "daemon/model.h"
+#include "daemon/probes.h"
 #include "daemon/switch.h"
 #include "vm-llvm/worker.h"
 
@@ -36,6 +37,7 @@ struct engine {
 	struct follow follow;
 	struct tool *tools;
 	struct probe *probes; /* newest first */
+	struct probe_table at;
 	struct group *groups;
 	unsigned int next_group_id;
 	bool stopping;

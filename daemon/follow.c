@@ -67,9 +67,8 @@ void follow__arrived(struct engine *e, pid_t pid)
 	}
 	/* Somebody whom we cannot name: everybody who maps a probed file is looked at. */
 	for (struct group *g = e->groups; g; g = g->next)
-		for (unsigned int i = 0; is_followed(g) && i < g->n_probes; i++)
-			if (g->probe[i]->o.target < 0)
-				hosts__each_mapping(g->probe[i]->o.dev, g->probe[i]->o.ino, add_mapping, e);
+		if (is_followed(g))
+			group__each_process(g, add_mapping, e);
 }
 
 /* Of the files that the group probes: does the process map one, does it map all? */

@@ -111,16 +111,20 @@ static void close_places(const char *name, void *arg)
 
 	if (!s->n || sscanf(name, PIN_HOST, &pid, &start) != 2 || procfs_start_time(pid) != start)
 		return;
-	t = map_pin(name, sizeof(*t), &size, NULL);
+	t = map_pin(name, AGENT_ARENA_SIZE, &size, NULL);
 	snprintf(path, sizeof(path), "/proc/%d/mem", pid);
 	mem = open(path, O_RDWR | O_CLOEXEC);
-	for (uint32_t i = 0; t && mem >= 0 && i < AGENT_MAX_SITES; i++) {
-		struct agent_site *site = &t->site[i];
-		if (!site->site || !has_stranded_action(site, s))
+	for (uint32_t i = 0; t && mem >= 0 && i < t->n_sites && i < AGENT_MAX_SITES; i++) {
+		const uint32_t bounce = AGENT_SITE_BOUNCE;
+		struct agent_site site;
+		/* The sites themselves have no pin: they are where the target has them. */
+		off_t at = (off_t)(t->self + AGENT_ARENA_SIZE + i * sizeof(site));
+
+		if (pread(mem, &site, sizeof(site), at) != sizeof(site) || !site.site || !has_stranded_action(&site, s))
 			continue;
-		if (is_jump(site, mem) && pwrite(mem, &closed, 1, (off_t)site->site) != 1)
+		if (is_jump(&site, mem) && pwrite(mem, &closed, 1, (off_t)site.site) != 1)
 			continue;
-		__atomic_store_n(&site->mode, AGENT_SITE_BOUNCE, __ATOMIC_SEQ_CST);
+		pwrite(mem, &bounce, sizeof(bounce), at + (off_t)offsetof(struct agent_site, mode));
 	}
 	if (mem >= 0)
 		close(mem);

@@ -51,6 +51,7 @@ int hosts__init(struct hosts *hs, const struct policy *policy, struct claims *cl
 		snprintf(err, err_size, "%s", why.text);
 		return ret;
 	}
+	agent_close_aside();
 	hs->noop_prog_fd = load_noop();
 	if (hs->noop_prog_fd < 0) {
 		snprintf(err, err_size, "a program cannot be loaded: %s", strerror(-hs->noop_prog_fd));
@@ -76,11 +77,14 @@ static void host__free(struct hosts *hs, struct host *h)
 	if (h->target)
 		target__free(h->target);
 	claims__drop_target(hs->claims, h->pid);
-	mapped__end(h->arena, sizeof(*h->arena));
+	agent_arena__unmap(h->arena);
 	if (!h->leaving)
 		pins__drop(PIN_HOST, h->pid, (unsigned long long)h->start_time);
 	if (h->arena_fd >= 0)
 		close(h->arena_fd);
+	if (h->sites_fd >= 0)
+		close(h->sites_fd);
+	free(h->place);
 	free(h);
 }
 
@@ -94,11 +98,17 @@ static void unlink_host(struct hosts *hs, struct host *h)
 	}
 }
 
+bool host__has_places(const struct host *h)
+{
+	for_each_used_place(pl, h) return true;
+	return false;
+}
+
 bool hosts__forget(struct hosts *hs, struct host *h)
 {
-	h->leaving = false;
-	for (unsigned int i = 0; i < AGENT_MAX_SITES; i++)
-		h->leaving |= !host__drop_place(h, &h->place[i]);
+	for_each_used_place(pl, h) pl->drop = true;
+	h->leaving = !hosts__drop_marked(hs);
+	h->leaving = h->leaving && host__has_places(h);
 	if (h->leaving) {
 		snprintf(h->why, sizeof(h->why), "a debugger holds a thread of process %d in the middle of a jump",
 			 h->pid);
@@ -123,11 +133,10 @@ void hosts__fini(struct hosts *hs)
 			    "debugger holds a thread of it in the middle of a jump",
 			    h->pid, h->comm);
 		unlink_host(hs, h);
-		for (unsigned int i = 0; i < AGENT_MAX_SITES; i++)
-			if (h->place[i].used)
-				site__leave(h->place[i].site);
+		for_each_used_place(pl, h) site__leave(pl->site);
 		host__free(hs, h);
 	}
+	agent_closed_all();
 	if (hs->service)
 		agent_service__free(hs->service);
 	if (hs->image)
@@ -202,7 +211,7 @@ struct host *hosts__get(struct hosts *hs, pid_t pid)
 		return NULL;
 	h->pid = pid;
 	h->start_time = start;
-	h->arena_fd = -1;
+	h->arena_fd = h->sites_fd = -1;
 	procfs_comm(pid, h->comm, sizeof(h->comm));
 	procfs_uid(pid, &h->uid);
 	open_host(hs, h);
@@ -266,6 +275,25 @@ bool host__maps_file(pid_t pid, uint64_t dev, uint64_t ino)
 	return found || (is_empty && thread_maps_file(pid, dev, ino));
 }
 
+static uint64_t moment;
+
+void hosts__look_anew(void)
+{
+	moment++;
+}
+
+bool host__maps(struct host *h, uint64_t dev, uint64_t ino)
+{
+	struct mapped_file *f;
+
+	for (f = h->file; f < h->file + HOST_FILES; f++)
+		if (f->moment == moment && f->dev == dev && f->ino == ino)
+			return f->is_mapped;
+	f = &h->file[h->next_file++ % HOST_FILES];
+	*f = (struct mapped_file){moment, dev, ino, host__maps_file(h->pid, dev, ino)};
+	return f->is_mapped;
+}
+
 void hosts__each_mapping(uint64_t dev, uint64_t ino, void (*cb)(pid_t pid, void *arg), void *arg)
 {
 	DIR *dir = opendir("/proc");
@@ -302,7 +330,7 @@ static int inject(struct hosts *hs, struct host *h, struct agent_error *err)
 	h->arena_fd = agent_service__new_arena(hs->service, err);
 	if (h->arena_fd < 0)
 		return h->arena_fd;
-	h->arena = mapped__array(h->arena_fd, sizeof(*h->arena), NULL, NULL);
+	h->arena = agent_arena__map(h->arena_fd, &h->sites_fd);
 	if (!h->arena) {
 		ret = -errno;
 		snprintf(err->text, sizeof(err->text), "the agent's shared memory cannot be mapped: %s",
@@ -315,15 +343,16 @@ static int inject(struct hosts *hs, struct host *h, struct agent_error *err)
 	if (!ret)
 		ret = pins__add(h->arena_fd, PIN_HOST, h->pid, (unsigned long long)h->start_time);
 	if (!ret)
-		ret = target__inject(h->target, hs->image, h->arena_fd, err);
+		ret = target__inject(h->target, hs->image, h->arena_fd, h->sites_fd, err);
 	if (ret) {
 		pins__drop(PIN_HOST, h->pid, (unsigned long long)h->start_time);
 		agent_service__remove(hs->service, h->pid);
 		claims__drop_target(hs->claims, h->pid);
-		mapped__end(h->arena, sizeof(*h->arena));
+		agent_arena__unmap(h->arena);
 		close(h->arena_fd);
+		close(h->sites_fd);
 		h->arena = NULL;
-		h->arena_fd = -1;
+		h->arena_fd = h->sites_fd = -1;
 		return ret;
 	}
 	h->injected = true;
@@ -410,9 +439,7 @@ void host__unlodge(struct host *h, struct group *g)
 
 		if (l->group != g)
 			continue;
-		for (unsigned int i = 0; i < AGENT_MAX_SITES; i++)
-			if (h->place[i].used && h->place[i].counts == g)
-				host__settle_hits(h, &h->place[i]);
+		for_each_used_place(pl, h) if (pl->counts == g) host__settle_hits(h, pl);
 		*link = l->next;
 		if (h->target && target__alive(h->target))
 			target__unmap(h->target, l->maps, l->n_maps, &err);
@@ -436,51 +463,90 @@ size_t host__code_ranges(const struct host *h, struct code_range *ranges, size_t
 
 struct place *host__find_place(struct host *h, uint64_t ino, uint64_t offset)
 {
-	for (unsigned int i = 0; i < AGENT_MAX_SITES; i++)
-		if (h->place[i].used && h->place[i].ino == ino && h->place[i].offset == offset)
-			return &h->place[i];
+	for_each_used_place(pl, h) if (pl->ino == ino && pl->offset == offset) return pl;
 	return NULL;
 }
 
 static struct place *free_place(struct host *h)
 {
-	for (unsigned int i = 0; i < AGENT_MAX_SITES; i++)
-		if (!h->place[i].used)
-			return &h->place[i];
-	return NULL;
+	unsigned int room = h->n_places ? 2 * h->n_places : 4;
+	struct place *grown;
+
+	for (struct place *pl = h->place; pl < h->place + h->n_places; pl++)
+		if (!pl->used)
+			return pl;
+	if (room > AGENT_MAX_SITES)
+		return NULL;
+	grown = realloc(h->place, room * sizeof(*grown));
+	if (!grown)
+		return NULL;
+	memset(grown + h->n_places, 0, (room - h->n_places) * sizeof(*grown));
+	h->place = grown;
+	grown += h->n_places;
+	h->n_places = room;
+	return grown;
 }
 
-struct place *host__place(struct hosts *hs, struct host *h, const struct probe *p, bool has_return)
+struct place *host__place(struct host *h, const struct probe *p, bool has_return)
 {
 	struct place *pl = host__find_place(h, p->o.ino, p->o.offset);
-	struct site_opts opts = {.sz = sizeof(opts)};
-	struct agent_error err = {""};
 
 	if (pl)
 		return pl;
 	pl = free_place(h);
 	if (!pl)
 		return NULL;
-	memset(pl, 0, sizeof(*pl));
-	pl->used = true;
-	pl->ino = p->o.ino;
-	pl->offset = p->o.offset;
-	pl->has_return = has_return;
-	snprintf(pl->path, sizeof(pl->path), "/proc/%d/root%s", p->tool->pid, p->o.path);
-	opts.path = pl->path;
-	opts.offset = p->o.offset;
-	opts.symbol = p->symbol[0] ? p->symbol : NULL;
-	opts.has_return = has_return;
-	opts.noop_prog_fd = hs->noop_prog_fd;
-	opts.pin_dir = pins__dir();
-	opts.index = (int)(pl - h->place);
-	if (site__plan(h->target, &opts, &pl->site, &err) != SITE_DONE) {
-		pl->site = NULL;
-		snprintf(pl->why, sizeof(pl->why), "%s", err.text);
-		return pl;
-	}
-	site__fill_addresses(pl->site, h->arena)->mode = AGENT_SITE_BOUNCE;
+	*pl = (struct place){
+		.used = true, .ino = p->o.ino, .offset = p->o.offset, .has_return = has_return, .plan_for = p};
 	return pl;
+}
+
+static void plan(struct hosts *hs, struct host *h, struct place **pl, size_t n)
+{
+	struct site_opts *opts = calloc(n, sizeof(*opts));
+	struct site_plan *out = calloc(n, sizeof(*out));
+	char *path = calloc(n, PATH_MAX + 32);
+
+	for (size_t i = 0; opts && out && path && i < n; i++) {
+		const struct probe *p = pl[i]->plan_for;
+		char *at = path + i * (PATH_MAX + 32);
+
+		snprintf(at, PATH_MAX + 32, "/proc/%d/root%s", p->tool->pid, p->o.path);
+		opts[i] = (struct site_opts){
+			.sz = sizeof(*opts),
+			.path = at,
+			.offset = p->o.offset,
+			.symbol = p->symbol[0] ? p->symbol : NULL,
+			.has_return = pl[i]->has_return,
+			.noop_prog_fd = hs->noop_prog_fd,
+			.pin_dir = pins__dir(),
+			.index = (int)(pl[i] - h->place),
+		};
+	}
+	if (opts && out && path)
+		site__plan_all(h->target, opts, n, out);
+	for (size_t i = 0; i < n; i++) {
+		pl[i]->plan_for = NULL;
+		pl[i]->site = out ? out[i].site : NULL;
+		if (pl[i]->site)
+			site__fill_addresses(pl[i]->site, h->arena)->mode = AGENT_SITE_BOUNCE;
+		else
+			snprintf(pl[i]->why, sizeof(pl[i]->why), "%s", out ? out[i].err.text : "out of memory");
+	}
+	free(opts);
+	free(out);
+	free(path);
+}
+
+void host__plan(struct hosts *hs, struct host *h)
+{
+	struct place **fresh = calloc(h->n_places + 1, sizeof(struct place *));
+	size_t n = 0;
+
+	for_each_used_place(pl, h) if (fresh && pl->plan_for) fresh[n++] = pl;
+	if (n)
+		plan(hs, h, fresh, n);
+	free(fresh);
 }
 
 uint64_t host__counted_hits(const struct host *h, const struct place *p, const struct group *g, unsigned int hit_index)
@@ -503,20 +569,59 @@ void host__settle_hits(struct host *h, struct place *p)
 	p->counts = NULL;
 }
 
-bool host__drop_place(struct host *h, struct place *p)
+static bool is_marked(const struct place *pl)
 {
-	if (!p->used)
-		return true;
-	host__settle_hits(h, p);
-	if (p->site && site__free(p->site)) {
-		if (!p->stuck)
-			log_warning(
-				"process %d (%s): the jump at 0x%lx stays for now: a debugger holds a thread in the "
-				"middle of it",
-				h->pid, h->comm, site__address(p->site));
-		p->stuck = true;
+	return pl->drop && pl->site;
+}
+
+/* Those that could be given up have lost their site. */
+static bool free_marked(struct hosts *hs, size_t n)
+{
+	struct site **site = calloc(n + 1, sizeof(struct site *));
+	size_t i = 0, stuck;
+
+	if (!site)
 		return false;
-	}
-	memset(p, 0, sizeof(*p));
-	return true;
+	for (struct host *h = hs->list; h; h = h->next)
+		for_each_used_place(pl, h) if (is_marked(pl)) site[i++] = pl->site;
+	stuck = site__free_all(site, n);
+	i = 0;
+	for (struct host *h = hs->list; h; h = h->next)
+		for_each_used_place(pl, h) if (is_marked(pl)) pl->site = site[i++];
+	free(site);
+	return !stuck;
+}
+
+static void tell_stuck(const struct host *h, struct place *pl)
+{
+	if (!pl->stuck)
+		log_warning("process %d (%s): the jump at 0x%lx stays for now: a debugger holds a thread in the middle "
+			    "of it",
+			    h->pid, h->comm, site__address(pl->site));
+	pl->stuck = true;
+	pl->drop = false;
+}
+
+bool hosts__drop_marked(struct hosts *hs)
+{
+	bool all = true;
+	size_t n = 0;
+
+	for (struct host *h = hs->list; h; h = h->next)
+		for_each_used_place(pl, h) if (pl->drop)
+		{
+			host__settle_hits(h, pl);
+			n += is_marked(pl);
+		}
+	if (n)
+		all = free_marked(hs, n);
+	for (struct host *h = hs->list; h; h = h->next)
+		for_each_used_place(pl, h) if (pl->drop)
+		{
+			if (pl->site)
+				tell_stuck(h, pl);
+			else
+				memset(pl, 0, sizeof(*pl));
+		}
+	return all;
 }

@@ -42,6 +42,9 @@ bool hosts__forget(struct hosts *hs, struct host *h);
 
 /* Does this process map the file executable? */
 bool host__maps_file(pid_t pid, uint64_t dev, uint64_t ino);
+/* The same, as it was at any time since hosts__look_anew(). */
+bool host__maps(struct host *h, uint64_t dev, uint64_t ino);
+void hosts__look_anew(void);
 /* Calls cb for every process on the host that maps the file executable. */
 void hosts__each_mapping(uint64_t dev, uint64_t ino, void (*cb)(pid_t pid, void *arg), void *arg);
 
@@ -50,12 +53,17 @@ int host__lodge(struct hosts *hs, struct host *h, struct group *g, char *why, si
 void host__unlodge(struct host *h, struct group *g);
 struct lodging *host__lodging(const struct host *h, const struct group *g);
 
-/* The place of this probe in this host, planned when new. place->site == NULL: stays in the kernel, see why. NULL: no
- * room. */
-struct place *host__place(struct hosts *hs, struct host *h, const struct probe *p, bool has_return);
+/* The place of this probe in this host; a new one is to be planned. NULL: no room. Others may move in memory. */
+struct place *host__place(struct host *h, const struct probe *p, bool has_return);
+/* Plans those that are to be planned. place->site == NULL: stays in the kernel, see why. */
+void host__plan(struct hosts *hs, struct host *h);
 struct place *host__find_place(struct host *h, uint64_t ino, uint64_t offset);
-/* false: a thread is held in the middle of its jump, see site__free(); try again. */
-bool host__drop_place(struct host *h, struct place *p);
+bool host__has_places(const struct host *h);
+/*
+ * Gives up the places of all hosts that have place->drop. false: some cannot be given up, because a thread is held in the
+ * middle of their jump, see site__free(); try again.
+ */
+bool hosts__drop_marked(struct hosts *hs);
 
 /*
  * Of the hits in this place, those of the probe of the group that its threads have counted for themselves; and: they go

@@ -28,11 +28,14 @@
 #include "vm-llvm/vm.h"
 
 #define REASON_SIZE	 320
-#define GROUP_MAX_PROGS	 64
-#define GROUP_MAX_PROBES 64
+#define GROUP_MAX_PROGS	 56   /* that differ */
+#define GROUP_MAX_PROBES 4096
+
+#define HOST_FILES	 4
 
 struct engine;
 struct group;
+struct khalf_link; /* build.c */
 
 /* A process that holds probes. */
 struct tool {
@@ -51,12 +54,14 @@ struct tool {
 /* One attachment of a tool's program. */
 struct probe {
 	struct probe *next;
+	struct probe *older_here; /* see probes.h */
 	struct tool *tool;
 	struct obs_probe o;
 	struct group *group; /* NULL: cannot be carried, see reason */
 	char symbol[256];
 	char reason[REASON_SIZE]; /* why it is in the kernel, or empty */
 	unsigned int hit_index;	  /* in the group's counters */
+	unsigned int prog;	  /* in the group's programs, once it is planned */
 	int khalf_fd;		  /* perf event of the kernel half, or -1 */
 	int khalf_link_fd;
 	bool seen;
@@ -72,8 +77,8 @@ struct gmap {
 	uint64_t waste;	    /* nodes that can be used again when nobody holds them: shm_map_collect(); 0: none */
 };
 
+/* Programs with the same bytecode are one: tools load one for every probe. */
 struct gprog {
-	uint32_t id;
 	char name[BPF_OBJ_NAME_LEN];
 	uint32_t type, expected_attach_type;
 	const char *license;
@@ -83,6 +88,7 @@ struct gprog {
 	int code_fd;
 	bool plain;   /* a hit without AGENT_ACT_GENERAL does for its code */
 	int khalf_fd; /* the translated program, or -1 */
+	bool is_multi; /* it is for uprobe_multi links */
 };
 
 enum group_state {
@@ -97,13 +103,16 @@ struct group {
 	unsigned int id;
 	enum group_state state;
 	struct tool *tool;
-	struct gprog prog[GROUP_MAX_PROGS];
+	struct gprog prog[GROUP_MAX_PROGS + 1];
 	unsigned int n_progs;
 	struct gmap map[SHM_MAX_MAPS];
 	unsigned int n_maps;
-	struct probe *probe[GROUP_MAX_PROBES];
-	unsigned int n_probes;
+	struct probe **probe;
+	unsigned int n_probes, room;
+	struct khalf_link *link; /* of the kernel half, for many probes at once */
+	unsigned int n_links;
 	bool planned; /* all of it can be carried */
+	bool leaving; /* no place is to name it any longer */
 	bool built;
 	bool has_khalf; /* a kernel half serves what still reaches the kernel; else the tool's own program does */
 	bool has_direct, has_mirrored;
@@ -132,14 +141,15 @@ struct lodging {
 struct place {
 	bool used;
 	uint64_t ino, offset;
-	char path[PATH_MAX + 32]; /* through /proc/TOOL/root */
-	struct site *site;	  /* NULL: cannot be patched, see why */
+	const struct probe *plan_for; /* not NULL: it is still to be planned, for this probe */
+	struct site *site;	      /* NULL: cannot be patched, see why */
 	bool has_return;
 	bool open;
 	const struct group *counts; /* whose only program its threads count for themselves, or NULL */
 	unsigned int hit_index;	    /* of its probe there */
 	uint64_t closed_at;	    /* CLOCK_MONOTONIC ns; 0: open, or never opened */
-	bool stuck;		    /* host__drop_place() failed */
+	bool drop;		    /* see hosts__drop_marked() */
+	bool stuck;		    /* that failed */
 	bool gone;		    /* the process has unmapped its code since: see why */
 	char why[REASON_SIZE];
 };
@@ -153,13 +163,23 @@ struct host {
 	char comm[16];
 	struct target *target; /* NULL: may not be touched, see why */
 	bool injected;
-	int arena_fd;
+	int arena_fd, sites_fd;
 	struct agent_target *arena;
-	struct place place[AGENT_MAX_SITES];
+	struct place *place; /* at the index of their sites */
+	unsigned int n_places;
 	struct lodging *lodgings;
 	char why[REASON_SIZE];
 	bool claimed; /* not given the agent, because another bpftimed has it: that may change */
 	bool leaving; /* see hosts__forget() */
+	struct mapped_file {
+		uint64_t moment, dev, ino;
+		bool is_mapped;
+	} file[HOST_FILES]; /* see host__maps() */
+	unsigned int next_file;
 };
+
+#define for_each_used_place(pl, h)                                                                                     \
+	for (struct place * (pl) = (h)->place; (pl) < (h)->place + (h)->n_places; (pl)++)                              \
+		if ((pl)->used)
 
 #endif

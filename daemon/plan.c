@@ -220,16 +220,33 @@ static bool read_frozen(void *arg, int32_t imm, uint32_t off, void *out, uint32_
 	return ok;
 }
 
-static int plan_prog(struct group *g, struct observer *o, uint32_t id)
+static bool is_same(const struct gprog *a, const struct gprog *b)
+{
+	return a->type == b->type && a->expected_attach_type == b->expected_attach_type && a->n_insns == b->n_insns &&
+	       !strcmp(a->license, b->license) && !memcmp(a->insns, b->insns, a->n_insns * sizeof(*a->insns));
+}
+
+/* The last program is dropped when it is one that the group has. Returns which it is. */
+static unsigned int merge_last(struct group *g)
+{
+	unsigned int last = g->n_progs - 1;
+
+	for (unsigned int i = 0; i < last; i++) {
+		if (!is_same(&g->prog[i], &g->prog[last]))
+			continue;
+		free(g->prog[last].insns);
+		g->n_progs--;
+		return i;
+	}
+	return last;
+}
+
+static int plan_prog(struct group *g, struct observer *o, uint32_t id, unsigned int *index)
 {
 	const struct obs_prog *src = observer__prog(o, id);
 	struct gprog *p;
+	int err;
 
-	for (unsigned int i = 0; i < g->n_progs; i++)
-		if (g->prog[i].id == id)
-			return 0;
-	if (g->n_progs == GROUP_MAX_PROGS)
-		return refuse(g, "more than %u programs share maps", GROUP_MAX_PROGS);
 	if (!src)
 		return refuse(g, "program %u cannot be looked at: %s", id, strerror(errno));
 	if (!src->insns)
@@ -239,9 +256,9 @@ static int plan_prog(struct group *g, struct observer *o, uint32_t id)
 		return refuse(g, "program %s is not a uprobe program", src->name);
 	if (src->sleepable)
 		return refuse(g, "program %s is sleepable", src->name);
+	/* There is room for one more than may be. */
 	p = &g->prog[g->n_progs++];
 	*p = (struct gprog){
-		.id = id,
 		.type = src->type,
 		.expected_attach_type = src->expected_attach_type,
 		.n_insns = src->n_insns,
@@ -256,7 +273,24 @@ static int plan_prog(struct group *g, struct observer *o, uint32_t id)
 	memcpy(p->insns, src->insns, src->n_insns * sizeof(*p->insns));
 	if (vm_fold_constants(p->insns, p->n_insns, read_frozen, o) < 0)
 		return refuse(g, "program %s cannot be analysed", p->name);
-	return plan_insns(g, o, p);
+	err = plan_insns(g, o, p);
+	if (err)
+		return err;
+	*index = merge_last(g);
+	return g->n_progs > GROUP_MAX_PROGS
+		       ? refuse(g, "more than %u programs that differ share maps", GROUP_MAX_PROGS)
+		       : 0;
+}
+
+/* Most probes of a tool often have one program. */
+static int plan_prog_of(struct group *g, struct observer *o, unsigned int i)
+{
+	struct probe *p = g->probe[i];
+
+	if (!i || g->probe[i - 1]->o.prog_id != p->o.prog_id)
+		return plan_prog(g, o, p->o.prog_id, &p->prog);
+	p->prog = g->probe[i - 1]->prog;
+	return 0;
 }
 
 /*
@@ -316,20 +350,24 @@ static int plan_probe(struct group *g, const struct probe *p)
 	return 0;
 }
 
+static int by_id(const void *a, const void *b)
+{
+	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
 /* A program that we do not know to be in the group may write the same maps from the kernel. */
-static int plan_strangers(struct group *g)
+static int find_stranger(struct group *g, const uint32_t *known)
 {
 	uint32_t id = 0;
 
 	while (!bpf_prog_get_next_id(id, &id)) {
 		struct bpf_prog_info info = {0};
 		uint32_t ids[64], len = sizeof(info);
-		bool ours = false;
 		int fd, err;
 
-		for (unsigned int i = 0; i < g->n_progs; i++)
-			ours |= g->prog[i].id == id;
-		if (ours)
+		if (bsearch(&id, known, g->n_probes, sizeof(id), by_id))
 			continue;
 		fd = bpf_prog_get_fd_by_id(id);
 		if (fd < 0)
@@ -349,6 +387,21 @@ static int plan_strangers(struct group *g)
 						      g->map[i].m.name, info.name, id);
 	}
 	return 0;
+}
+
+static int plan_strangers(struct group *g)
+{
+	uint32_t *known = calloc(g->n_probes, sizeof(*known));
+	int err;
+
+	if (!known)
+		return refuse(g, "out of memory");
+	for (unsigned int i = 0; i < g->n_probes; i++)
+		known[i] = g->probe[i]->o.prog_id;
+	qsort(known, g->n_probes, sizeof(*known), by_id);
+	err = find_stranger(g, known);
+	free(known);
+	return err;
 }
 
 static int plan_reach(struct group *g)
@@ -379,7 +432,7 @@ int group__plan(struct group *g, struct observer *o)
 	for (unsigned int i = 0; i < g->n_probes; i++) {
 		err = plan_probe(g, g->probe[i]);
 		if (!err)
-			err = plan_prog(g, o, g->probe[i]->o.prog_id);
+			err = plan_prog_of(g, o, i);
 		if (err)
 			return err;
 	}

@@ -5,6 +5,7 @@
  * anew.
  */
 #include <bpf/bpf.h>
+#include <fcntl.h>
 #include <json-c/json.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,9 +48,11 @@ struct old_group {
 struct old_host {
 	struct target *target;
 	struct agent_target *arena;
-	struct site *site[AGENT_MAX_SITES];
-	int index[AGENT_MAX_SITES];
-	bool was_open[AGENT_MAX_SITES];
+	struct old_site {
+		struct site *site;
+		int index;
+		bool was_open;
+	} *at;
 	unsigned int n_sites;
 	struct target_mapping lodged[MAX_LODGED];
 	size_t n_lodged;
@@ -144,6 +147,26 @@ static void read_lodgings(struct old_host *h, json_object *lodgings)
 	}
 }
 
+/* Its sites have no pin: the file is reached where the process has it mapped. */
+static struct agent_target *map_arena(pid_t pid, uint64_t start, const struct target_record *t)
+{
+	int fd = pins__get(PIN_HOST, pid, (unsigned long long)start), sites;
+	struct agent_target *arena;
+	char path[96];
+
+	if (fd < 0)
+		return NULL;
+	snprintf(path, sizeof(path), "/proc/%d/map_files/%lx-%lx", pid, t->arena + AGENT_ARENA_SIZE,
+		 t->arena + sizeof(*arena));
+	sites = open(path, O_RDWR | O_CLOEXEC);
+	/* A process that has moved it has harmed itself: something of the size is enough for us. */
+	arena = agent_arena__map(fd, &sites);
+	if (sites >= 0)
+		close(sites);
+	close(fd);
+	return arena;
+}
+
 /* false: it has ended, or executed another program; the kernel has cleaned up. */
 static bool read_host(struct old_host *h, json_object *o)
 {
@@ -153,7 +176,6 @@ static bool read_host(struct old_host *h, json_object *o)
 	struct agent_error err = {""};
 	struct target_record t;
 	struct site_record s;
-	size_t size;
 
 	h->record = o;
 	if (procfs_start_time(pid) != start || !bytes(json_object_object_get(o, "target"), &t, sizeof(t)))
@@ -162,13 +184,16 @@ static bool read_host(struct old_host *h, json_object *o)
 		log_warning("process %d: %s", pid, err.text);
 		return false;
 	}
-	h->arena = map_pin(pins__get(PIN_HOST, pid, (unsigned long long)start), sizeof(*h->arena), &size, NULL);
-	for (size_t i = 0; h->arena && i < length(places) && h->n_sites < AGENT_MAX_SITES; i++) {
+	h->arena = map_arena(pid, start, &t);
+	h->at = calloc(length(places) + 1, sizeof(*h->at));
+	for (size_t i = 0; h->arena && h->at && i < length(places); i++) {
+		struct old_site *at = &h->at[h->n_sites];
+
 		if (!bytes(json_object_array_get_idx(places, i), &s, sizeof(s)) || s.index >= AGENT_MAX_SITES ||
-		    site__adopt(h->target, &s, pins__dir(), &h->site[h->n_sites], &err))
+		    site__adopt(h->target, &s, pins__dir(), &at->site, &err))
 			continue;
-		h->index[h->n_sites] = (int)s.index;
-		h->was_open[h->n_sites] = site__is_open(h->site[h->n_sites]);
+		at->index = (int)s.index;
+		at->was_open = site__is_open(at->site);
 		h->has_return |= s.has_return;
 		h->n_sites++;
 	}
@@ -212,11 +237,13 @@ static void open_places(struct old *old)
 		struct old_host *h = &old->host[i];
 
 		for (unsigned int k = 0; k < h->n_sites; k++) {
-			if (!h->was_open[k])
+			const struct old_site *at = &h->at[k];
+
+			if (!at->was_open)
 				continue;
-			agent_site_serve(&h->arena->site[h->index[k]], h->index[k]);
-			if (!site__is_open(h->site[k]))
-				site__open(h->site[k], &err);
+			agent_site_serve(&h->arena->site[at->index], (uint32_t)at->index);
+			if (!site__is_open(at->site))
+				site__open(at->site, &err);
 		}
 	}
 }
@@ -229,9 +256,11 @@ static void close_places(struct old *old)
 		struct old_host *h = &old->host[i];
 
 		for (unsigned int k = 0; k < h->n_sites; k++) {
-			if (site__is_open(h->site[k]) && site__close(h->site[k], &err))
+			const struct old_site *at = &h->at[k];
+
+			if (site__is_open(at->site) && site__close(at->site, &err))
 				log_warning("%s", err.text);
-			__atomic_store_n(&h->arena->site[h->index[k]].mode, AGENT_SITE_BOUNCE, __ATOMIC_SEQ_CST);
+			__atomic_store_n(&h->arena->site[at->index].mode, AGENT_SITE_BOUNCE, __ATOMIC_SEQ_CST);
 		}
 	}
 }
@@ -242,8 +271,8 @@ static void arm_places(struct old *old)
 
 	for (size_t i = 0; i < old->n_hosts; i++)
 		for (unsigned int k = 0; k < old->host[i].n_sites; k++)
-			if (old->host[i].was_open[k])
-				site__arm(old->host[i].site[k], &err);
+			if (old->host[i].at[k].was_open)
+				site__arm(old->host[i].at[k].site, &err);
 }
 
 static int pending_returns(struct old *old)
@@ -311,6 +340,22 @@ static void move_out(struct old_group *g)
 	carriers__unrescue(pins__dir(), g->arena_id);
 }
 
+static void free_sites(struct old_host *h)
+{
+	struct site **sites = calloc(h->n_sites + 1, sizeof(struct site *));
+
+	for (unsigned int k = 0; sites && k < h->n_sites; k++)
+		sites[k] = h->at[k].site;
+	h->left = sites && site__free_all(sites, h->n_sites) > 0;
+	for (unsigned int k = 0; h->left && k < h->n_sites; k++)
+		if (sites[k])
+			site__leave(sites[k]);
+	free(sites);
+	free(h->at);
+	h->at = NULL;
+	h->n_sites = 0;
+}
+
 static void let_go_of_hosts(struct old *old)
 {
 	for (size_t i = 0; i < old->n_hosts; i++) {
@@ -318,12 +363,7 @@ static void let_go_of_hosts(struct old *old)
 		bool returns = h->arena && target__pending_returns(h->target, h->arena) > 0;
 		struct agent_error err = {""};
 
-		for (unsigned int k = 0; k < h->n_sites; k++) {
-			if (!site__free(h->site[k]))
-				continue;
-			site__leave(h->site[k]);
-			h->left = true;
-		}
+		free_sites(h);
 		if (h->left)
 			state__leave_again(json_object_get(h->record));
 		/* A return that is still to come, or a thread that is held in a jump, needs all of it. */
@@ -332,7 +372,7 @@ static void let_go_of_hosts(struct old *old)
 			target__unmap_ours(h->target, h->lodged, h->n_lodged, &err);
 			target__evict(h->target, EVICT_TIMEOUT_MS, &err);
 		}
-		mapped__end(h->arena, sizeof(*h->arena));
+		agent_arena__unmap(h->arena);
 		target__free(h->target);
 	}
 }

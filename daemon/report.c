@@ -7,16 +7,32 @@
 
 #include "daemon/engine_impl.h"
 
-#define MAX_SHOWN 256
+#define MAX_SHOWN 4096 /* processes of a probe, of either kind */
 
 /* The strings and arrays that one struct status_tool points into. */
 struct report {
-	struct status_probe probe[GROUP_MAX_PROBES * 4];
-	pid_t targets[GROUP_MAX_PROBES * 4][MAX_SHOWN];
-	struct status_refused refused[GROUP_MAX_PROBES * 4][MAX_SHOWN];
-	char names[GROUP_MAX_PROBES * 4][BPF_OBJ_NAME_LEN + 1];
+	struct status_probe *probe;
+	struct shown {
+		pid_t *targets;
+		struct status_refused *refused;
+		char name[BPF_OBJ_NAME_LEN + 1];
+	} *shown; /* of each probe */
+	size_t room;
 	struct status_tool tool;
 };
+
+static void report_free(struct report *r)
+{
+	for (size_t i = 0; r && i < r->tool.n_probes; i++) {
+		free(r->shown[i].targets);
+		free(r->shown[i].refused);
+	}
+	if (r) {
+		free(r->probe);
+		free(r->shown);
+	}
+	free(r);
+}
 
 static double seconds_since(const struct timespec *then)
 {
@@ -28,7 +44,8 @@ static double seconds_since(const struct timespec *then)
 	return (double)(now.tv_sec - then->tv_sec) + (double)(now.tv_nsec - then->tv_nsec) / 1e9;
 }
 
-static uint64_t hits_of(struct engine *e, const struct probe *p)
+/* But for those that threads count for themselves: fill_hosts(). */
+static uint64_t hits_of(const struct probe *p)
 {
 	const struct shm_group_hdr *a = p->group ? p->group->arena : NULL;
 	uint64_t sum = 0;
@@ -37,40 +54,60 @@ static uint64_t hits_of(struct engine *e, const struct probe *p)
 		sum += __atomic_load_n((const uint64_t *)((const char *)a + SHM_HDR_SIZE) + p->hit_index * a->n_cpus +
 					       cpu,
 				       __ATOMIC_RELAXED);
-	for (struct host *h = e->hosts.list; a && h; h = h->next) {
-		const struct place *pl = host__find_place(h, p->o.ino, p->o.offset);
-
-		sum += pl ? host__counted_hits(h, pl, p->group, p->hit_index) : 0;
-	}
 	return sum;
+}
+
+/* One more fits. false: out of memory. */
+static bool make_room(void **array, size_t n, size_t size)
+{
+	void *more = n & (n - 1) ? *array : realloc(*array, (n ? 2 * n : 1) * size);
+
+	if (more)
+		*array = more;
+	return more != NULL;
+}
+
+static void show_target(struct shown *s, struct status_probe *sp, pid_t pid)
+{
+	if (sp->n_targets < MAX_SHOWN && make_room((void **)&s->targets, sp->n_targets, sizeof(*s->targets)))
+		s->targets[sp->n_targets++] = pid;
+}
+
+static void show_refused(struct shown *s, struct status_probe *sp, pid_t pid, const char *why)
+{
+	if (sp->n_refused < MAX_SHOWN && make_room((void **)&s->refused, sp->n_refused, sizeof(*s->refused)))
+		s->refused[sp->n_refused++] = (struct status_refused){pid, why};
 }
 
 /* Open places of this probe; the processes in which it stays in the kernel, with the reason. */
 static void fill_hosts(struct engine *e, const struct probe *p, struct report *r, size_t i)
 {
 	struct status_probe *sp = &r->probe[i];
+	struct shown *shown = &r->shown[i];
 
 	for (struct host *h = e->hosts.list; h; h = h->next) {
 		struct place *pl = host__find_place(h, p->o.ino, p->o.offset);
 		const char *why = NULL;
 
-		if (!probe_reaches(p, h) || sp->n_targets == MAX_SHOWN || sp->n_refused == MAX_SHOWN)
+		if (pl && p->group && p->group->arena)
+			sp->hits += host__counted_hits(h, pl, p->group, p->hit_index);
+		if (!probe_reaches(p, h))
 			continue;
 		if (p->group && p->group->state == GROUP_SHARED && pl && pl->open && host__lodging(h, p->group)) {
-			r->targets[i][sp->n_targets++] = h->pid;
+			show_target(shown, sp, h->pid);
 			continue;
 		}
 		if (pl && (!pl->site || pl->gone))
 			why = pl->why;
-		else if (h->why[0] && host__maps_file(h->pid, p->o.dev, p->o.ino))
+		else if (h->why[0] && host__maps(h, p->o.dev, p->o.ino))
 			why = h->why;
 		else if (pl && p->group && p->group->state == GROUP_SHARED)
 			why = "another probe on this instruction stays in the kernel";
 		if (why)
-			r->refused[i][sp->n_refused++] = (struct status_refused){h->pid, why};
+			show_refused(shown, sp, h->pid, why);
 	}
-	sp->targets = r->targets[i];
-	sp->refused = r->refused[i];
+	sp->targets = shown->targets;
+	sp->refused = shown->refused;
 }
 
 static void fill_probe(struct engine *e, const struct probe *p, struct report *r)
@@ -79,14 +116,14 @@ static void fill_probe(struct engine *e, const struct probe *p, struct report *r
 	struct status_probe *sp = &r->probe[i];
 	const struct obs_prog *prog = observer__prog(e->observer, p->o.prog_id);
 
-	snprintf(r->names[i], sizeof(r->names[i]), "%s", prog ? prog->name : "");
+	snprintf(r->shown[i].name, sizeof(r->shown[i].name), "%s", prog ? prog->name : "");
 	*sp = (struct status_probe){
 		.kind = p->o.kind == PROBE_URETPROBE ? "uretprobe" : "uprobe",
 		.path = p->o.path,
 		.offset = p->o.offset,
 		.symbol = p->symbol[0] ? p->symbol : NULL,
-		.program = r->names[i],
-		.hits = hits_of(e, p),
+		.program = r->shown[i].name,
+		.hits = hits_of(p),
 		.since = seconds_since(p->group && p->group->since.tv_sec ? &p->group->since : &p->tool->since),
 	};
 	fill_hosts(e, p, r, i);
@@ -108,11 +145,18 @@ static struct report *report_tool(struct engine *e, const struct tool *t)
 
 	if (!r)
 		return NULL;
+	hosts__look_anew();
+	for (const struct probe *p = e->probes; p; p = p->next)
+		r->room += p->tool == t;
+	r->probe = calloc(r->room + 1, sizeof(*r->probe));
+	r->shown = calloc(r->room + 1, sizeof(*r->shown));
+	if (!r->probe || !r->shown)
+		r->room = 0;
 	r->tool.pid = t->pid;
 	r->tool.comm = t->comm;
 	r->tool.since = seconds_since(&t->since);
 	r->tool.probes = r->probe;
-	for (const struct probe *p = e->probes; p && r->tool.n_probes < GROUP_MAX_PROBES * 4; p = p->next)
+	for (const struct probe *p = e->probes; p && r->tool.n_probes < r->room; p = p->next)
 		if (p->tool == t)
 			fill_probe(e, p, r);
 	return r;
@@ -127,7 +171,7 @@ json_object *engine__ps(struct engine *e)
 
 		if (r && r->tool.n_probes)
 			json_object_array_add(all, status_tool__json(&r->tool, false));
-		free(r);
+		report_free(r);
 	}
 	return all;
 }
@@ -142,7 +186,7 @@ json_object *engine__explain(struct engine *e, pid_t pid, char *err, size_t err_
 		json = status_tool__json(&r->tool, true);
 	else
 		snprintf(err, err_size, "process %d has no probes that bpftimed knows", pid);
-	free(r);
+	report_free(r);
 	return json;
 }
 
@@ -154,8 +198,14 @@ enum status_state engine__tool_state(struct engine *e, pid_t pid)
 
 	if (r && r->tool.n_probes)
 		state = status_tool__state(&r->tool);
-	free(r);
+	report_free(r);
 	return state;
+}
+
+static bool has_open_place(const struct host *h)
+{
+	for_each_used_place(pl, h) if (pl->open) return true;
+	return false;
 }
 
 json_object *engine__status(struct engine *e)
@@ -170,13 +220,9 @@ json_object *engine__status(struct engine *e)
 			d.probes_userspace += r->probe[i].userspace;
 			d.probes_kernel += !r->probe[i].userspace;
 		}
-		free(r);
+		report_free(r);
 	}
 	for (const struct host *h = e->hosts.list; h; h = h->next)
-		for (unsigned int i = 0; i < AGENT_MAX_SITES; i++)
-			if (h->place[i].used && h->place[i].open) {
-				d.targets++;
-				break;
-			}
+		d.targets += has_open_place(h);
 	return status_daemon__json(&d);
 }

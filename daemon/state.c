@@ -35,11 +35,15 @@ static json_object *number(uint64_t n)
 
 static json_object *bytes(const void *data, size_t size)
 {
+	static const char digits[] = "0123456789abcdef";
 	char text[2 * 512 + 1];
+	size_t n = 0;
 
-	for (size_t i = 0; i < size && 2 * i + 2 < sizeof(text); i++)
-		snprintf(text + 2 * i, 3, "%02x", ((const uint8_t *)data)[i]);
-	return json_object_new_string(text);
+	for (size_t i = 0; i < size && n + 2 < sizeof(text); i++) {
+		text[n++] = digits[((const uint8_t *)data)[i] >> 4];
+		text[n++] = digits[((const uint8_t *)data)[i] & 15];
+	}
+	return json_object_new_string_len(text, (int)n);
 }
 
 static json_object *group_state(const struct group *g)
@@ -91,12 +95,13 @@ static json_object *host_state(const struct host *h)
 	json_object_object_add(o, "pid", number((uint64_t)h->pid));
 	json_object_object_add(o, "start", number(h->start_time));
 	json_object_object_add(o, "target", bytes(&t, sizeof(t)));
-	for (unsigned int i = 0; i < AGENT_MAX_SITES; i++) {
+	for_each_used_place(pl, h)
+	{
 		struct site_record s;
 
-		if (!h->place[i].used || !h->place[i].site)
+		if (!pl->site)
 			continue;
-		site__record(h->place[i].site, &s);
+		site__record(pl->site, &s);
 		json_object_array_add(places, bytes(&s, sizeof(s)));
 	}
 	for (const struct lodging *l = h->lodgings; l; l = l->next)

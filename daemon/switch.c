@@ -44,10 +44,10 @@ bool probe_reaches(const struct probe *p, const struct host *h)
 	return p->o.target < 0 || p->o.target == h->pid;
 }
 
-bool group_reaches(const struct group *g, const struct host *h)
+bool group_reaches(const struct group *g, struct host *h)
 {
 	for (unsigned int i = 0; i < g->n_probes; i++)
-		if (probe_reaches(g->probe[i], h) && host__maps_file(h->pid, g->probe[i]->o.dev, g->probe[i]->o.ino))
+		if (probe_reaches(g->probe[i], h) && host__maps(h, g->probe[i]->o.dev, g->probe[i]->o.ino))
 			return true;
 	return false;
 }
@@ -55,14 +55,9 @@ bool group_reaches(const struct group *g, const struct host *h)
 bool group_is_host_wide(const struct group *g, const struct gprog *prog)
 {
 	for (unsigned int i = 0; i < g->n_probes; i++)
-		if (g->probe[i]->o.target < 0 && (!prog || g->probe[i]->o.prog_id == prog->id))
+		if (g->probe[i]->o.target < 0 && (!prog || &g->prog[g->probe[i]->prog] == prog))
 			return true;
 	return false;
-}
-
-static bool probe_is_at(const struct probe *p, const struct place *pl)
-{
-	return p->o.ino == pl->ino && p->o.offset == pl->offset;
 }
 
 bool place_is_carried(struct switcher *sw, const struct host *h, const struct place *pl)
@@ -71,8 +66,9 @@ bool place_is_carried(struct switcher *sw, const struct host *h, const struct pl
 
 	if (!pl->used || !pl->site || pl->gone)
 		return false;
-	for (const struct probe *p = *sw->probes; p; p = p->next) {
-		if (!probe_is_at(p, pl) || !probe_reaches(p, h))
+	for_each_probe_at(p, sw->at, pl->ino, pl->offset)
+	{
+		if (!probe_reaches(p, h))
 			continue;
 		if (!p->group || p->group->state != GROUP_SHARED || !host__lodging(h, p->group))
 			return false;
@@ -84,13 +80,11 @@ bool place_is_carried(struct switcher *sw, const struct host *h, const struct pl
 	return n > 0 && n <= AGENT_MAX_ACTIONS;
 }
 
-static bool group_is_at(const struct group *g, const struct host *h, const struct place *pl)
+static bool group_is_at(const struct switcher *sw, const struct group *g, const struct host *h, const struct place *pl)
 {
 	if (!pl->used || !pl->site)
 		return false;
-	for (unsigned int i = 0; i < g->n_probes; i++)
-		if (probe_is_at(g->probe[i], pl) && probe_reaches(g->probe[i], h))
-			return true;
+	for_each_probe_at(p, sw->at, pl->ino, pl->offset) if (p->group == g && probe_reaches(p, h)) return true;
 	return false;
 }
 
@@ -104,15 +98,19 @@ bool holds_probes(struct switcher *sw, pid_t pid)
 
 #define for_each_place(sw, g, h, pl)                                                                                   \
 	for (struct host * (h) = (sw)->hosts->list; (h); (h) = (h)->next)                                              \
-		for (struct place * (pl) = (h)->place; (pl) < (h)->place + AGENT_MAX_SITES; (pl)++)                    \
-			if (group_is_at((g), (h), (pl)))
+		for (struct place * (pl) = (h)->place; (pl) < (h)->place + (h)->n_places; (pl)++)                      \
+			if (group_is_at((sw), (g), (h), (pl)))
+
+#define for_each_place_in(sw, g, h, pl)                                                                                \
+	for (struct place * (pl) = (h)->place; (pl) < (h)->place + (h)->n_places; (pl)++)                              \
+		if (group_is_at((sw), (g), (h), (pl)))
 
 /* Another group with a probe at a place of g. */
 static bool is_neighbour(struct switcher *sw, const struct group *g, const struct group *other)
 {
 	if (g == other || other->state != GROUP_SHARED)
 		return false;
-	for_each_place(sw, g, h, pl) if (group_is_at(other, h, pl)) return true;
+	for_each_place(sw, g, h, pl) if (group_is_at(sw, other, h, pl)) return true;
 	return false;
 }
 
@@ -205,8 +203,7 @@ static void disarm_places(struct switcher *sw)
 	struct agent_error err;
 
 	for (struct host *h = sw->hosts->list; h; h = h->next)
-		for (struct place *pl = h->place; pl < h->place + AGENT_MAX_SITES; pl++)
-			if (pl->used && pl->site && !pl->open)
+		for_each_used_place(pl, h) if (pl->site && !pl->open)
 				site__disarm(pl->site, &err);
 }
 
@@ -268,12 +265,8 @@ static void fill_action(struct agent_action *a, const struct host *h, const stru
 			},
 	};
 	memcpy(a->env.direct, l->direct, sizeof(a->env.direct));
-	for (unsigned int i = 0; i < g->n_progs; i++) {
-		if (g->prog[i].id != p->o.prog_id)
-			continue;
-		a->fn = l->code[i];
-		a->flags |= g->prog[i].plain ? 0 : AGENT_ACT_GENERAL;
-	}
+	a->fn = l->code[p->prog];
+	a->flags |= g->prog[p->prog].plain ? 0 : AGENT_ACT_GENERAL;
 }
 
 /* The kernel runs the newest consumer first; so do we. Nobody may be inside. */
@@ -283,8 +276,11 @@ static void fill_place(struct switcher *sw, struct host *h, struct place *pl)
 	uint32_t n = 0, n_return = 0;
 
 	host__settle_hits(h, pl);
-	for (const struct probe *p = *sw->probes; p && n < AGENT_MAX_ACTIONS; p = p->next) {
-		if (!probe_is_at(p, pl) || !probe_reaches(p, h) || !p->group || !host__lodging(h, p->group))
+	for_each_probe_at(p, sw->at, pl->ino, pl->offset)
+	{
+		if (n == AGENT_MAX_ACTIONS)
+			break;
+		if (!probe_reaches(p, h) || !p->group || p->group->leaving || !host__lodging(h, p->group))
 			continue;
 		fill_action(&s->action[n++], h, pl, p);
 		pl->counts = p->group;
@@ -553,9 +549,7 @@ static void lodge_one(pid_t pid, void *arg)
 
 static bool has_return_at(struct switcher *sw, const struct probe *at)
 {
-	for (const struct probe *p = *sw->probes; p; p = p->next)
-		if (p->o.kind == PROBE_URETPROBE && p->o.ino == at->o.ino && p->o.offset == at->o.offset)
-			return true;
+	for_each_probe_at(p, sw->at, at->o.ino, at->o.offset) if (p->o.kind == PROBE_URETPROBE) return true;
 	return false;
 }
 
@@ -572,7 +566,8 @@ static void give_up_entry_place(struct switcher *sw, struct group *g, struct hos
 			return;
 		disarm_places(sw);
 	}
-	host__drop_place(h, pl);
+	pl->drop = true;
+	hosts__drop_marked(sw->hosts);
 }
 
 /* Places for all probes of the group whose files the host maps. Returns how many can be patched. */
@@ -582,15 +577,37 @@ static unsigned int plan_places(struct switcher *sw, struct group *g, struct hos
 
 	for (unsigned int i = 0; i < g->n_probes; i++) {
 		const struct probe *p = g->probe[i];
-		struct place *pl;
 
-		if (!probe_reaches(p, h) || !host__maps_file(h->pid, p->o.dev, p->o.ino))
+		if (!probe_reaches(p, h) || !host__maps(h, p->o.dev, p->o.ino))
 			continue;
 		give_up_entry_place(sw, g, h, p);
-		pl = host__place(sw->hosts, h, p, has_return_at(sw, p));
-		n += pl && pl->site;
+		host__place(h, p, has_return_at(sw, p));
 	}
+	host__plan(sw->hosts, h);
+	for_each_place_in(sw, g, h, pl) n++;
 	return n;
+}
+
+/* Is this the first probe of the group in its file, that is not limited to a process? */
+static bool is_first_in_file(const struct group *g, unsigned int i)
+{
+	const struct obs_probe *o = &g->probe[i]->o;
+
+	/* Mostly the one before is in the same file, too. */
+	for (unsigned int k = i; k--;)
+		if (g->probe[k]->o.ino == o->ino && g->probe[k]->o.dev == o->dev && g->probe[k]->o.target < 0)
+			return false;
+	return true;
+}
+
+void group__each_process(const struct group *g, void (*cb)(pid_t pid, void *arg), void *arg)
+{
+	for (unsigned int i = 0; i < g->n_probes; i++) {
+		const struct obs_probe *o = &g->probe[i]->o;
+
+		if (o->target < 0 && is_first_in_file(g, i))
+			hosts__each_mapping(o->dev, o->ino, cb, arg);
+	}
 }
 
 static unsigned int lodge(struct switcher *sw, struct group *g)
@@ -598,13 +615,14 @@ static unsigned int lodge(struct switcher *sw, struct group *g)
 	struct lodge_arg arg = {sw, g};
 	unsigned int n = 0;
 
+	hosts__look_anew();
+	group__each_process(g, lodge_one, &arg);
 	for (unsigned int i = 0; i < g->n_probes; i++) {
-		const struct probe *p = g->probe[i];
+		const struct obs_probe *o = &g->probe[i]->o;
 
-		if (p->o.target < 0)
-			hosts__each_mapping(p->o.dev, p->o.ino, lodge_one, &arg);
-		else if (host__maps_file(p->o.target, p->o.dev, p->o.ino))
-			lodge_one(p->o.target, &arg);
+		if (o->target >= 0 && (!i || g->probe[i - 1]->o.target != o->target || g->probe[i - 1]->o.ino != o->ino) &&
+		    host__maps_file(o->target, o->dev, o->ino))
+			lodge_one(o->target, &arg);
 	}
 	for (struct host *h = sw->hosts->list; h; h = h->next)
 		if (host__lodging(h, g))
@@ -618,26 +636,31 @@ static bool waits_for_processes(const struct switcher *sw, const struct group *g
 	for (unsigned int i = 0; i < g->n_probes; i++)
 		if (g->probe[i]->o.target >= 0)
 			return false;
-	for (const struct host *h = sw->hosts->list; h; h = h->next)
+	for (struct host *h = sw->hosts->list; h; h = h->next)
 		if (group_reaches(g, h))
 			return false;
 	return true;
 }
 
+static bool why_no_place(struct switcher *sw, struct group *g)
+{
+	for (struct host *h = sw->hosts->list; h; h = h->next)
+		for_each_used_place(pl, h) if (!pl->site)
+			for_each_probe_at(p, sw->at, pl->ino, pl->offset) if (p->group == g)
+			{
+				fail(g, 0, "%s", pl->why);
+				return true;
+			}
+	return false;
+}
+
 static void why_nowhere(struct switcher *sw, struct group *g)
 {
-	for (struct host *h = sw->hosts->list; h; h = h->next) {
-		for (struct place *pl = h->place; pl < h->place + AGENT_MAX_SITES; pl++)
-			for (unsigned int i = 0; i < g->n_probes; i++)
-				if (pl->used && !pl->site && probe_is_at(g->probe[i], pl)) {
-					fail(g, 0, "%s", pl->why);
-					return;
-				}
-	}
-	for (unsigned int i = 0; i < g->n_probes; i++)
-		for (struct host *h = sw->hosts->list; h; h = h->next)
-			if (h->why[0] && (g->probe[i]->o.target == h->pid ||
-					  host__maps_file(h->pid, g->probe[i]->o.dev, g->probe[i]->o.ino))) {
+	if (why_no_place(sw, g))
+		return;
+	for (struct host *h = sw->hosts->list; h; h = h->next)
+		for (unsigned int i = 0; h->why[0] && i < g->n_probes; i++)
+			if (g->probe[i]->o.target == h->pid || host__maps(h, g->probe[i]->o.dev, g->probe[i]->o.ino)) {
 				fail(g, 0, "%s", h->why);
 				return;
 			}
@@ -705,14 +728,10 @@ int switch_takeover(struct switcher *sw, struct group *g)
 
 /* ---- a process that comes later ---- */
 
-#define for_each_place_in(g, h, pl)                                                                                    \
-	for (struct place * (pl) = (h)->place; (pl) < (h)->place + AGENT_MAX_SITES; (pl)++)                            \
-		if (group_is_at((g), (h), (pl)))
-
 /* Does the host have, in the group's way, a place at which others were served? A thread may still be inside. */
-static bool has_used_place(const struct group *g, struct host *h)
+static bool has_used_place(const struct switcher *sw, const struct group *g, struct host *h)
 {
-	for_each_place_in(g, h, pl) if (descriptor(h, pl)->n_actions) return true;
+	for_each_place_in(sw, g, h, pl) if (descriptor(h, pl)->n_actions) return true;
 	return false;
 }
 
@@ -736,14 +755,16 @@ int switch_join(struct switcher *sw, struct group *g, pid_t pid)
 {
 	struct host *h = hosts__find(sw->hosts, pid);
 	bool is_new = !h || !host__lodging(h, g);
-	int err = lodge_process(sw, g, pid);
+	int err;
 
+	hosts__look_anew();
+	err = lodge_process(sw, g, pid);
 	if (err)
 		return err == -EBUSY || err == -ETIMEDOUT ? -EAGAIN : err == -EAGAIN ? err : 0;
 	h = hosts__find(sw->hosts, pid);
 	if (is_new) {
-		for_each_place_in(g, h, pl) close_place(h, pl);
-		err = has_used_place(g, h) ? empty_places(h) : 0;
+		for_each_place_in(sw, g, h, pl) close_place(h, pl);
+		err = has_used_place(sw, g, h) ? empty_places(h) : 0;
 	}
 	if (err) {
 		host__unlodge(h, g);
@@ -752,7 +773,7 @@ int switch_join(struct switcher *sw, struct group *g, pid_t pid)
 	}
 	plan_places(sw, g, h);
 	state__save(*sw->groups, sw->hosts);
-	for_each_place_in(g, h, pl)
+	for_each_place_in(sw, g, h, pl)
 	{
 		if (is_new || !descriptor(h, pl)->n_actions)
 			fill_place(sw, h, pl);
@@ -842,19 +863,13 @@ void switch_release(struct switcher *sw, struct group *g)
  */
 void switch_forget(struct switcher *sw, struct group *g)
 {
-	struct probe *probes[GROUP_MAX_PROBES];
-	unsigned int n = g->n_probes;
-
 	hold(sw, g);
 	set_gate(g, g->state == GROUP_GONE ? SHM_UGATE_OFF : SHM_UGATE_KERNEL);
 	quiesce(sw, g);
-	memcpy(probes, g->probe, sizeof(probes));
-	for (unsigned int i = 0; i < n; i++)
-		probes[i]->group = NULL;
+	g->leaving = true;
 	for_each_place(sw, g, h, pl) fill_place(sw, h, pl);
+	g->leaving = false;
 	let_go(sw, g);
-	for (unsigned int i = 0; i < n; i++)
-		probes[i]->group = g;
 	for (struct host *h = sw->hosts->list; h; h = h->next)
 		host__unlodge(h, g);
 }
@@ -862,8 +877,9 @@ void switch_forget(struct switcher *sw, struct group *g)
 void switch_settle(struct switcher *sw)
 {
 	for (struct host *h = sw->hosts->list; h; h = h->next) {
-		for (struct place *pl = h->place; pl < h->place + AGENT_MAX_SITES; pl++) {
-			if (!pl->used || !pl->site)
+		for_each_used_place(pl, h)
+		{
+			if (!pl->site)
 				continue;
 			if (place_is_carried(sw, h, pl))
 				open_place(h, pl);

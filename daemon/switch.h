@@ -14,11 +14,13 @@
 #include "daemon/hosts.h"
 #include "daemon/khalf.h"
 #include "daemon/model.h"
+#include "daemon/probes.h"
 
 struct switcher {
 	struct hosts *hosts;
 	struct group **groups; /* head of the engine's list: neighbours are found in it */
 	struct probe **probes; /* head of the engine's list: all probes known on the machine */
+	const struct probe_table *at; /* the same, by instruction */
 	struct carriers *carriers;
 	struct timespec held_since; /* CLOCK_MONOTONIC */
 };
@@ -58,7 +60,9 @@ bool holds_probes(struct switcher *sw, pid_t pid);
 bool place_is_carried(struct switcher *sw, const struct host *h, const struct place *pl);
 bool probe_reaches(const struct probe *p, const struct host *h);
 /* Does the process map a file in which a probe of the group reaches it? */
-bool group_reaches(const struct group *g, const struct host *h);
+bool group_reaches(const struct group *g, struct host *h);
+/* Calls cb for every process on the host that maps a file in which a probe is that is not limited to one. */
+void group__each_process(const struct group *g, void (*cb)(pid_t pid, void *arg), void *arg);
 /* Is a probe of the group not limited to a process? prog: only those of this program; NULL: all. */
 bool group_is_host_wide(const struct group *g, const struct gprog *prog);
 

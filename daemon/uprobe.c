@@ -10,6 +10,7 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 static int pmu_type(void)
@@ -70,6 +71,46 @@ int uprobe__attach(const struct uprobe_opts *opts, int *event_fd, int *link_fd)
 	}
 	ioctl(*event_fd, PERF_EVENT_IOC_ENABLE, 0);
 	return 0;
+}
+
+/* ---- many at once ---- */
+
+#define MULTI_RETURN 1u /* BPF_F_UPROBE_MULTI_RETURN */
+
+/* Before 6.13 what the program returns could take the breakpoint away (uprobe_multi_link_handler()). */
+bool uprobe__has_links(void)
+{
+	struct utsname u;
+	int major, minor;
+
+	return !uname(&u) && sscanf(u.release, "%d.%d", &major, &minor) == 2 &&
+	       (major > 6 || (major == 6 && minor >= 13));
+}
+
+/* struct bpf_attr of BPF_LINK_CREATE for it, newer than Debian's headers. */
+struct multi_create {
+	uint32_t prog, target, attach_type, flags;
+	uint64_t path, offsets, ref_ctr_offsets, cookies;
+	uint32_t n, multi_flags, pid, pad;
+};
+
+int uprobe__attach_many(const struct uprobe_opts *opts, const uint64_t *offsets, const uint64_t *cookies, uint32_t n)
+{
+	char path[PATH_MAX + 32];
+	struct multi_create c = {
+		.prog = (uint32_t)opts->prog_fd,
+		.attach_type = UPROBE_LINK_TYPE,
+		.path = (uintptr_t)path,
+		.offsets = (uintptr_t)offsets,
+		.cookies = (uintptr_t)cookies,
+		.n = n,
+		.multi_flags = opts->is_return ? MULTI_RETURN : 0,
+	};
+	int fd = find_file(opts, path, sizeof(path));
+
+	if (!fd)
+		fd = (int)syscall(SYS_bpf, BPF_LINK_CREATE, &c, sizeof(c));
+	return fd == -1 ? -errno : fd;
 }
 
 void uprobe__detach(int *event_fd, int *link_fd)

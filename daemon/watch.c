@@ -21,9 +21,7 @@
 static bool is_unsettled(struct engine *e)
 {
 	for (struct host *h = e->hosts.list; h; h = h->next)
-		for (struct place *pl = h->place; pl < h->place + AGENT_MAX_SITES; pl++)
-			if (pl->used && pl->site && !pl->open && place_is_carried(&e->sw, h, pl))
-				return true;
+		for_each_used_place(pl, h) if (pl->site && !pl->open && place_is_carried(&e->sw, h, pl)) return true;
 	return false;
 }
 
@@ -44,19 +42,35 @@ static uint64_t settle_again(struct engine *e, uint64_t now)
 
 static bool is_shared_at(struct engine *e, const struct host *h, const struct place *pl)
 {
-	for (const struct probe *p = e->probes; p; p = p->next)
-		if (p->group && p->group->state == GROUP_SHARED && p->o.ino == pl->ino && p->o.offset == pl->offset &&
-		    probe_reaches(p, h))
+	for_each_probe_at(p, &e->at, pl->ino, pl->offset)
+	{
+		if (p->group && p->group->state == GROUP_SHARED && probe_reaches(p, h))
 			return true;
+	}
 	return false;
 }
 
-static bool has_places(const struct host *h)
+/* Since when it has been closed; when to give it up, or 0. */
+static uint64_t due_of(struct engine *e, const struct host *h, struct place *pl, uint64_t now)
 {
-	for (const struct place *pl = h->place; pl < h->place + AGENT_MAX_SITES; pl++)
-		if (pl->used)
-			return true;
-	return false;
+	if (!pl->site || pl->open || is_shared_at(e, h, pl)) {
+		pl->closed_at = 0;
+		return 0;
+	}
+	if (!pl->closed_at)
+		pl->closed_at = now;
+	return pl->closed_at + (pl->stuck ? STUCK_NS : COOL_NS);
+}
+
+/* Those that could not be given up; when to try again. */
+static uint64_t begin_anew(struct engine *e)
+{
+	uint64_t now = now_ns();
+
+	for (struct host *h = e->hosts.list; h; h = h->next)
+		for_each_used_place(pl, h) if (pl->stuck && pl->closed_at && pl->closed_at + COOL_NS <= now) pl->closed_at =
+			now;
+	return now + STUCK_NS;
 }
 
 /*
@@ -68,33 +82,26 @@ static uint64_t cool_places(struct engine *e, uint64_t now)
 	uint64_t next = 0;
 	bool dropped = false;
 
+	for (struct host *h = e->hosts.list; h; h = h->next)
+		for_each_used_place(pl, h)
+		{
+			uint64_t due = due_of(e, h, pl, now);
+
+			pl->drop = due && now >= due;
+			dropped |= pl->drop;
+			if (!pl->drop)
+				next = earlier(due, next);
+		}
+	if (!dropped)
+		return next;
+	if (!hosts__drop_marked(&e->hosts))
+		next = earlier(begin_anew(e), next);
 	for (struct host *h = e->hosts.list, *following; h; h = following) {
 		following = h->next;
-		for (struct place *pl = h->place; pl < h->place + AGENT_MAX_SITES; pl++) {
-			uint64_t due;
-
-			if (!pl->used || !pl->site || pl->open || is_shared_at(e, h, pl)) {
-				pl->closed_at = 0;
-				continue;
-			}
-			if (!pl->closed_at)
-				pl->closed_at = now;
-			due = pl->closed_at + (pl->stuck ? STUCK_NS : COOL_NS);
-			if (now >= due && host__drop_place(h, pl)) {
-				dropped = true;
-				continue;
-			}
-			if (now >= due) {
-				pl->closed_at = now_ns();
-				due = pl->closed_at + STUCK_NS;
-			}
-			next = earlier(due, next);
-		}
-		if (h->leaving && !has_places(h))
+		if (h->leaving && !host__has_places(h))
 			hosts__forget(&e->hosts, h);
 	}
-	if (dropped)
-		state__save(e->groups, &e->hosts);
+	state__save(e->groups, &e->hosts);
 	return next;
 }
 
@@ -115,15 +122,16 @@ static void give_back(struct engine *e, struct group *g, const char *why)
  * A library that a process has unmapped may be mapped again elsewhere, where only the kernel knows the probes. Without
  * a kernel half these hits are for the tool's own program, which does not see the group's maps.
  */
-static bool has_lost_code(const struct group *g, const struct host *h)
+static bool has_lost_code(const struct engine *e, const struct group *g, const struct host *h)
 {
 	if (g->has_khalf || !g->has_mirrored)
 		return false;
-	for (const struct place *pl = h->place; pl < h->place + AGENT_MAX_SITES; pl++)
-		for (unsigned int i = 0; pl->used && pl->site && i < g->n_probes; i++)
-			if (g->probe[i]->o.ino == pl->ino && g->probe[i]->o.offset == pl->offset &&
-			    (pl->gone || site__is_gone(pl->site)))
-				return true;
+	for_each_used_place(pl, h)
+	{
+		if (!pl->site || (!pl->gone && !site__is_gone(pl->site)))
+			continue;
+		for_each_probe_at(p, &e->at, pl->ino, pl->offset) if (p->group == g) return true;
+	}
 	return false;
 }
 
@@ -160,7 +168,7 @@ static uint64_t watch_targets(struct engine *e, uint64_t now)
 
 			if (g->state != GROUP_SHARED || !host__lodging(h, g))
 				continue;
-			if (!what && has_lost_code(g, h))
+			if (!what && has_lost_code(e, g, h))
 				what = "has unmapped the probed file";
 			if (!what)
 				continue;

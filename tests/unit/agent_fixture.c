@@ -221,13 +221,13 @@ void rider_start(struct rider *rd, struct rig *rig, pid_t pid)
 	h->size = GROUP_SIZE;
 	rd->arena_fd = agent_service__new_arena(rig->service, &err);
 	assert_true(rd->arena_fd >= 0);
-	rd->arena =
-		mmap(NULL, (sizeof(*rd->arena) + 4095) & ~4095ul, PROT_READ | PROT_WRITE, MAP_SHARED, rd->arena_fd, 0);
-	assert_true(rd->arena != MAP_FAILED);
-	rd->map[0] = (struct target_mapping){rd->code_fd, 4096, PROT_READ | PROT_EXEC, 0};
-	rd->map[1] = (struct target_mapping){rd->group_fd, GROUP_SIZE, PROT_READ | PROT_WRITE, 0};
+	rd->sites_fd = -1;
+	rd->arena = agent_arena__map(rd->arena_fd, &rd->sites_fd);
+	assert_non_null(rd->arena);
+	rd->map[0] = (struct target_mapping){rd->code_fd, 4096, PROT_READ | PROT_EXEC, 0, 0};
+	rd->map[1] = (struct target_mapping){rd->group_fd, GROUP_SIZE, PROT_READ | PROT_WRITE, 0, 0};
 	if (target__open(pid, &rd->t, &err) || agent_service__add(rig->service, pid, rd->arena_fd, &err) ||
-	    target__inject(rd->t, rig->image, rd->arena_fd, &err) || target__map(rd->t, rd->map, 2, &err))
+	    target__inject(rd->t, rig->image, rd->arena_fd, rd->sites_fd, &err) || target__map(rd->t, rd->map, 2, &err))
 		fail_msg("%s", err.text);
 }
 
@@ -235,7 +235,8 @@ void rider_stop(struct rider *rd)
 {
 	agent_service__remove(rd->rig->service, target__pid(rd->t));
 	target__free(rd->t);
-	munmap(rd->arena, (sizeof(*rd->arena) + 4095) & ~4095ul);
+	agent_arena__unmap(rd->arena);
+	close(rd->sites_fd);
 	munmap(rd->group, GROUP_SIZE);
 	close(rd->arena_fd);
 	close(rd->group_fd);
@@ -285,7 +286,7 @@ uint64_t rider_hits(const struct rider *rd, uint32_t n)
 
 	for (unsigned int i = 0; i < MAX_CPUS / N_COUNTERS; i++)
 		sum += hits[i];
-	for (uint32_t i = 0; i < AGENT_MAX_SITES; i++) {
+	for (uint32_t i = 0; i < rd->arena->n_sites; i++) {
 		const struct agent_site *s = &rd->arena->site[i];
 
 		if (s->n_actions == 1 && s->action[0].env.hits_off == rider_hits_off(n))

@@ -50,7 +50,7 @@ struct rider {
 	struct rig *rig;
 	struct target *t;
 	struct agent_target *arena;
-	int arena_fd, group_fd, code_fd;
+	int arena_fd, sites_fd, group_fd, code_fd;
 	uint8_t *group;		      /* our view of the group's arena */
 	struct target_mapping map[2]; /* code, group */
 };

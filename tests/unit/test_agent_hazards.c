@@ -231,7 +231,8 @@ static void test_killed_meanwhile(void **state)
 		struct target *t;
 		struct victim v;
 		pid_t killer;
-		int arena;
+		struct agent_target *mapped;
+		int arena, sites = -1;
 
 		victim_start(&v, argv);
 		victim_go(&v);
@@ -244,14 +245,18 @@ static void test_killed_meanwhile(void **state)
 		o.path = victim_path(argv[0]);
 		o.offset = victim_symbol(argv[0], "push_rbp");
 		arena = agent_service__new_arena(rig.service, &err);
+		mapped = agent_arena__map(arena, &sites);
+		assert_non_null(mapped);
 		if (!target__open(v.pid, &t, &err)) {
-			if (!target__inject(t, rig.image, arena, &err) && site__plan(t, &o, &s, &err) == SITE_DONE) {
+			if (!target__inject(t, rig.image, arena, sites, &err) && site__plan(t, &o, &s, &err) == SITE_DONE) {
 				(void)site__open(s, &err);
 				(void)site__close(s, &err);
 				site__free(s);
 			}
 			target__free(t);
 		}
+		agent_arena__unmap(mapped);
+		close(sites);
 		close(arena);
 		assert_int_equal(victim_wait(&v), -SIGKILL);
 	}
