@@ -102,6 +102,7 @@ static struct hold_link *adopt_link(const struct target *t, unsigned int id, con
 	if (!l)
 		return NULL;
 	l->id = id;
+	l->path_fd = -1;
 	snprintf(l->pin, sizeof(l->pin), "%s/hold-%d-all-%u", pin_dir, t->pid, id);
 	l->link = bpf_obj_get(l->pin);
 	return l;

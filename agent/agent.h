@@ -3,7 +3,7 @@
  * agent.h: taking a process over, from outside: inject, plan a site, patch it, open and close it, quiesce.
  *
  * All functions return 0 or -errno and, where they take `struct agent_error *`, a sentence for a person. None is thread
- * safe; the daemon has one thread.
+ * safe, but for fork_sites__repair(): the daemon has one thread, and one that repairs fork children.
  */
 #ifndef BPFTIME_AGENT_H
 #define BPFTIME_AGENT_H
@@ -185,5 +185,11 @@ int target__pending_returns(const struct target *t, const struct agent_target *a
 
 /* A fork child inherited our patches: put the file's bytes back in it (stops it for a moment). */
 int agent_repair_child(pid_t child, const struct site *const *sites, size_t n_sites, struct agent_error *err);
+
+/* What that needs to know, by itself: for a thread that repairs while another plans and frees sites. */
+struct fork_sites;
+struct fork_sites *fork_sites__new(const struct target *t, struct site *const *s, size_t n);
+void fork_sites__free(struct fork_sites *f);
+int fork_sites__repair(struct fork_sites *f, pid_t child, struct agent_error *err);
 
 #endif

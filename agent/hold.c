@@ -98,6 +98,14 @@ static int arm_one(struct hold *h, const struct site_opts *o, pid_t pid, unsigne
 	return rc;
 }
 
+static void close_both(int link, int event)
+{
+	if (link >= 0)
+		close(link);
+	if (event >= 0)
+		close(event);
+}
+
 /* ---- a link for many ---- */
 
 #define TRACE_UPROBE_MULTI 48 /* BPF_TRACE_UPROBE_MULTI, since Linux 6.6 */
@@ -167,6 +175,7 @@ static int try_link(struct site *const *s, size_t n, const struct site_opts *o, 
 				  o->path, strerror(-rc));
 	}
 	l->id = t->n_hold_links++;
+	l->path_fd = open(o->path, O_PATH | O_CLOEXEC);
 	if (o->pin_dir) {
 		snprintf(l->pin, sizeof(l->pin), "%s/hold-%d-all-%u", o->pin_dir, t->pid, l->id);
 		unlink(l->pin);
@@ -175,6 +184,7 @@ static int try_link(struct site *const *s, size_t n, const struct site_opts *o, 
 	if (rc < 0) {
 		agent_fail(err, rc, "%s cannot be pinned: %s", l->pin, strerror(-rc));
 		close(l->link);
+		close_both(l->path_fd, -1);
 		free(l);
 		return rc;
 	}
@@ -210,6 +220,7 @@ static enum site_result hold_one(struct site *s, const struct site_opts *o, stru
 
 	own.offset = s->offset;
 	own.index = s->index;
+	s->path_fd = open(o->path, O_PATH | O_CLOEXEC);
 	s->hold = new_holds(PATCH_MAX);
 	if (!s->hold)
 		return agent_fail(err, 0, "out of memory"), SITE_FAILED;
@@ -247,14 +258,6 @@ static bool closes_aside;
 struct closing {
 	int link, event;
 };
-
-static void close_both(int link, int event)
-{
-	if (link >= 0)
-		close(link);
-	if (event >= 0)
-		close(event);
-}
 
 void agent_close_aside(void)
 {
@@ -320,6 +323,7 @@ static void hold_link_put(struct hold_link *l, bool aside)
 		close_aside(l->link, -1);
 	else
 		close_both(l->link, -1);
+	close_both(l->path_fd, -1);
 	free(l);
 }
 
@@ -341,13 +345,15 @@ void hold_stand_in(struct site *s)
 	pid_t *tids;
 	int n;
 
-	if (s->stand_ins || s->path_fd < 0 || !is_ending(s->t->pid))
+	int path_fd = s->held ? s->held->path_fd : s->path_fd;
+
+	if (s->stand_ins || path_fd < 0 || !is_ending(s->t->pid))
 		return;
 	n = proc_threads(s->t->pid, &tids);
 	if (n < 0)
 		return;
 	s->stand_ins = new_holds(STAND_INS * PATCH_MAX);
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", s->path_fd);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", path_fd);
 	opts.path = path;
 	for (int i = 0, k = 0; s->stand_ins && i < n && k < STAND_INS; i++) {
 		if (tids[i] == s->t->pid || is_ending(tids[i]))

@@ -21,8 +21,6 @@
  * first byte alone would be deadly there. So nothing is written over bytes that are not those that we left, what was
  * opened is looked at once more, and a site that was seen to go is not opened again.
  */
-#include <ctype.h>
-#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -221,174 +219,6 @@ bool site__is_gone(const struct site *s)
 	return target_read(s->t, s->addr, now, s->size) || !is_behind(s, now, s->armed ? s->jump : s->file);
 }
 
-/* ---- fork children ---- */
-
-/* A child that shares the mm (vfork) is not meant: only in a copy has the fork page been wiped. */
-static bool is_copy(const struct target *child, const struct site *s)
-{
-	uint32_t word;
-
-	return !target_read(child, s->t->fork_page, &word, sizeof(word)) && !word;
-}
-
-/* Does the process map the site's stub? maps are sorted by address. */
-static bool has_stub(const struct vmas *maps, const struct site *s)
-{
-	size_t lo = 0, hi = maps->n;
-
-	while (s->area && lo < hi) {
-		size_t mid = (lo + hi) / 2;
-
-		if (maps->v[mid].start == s->area->map.addr)
-			return maps->v[mid].ino == s->area->ino;
-		if (maps->v[mid].start < s->area->map.addr)
-			lo = mid + 1;
-		else
-			hi = mid;
-	}
-	return false;
-}
-
-struct repair {
-	const struct site *const *sites;
-	size_t n;
-	struct agent_error *err;
-};
-
-static void repair_one(const struct target *child, const struct site *s, struct stopped *stopped, size_t n)
-{
-	uint8_t now[PATCH_MAX], byte = INT3;
-
-	if (target_read(child, s->addr, now, s->size))
-		return;
-	if ((now[0] != s->jump[0] && now[0] != INT3) || !is_behind(s, now, s->jump))
-		return;
-	for (size_t i = 0; i < n; i++)
-		if (step_leave_stopped(child, s, &stopped[i]))
-			return;
-	/* An int3 is right for the kernel in any case: it takes it away when no uprobe is for this process. */
-	target_write(child, s->addr, &byte, 1);
-	for (size_t i = 1; i < s->size; i++)
-		if (!(s->d.boundary_mask & (1u << i)))
-			target_write(child, s->addr + i, &s->file[i], 1);
-}
-
-static int repair_in_tracer(struct target *child, void *arg)
-{
-	struct repair *r = arg;
-	struct stopped *stopped = NULL;
-	size_t n = 0, before;
-	struct vmas maps;
-	int rc = 0;
-
-	/* All threads of the child, and those that they start meanwhile. */
-	do {
-		pid_t *tids;
-		int n_tids = proc_threads(child->pid, &tids);
-
-		before = n;
-		for (int i = 0; i < n_tids && !rc; i++) {
-			struct stopped *more;
-			bool known = false;
-
-			for (size_t k = 0; k < n; k++)
-				known |= stopped[k].tid == tids[i];
-			if (known)
-				continue;
-			more = realloc(stopped, (n + 1) * sizeof(*stopped));
-			if (!more) {
-				rc = -ENOMEM;
-				break;
-			}
-			stopped = more;
-			do
-				rc = thread_stop(child, tids[i], 200, &stopped[n], r->err);
-			while (rc == -EAGAIN);
-			if (rc == -ESRCH)
-				rc = 0;
-			else if (!rc)
-				n++;
-		}
-		if (n_tids >= 0)
-			free(tids);
-	} while (!rc && n != before);
-	if (!rc && !proc_maps(child->pid, &maps)) {
-		for (size_t i = 0; i < r->n; i++)
-			if (has_stub(&maps, r->sites[i]) && is_copy(child, r->sites[i]))
-				repair_one(child, r->sites[i], stopped, n);
-		vmas_clear(&maps);
-	}
-	for (size_t i = 0; i < n; i++)
-		thread_resume(child, &stopped[i]);
-	free(stopped);
-	return rc;
-}
-
-int agent_repair_child(pid_t child, const struct site *const *sites, size_t n_sites, struct agent_error *err)
-{
-	struct repair r = {sites, n_sites, err};
-	bool any = false;
-	struct target *t;
-	struct vmas maps;
-	int rc;
-
-	if (proc_maps(child, &maps))
-		return 0;
-	for (size_t i = 0; i < n_sites && !any; i++)
-		any = has_stub(&maps, sites[i]);
-	vmas_clear(&maps);
-	if (!any)
-		return 0;
-	rc = target__open(child, &t, err);
-	if (rc)
-		return rc == -ESRCH ? 0 : rc;
-	for (int tries = 0; tries < 5; tries++) {
-		rc = tracer_run(t, repair_in_tracer, &r);
-		if (rc != -ETIMEDOUT)
-			break;
-	}
-	target__free(t);
-	return rc;
-}
-
-/* Of those whose stubs the process maps: the sites, but its own. Returns how many. */
-static size_t inherited(pid_t pid, struct site *const *s, size_t n, const struct site **out)
-{
-	struct vmas maps;
-	bool any = false;
-	size_t found = 0;
-
-	if (proc_maps(pid, &maps))
-		return 0;
-	for (size_t i = 0; i < maps.n && !any; i++)
-		any = strstr(maps.v[i].path, "memfd:bpftime-stub") != NULL;
-	for (size_t i = 0; any && i < n; i++)
-		if (s[i]->t->pid != pid && has_stub(&maps, s[i]))
-			out[found++] = s[i];
-	vmas_clear(&maps);
-	return found;
-}
-
-/* Puts the file's bytes back into fork children, which have the jumps but not the uprobes' protection. */
-static void repair_children(struct site *const *s, size_t n)
-{
-	const struct site **of_child = n ? malloc(n * sizeof(*of_child)) : NULL;
-	struct agent_error ignored;
-	struct dirent *e;
-	DIR *d = of_child ? opendir("/proc") : NULL;
-
-	while (d && (e = readdir(d))) {
-		pid_t pid = isdigit((unsigned char)e->d_name[0]) ? atoi(e->d_name) : 0;
-		size_t found = pid ? inherited(pid, s, n, of_child) : 0;
-
-		if (found)
-			agent_repair_child(pid, of_child, found, &ignored);
-	}
-	if (d)
-		closedir(d);
-	free(of_child);
-}
-
 /* ---- the end ---- */
 
 static void forget(struct site *s)
@@ -511,7 +341,7 @@ size_t site__free_all(struct site **s, size_t n)
 			go[n_go++] = s[i];
 	}
 	if (n_held)
-		repair_children(held, n_held);
+		children_repair(held, n_held);
 	for (size_t i = 0; i < n; i++)
 		if (s[i] && !s[i]->is_stuck)
 			s[i] = NULL;

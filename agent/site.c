@@ -241,7 +241,7 @@ static struct site *new_site(struct target *t, const struct site_opts *o)
 	s->has_return = o->has_return;
 	s->offset = o->offset;
 	s->noop_prog_fd = o->noop_prog_fd;
-	s->path_fd = open(o->path, O_PATH | O_CLOEXEC);
+	s->path_fd = -1;
 	return s;
 }
 

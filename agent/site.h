@@ -22,6 +22,7 @@ struct hold_link {
 	int link;
 	unsigned int refs; /* sites */
 	unsigned int id;   /* in the target, in the pin's name */
+	int path_fd;	   /* the file, as O_PATH; -1: not known */
 	char pin[256];
 };
 
@@ -70,7 +71,7 @@ struct site {
 	struct hold_link *held; /* what holds it; or, where the kernel has no such links, */
 	struct hold *hold;	/* malloc'ed, PATCH_MAX of them, or NULL */
 	struct hold *stand_ins; /* malloc'ed, STAND_INS * PATCH_MAX, or NULL: see hold_stand_in() */
-	int path_fd;		/* the file, as O_PATH; -1: not known */
+	int path_fd;		/* as in held, which comes first */
 	uint64_t offset;	/* in the file */
 	int noop_prog_fd;	/* not owned */
 	int index;
@@ -158,5 +159,9 @@ int step_leave_stopped(const struct target *t, const struct site *s, struct stop
 /* Is a jump that is not ours so close that it overlaps our place? */
 bool patch_is_overlapped(const struct site *s);
 
+/* ---- children.c ---- */
+
+/* Repairs all fork children of these sites' targets. */
+void children_repair(struct site *const *s, size_t n);
 
 #endif

@@ -98,6 +98,12 @@ struct {
 	__uint(max_entries, ARRIVALS_RING_SIZE);
 } arrivals SEC(".maps");
 
+/* The same, for a reader that has nothing else to do: children wait for him. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 256 << 10);
+} forks SEC(".maps");
+
 static __always_inline void send(enum obs_rec_kind kind, __s32 tgid, __u64 arg)
 {
 	struct obs_rec_head rec = {.kind = kind, .tgid = tgid, .arg = arg};
@@ -503,7 +509,11 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 		return 0;
 	forget_arrival(child->tgid);
 	tgid = ns_tgid(parent);
-	if (bpf_map_lookup_elem(&watched, &tgid))
-		send(OBS_REC_FORK, tgid, ns_tgid(child));
+	if (bpf_map_lookup_elem(&watched, &tgid)) {
+		struct obs_rec_head rec = {.kind = OBS_REC_FORK, .tgid = tgid, .arg = ns_tgid(child)};
+
+		bpf_ringbuf_output(&forks, &rec, sizeof(rec), 0);
+		send(OBS_REC_FORK, tgid, rec.arg);
+	}
 	return 0;
 }

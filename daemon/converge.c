@@ -20,8 +20,6 @@
 
 #define RETRY_FIRST_NS	   200000000ull
 #define RETRY_MAX	   6u
-#define CHILD_REPAIR_TRIES 3
-#define REPAIR_DEPTH	   16 /* generations */
 
 uint64_t now_ns(void)
 {
@@ -346,6 +344,7 @@ static int try_takeover(struct engine *e, struct group *g)
 		converge__watch_hosts(e, g);
 		/* Those that have come since we looked, and those that were told of for another group. */
 		observer__await_arrival(e->observer, 0);
+		follow__group(e, g);
 		log_info("%s (%d): %u probe(s) now run in userspace", g->tool->comm, g->tool->pid, g->n_probes);
 	} else {
 		g->retry_at = retry_at(e, g, err, is_claimed);
@@ -574,40 +573,6 @@ void converge__host_gone(struct engine *e, pid_t pid)
 		observer__unwatch(e->observer, pid);
 	hosts__forget(&e->hosts, h);
 	converge__changed(e);
-}
-
-/* What the child has forked before it was repaired has the patches, too. */
-static void repair(pid_t child, const struct site *const *sites, size_t n, int depth)
-{
-	struct agent_error err = {""};
-	pid_t *children;
-	int ret = -ESRCH, n_children;
-
-	for (int i = 0; ret && i < CHILD_REPAIR_TRIES && procfs_start_time(child); i++)
-		ret = agent_repair_child(child, sites, n, &err);
-	if (ret && procfs_start_time(child))
-		log_warning("process %d, child of a target, keeps inherited patches: %s", child, err.text);
-	n_children = depth ? procfs_children(child, &children) : 0;
-	for (int i = 0; i < n_children; i++)
-		repair(children[i], sites, n, depth - 1);
-	if (n_children > 0)
-		free(children);
-}
-
-/* A child inherits the patched bytes; it gets back what the kernel would have left in it. */
-void converge__host_forked(struct engine *e, pid_t pid, pid_t child)
-{
-	struct host *h = hosts__find(&e->hosts, pid);
-	const struct site **sites;
-	size_t n = 0;
-
-	if (!h || !h->injected)
-		return;
-	sites = calloc(h->n_places + 1, sizeof(struct site *));
-	for_each_used_place(pl, h) if (sites && pl->site) sites[n++] = pl->site;
-	if (n)
-		repair(child, sites, n, REPAIR_DEPTH);
-	free(sites);
 }
 
 /* ---- doing what is due ---- */

@@ -15,6 +15,7 @@
 #include "daemon/log.h"
 #include "daemon/observe.h"
 #include "daemon/pins.h"
+#include "daemon/repair.h"
 #include "daemon/state.h"
 
 static void arm_timer(struct engine *e, uint64_t at_ns)
@@ -57,7 +58,7 @@ static void on_observed(void *arg, enum obs_event_kind kind, pid_t pid, pid_t ar
 		converge__host_gone(e, pid);
 		break;
 	case OBS_FORK:
-		converge__host_forked(e, pid, arg2);
+		/* The repairer reads of it, too. */
 		break;
 	case OBS_LEADER:
 		converge__leader_gone(e, pid);
@@ -78,6 +79,13 @@ static int on_readable(sd_event_source *source, int fd, uint32_t revents, void *
 	observer__dispatch(e->observer);
 	run(e);
 	return 0;
+}
+
+static void on_new_host(void *arg, pid_t pid)
+{
+	struct engine *e = arg;
+
+	observer__watch(e->observer, pid);
 }
 
 static int start(struct engine *e, const struct engine_opts *opts, char *err, size_t err_size)
@@ -119,6 +127,12 @@ static int start(struct engine *e, const struct engine_opts *opts, char *err, si
 	ret = carriers__pin(e->carriers, pins__dir(), err, err_size);
 	if (ret)
 		return ret;
+	ret = repairer__new(&e->repairer, observer__forks(e->observer), err, err_size);
+	if (ret)
+		return ret;
+	e->hosts.repairer = e->repairer;
+	e->hosts.on_new = on_new_host;
+	e->hosts.on_new_arg = e;
 	ret = hosts__init(&e->hosts, e->policy, e->claims, err, err_size);
 	if (ret)
 		return ret;
@@ -172,6 +186,7 @@ void engine__free(struct engine *e)
 		converge__drop_all(e);
 	follow__free(&e->follow);
 	hosts__fini(&e->hosts);
+	repairer__free(e->repairer);
 	carriers__free(e->carriers);
 	observer__free(e->observer);
 	vm_worker__free(e->worker);

@@ -32,6 +32,7 @@ struct engine {
 	struct vm_worker *worker;
 	struct carriers *carriers;
 	struct claims *claims;
+	struct repairer *repairer;
 	struct hosts hosts;
 	struct switcher sw;
 	struct follow follow;
@@ -64,7 +65,6 @@ void converge__hint(struct engine *e, pid_t pid); /* something about this proces
 void converge__everything(struct engine *e);	  /* look at the whole host again */
 void converge__tool_gone(struct engine *e, pid_t pid);
 void converge__host_gone(struct engine *e, pid_t pid); /* ended, or executed another program */
-void converge__host_forked(struct engine *e, pid_t pid, pid_t child);
 void converge__changed(struct engine *e); /* a tool's state may be another: clients may be waiting for it */
 /* The end and the forks of the group's hosts are events from now on. */
 void converge__watch_hosts(struct engine *e, const struct group *g);
@@ -75,6 +75,8 @@ void group__set_reasons(struct group *g); /* the group's reason is its probes' *
 uint64_t watch__run(struct engine *e, uint64_t now);
 /* follow.c: a process hit a probe of a group that does not serve it in userspace; 0: some process did. */
 void follow__arrived(struct engine *e, pid_t pid);
+/* Processes that were too many for the switch of the group join it. */
+void follow__group(struct engine *e, struct group *g);
 uint64_t follow__run(struct engine *e, uint64_t now); /* does what is due; when to come back, or 0 */
 void follow__free(struct follow *f);
 /* Does what is due; returns CLOCK_MONOTONIC ns at which to come back, or 0. */

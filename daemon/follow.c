@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "daemon/engine_impl.h"
 #include "daemon/procfs.h"
@@ -14,6 +15,7 @@
 #define AGAIN_NS  1000000000ull /* until a process that does not map every probed file yet is looked at again */
 #define BUSY_NS	  50000000ull	/* until one that could not be stopped is tried again */
 #define BUSY_MAX  8u
+#define FOLLOW_BATCH 32u /* processes that are given the agent before other events are looked at */
 
 struct arrived_process {
 	pid_t pid;
@@ -71,6 +73,29 @@ void follow__arrived(struct engine *e, pid_t pid)
 			group__each_process(g, add_mapping, e);
 }
 
+struct unlodged {
+	struct engine *e;
+	const struct group *g;
+};
+
+static void add_unlodged(pid_t pid, void *arg)
+{
+	const struct unlodged *u = arg;
+	const struct host *h = hosts__find(&u->e->hosts, pid);
+
+	/* Those that may not have been asked. */
+	if (pid != getpid() && (!h || (!host__lodging(h, u->g) && !h->why[0])))
+		add(&u->e->follow, pid, now_ns());
+}
+
+void follow__group(struct engine *e, struct group *g)
+{
+	struct unlodged u = {e, g};
+
+	if (is_followed(g))
+		group__each_process(g, add_unlodged, &u);
+}
+
 /* Of the files that the group probes: does the process map one, does it map all? */
 static bool maps_any(const struct group *g, pid_t pid, bool *all)
 {
@@ -91,54 +116,101 @@ static bool maps_any(const struct group *g, pid_t pid, bool *all)
 	return any;
 }
 
-/* -EAGAIN: a process that could not be stopped; 1: one that does not map every probed file; 0: nothing is left to do.
- */
-static int follow_one(struct engine *e, pid_t pid)
+/* A process whose time has come, and what became of it. */
+struct due_process {
+	struct arrived_process p;
+	bool all;    /* it maps every probed file */
+	bool busy;   /* it could not be stopped */
+	bool joined; /* it has the agent, for some group */
+};
+
+static void join_group(struct engine *e, struct group *g, struct due_process *due, size_t n)
 {
-	bool all = true, busy = false, joined = false;
+	struct joining j[FOLLOW_BATCH];
+	struct due_process *of[FOLLOW_BATCH];
+	size_t n_joining = 0;
 
-	if (pid == getpid() || claims__is_daemon(e->claims, pid))
-		return 0;
-	for (struct group *g = e->groups; g; g = g->next) {
-		struct host *h;
-
-		if (!is_followed(g) || !maps_any(g, pid, &all))
+	for (size_t i = 0; i < n; i++) {
+		if (!maps_any(g, due[i].p.pid, &due[i].all))
 			continue;
-		busy |= switch_join(&e->sw, g, pid) == -EAGAIN;
-		h = hosts__find(&e->hosts, pid);
-		joined |= h && host__lodging(h, g);
+		of[n_joining] = &due[i];
+		j[n_joining++] = (struct joining){.pid = due[i].p.pid};
 	}
-	if (joined) {
-		observer__watch(e->observer, pid);
-		converge__changed(e);
+	if (n_joining)
+		switch_join_all(&e->sw, g, j, n_joining);
+	for (size_t i = 0; i < n_joining; i++) {
+		struct host *h = hosts__find(&e->hosts, j[i].pid);
+
+		of[i]->busy |= j[i].err == -EAGAIN;
+		of[i]->joined |= h && host__lodging(h, g);
 	}
-	return busy ? -EAGAIN : !all;
 }
 
-uint64_t follow__run(struct engine *e, uint64_t now)
+static void join_all(struct engine *e, struct due_process *due, size_t n)
+{
+	bool changed = false;
+
+	for (struct group *g = e->groups; g; g = g->next)
+		if (is_followed(g))
+			join_group(e, g, due, n);
+	for (size_t i = 0; i < n; i++) {
+		if (due[i].joined)
+			observer__watch(e->observer, due[i].p.pid);
+		changed |= due[i].joined;
+	}
+	if (changed)
+		converge__changed(e);
+}
+
+static bool is_ours(const struct engine *e, pid_t pid)
+{
+	return pid == getpid() || claims__is_daemon(e->claims, pid);
+}
+
+/* Takes those whose time has come, as many as are joined at once, out of the list. */
+static size_t take_due(struct engine *e, uint64_t now, struct due_process *due)
 {
 	struct follow *f = &e->follow;
-	uint64_t next = 0;
-	size_t kept = 0;
+	size_t kept = 0, n = 0;
 
 	for (size_t i = 0; i < f->n; i++) {
 		struct arrived_process p = f->process[i];
 
-		if (p.due <= now && p.is_waiting) {
+		if (p.due > now || n == FOLLOW_BATCH)
+			f->process[kept++] = p;
+		else if (p.is_waiting)
 			observer__await_arrival(e->observer, p.pid);
-			continue;
-		}
-		if (p.due <= now) {
-			int ret = procfs_start_time(p.pid) ? follow_one(e, p.pid) : 0;
-
-			if (!ret || (ret < 0 && ++p.busy > BUSY_MAX))
-				continue;
-			p.is_waiting = ret > 0;
-			p.due = now + (ret > 0 ? AGAIN_NS : BUSY_NS << p.busy);
-		}
-		f->process[kept++] = p;
-		next = earlier(p.due, next);
+		else if (procfs_start_time(p.pid) && !is_ours(e, p.pid))
+			due[n++] = (struct due_process){.p = p, .all = true};
 	}
 	f->n = kept;
+	return n;
+}
+
+static void put_back(struct follow *f, struct due_process *due, uint64_t now)
+{
+	struct arrived_process *p = &due->p;
+
+	if (due->busy ? ++p->busy > BUSY_MAX : due->all)
+		return;
+	p->is_waiting = !due->busy;
+	p->due = now + (due->busy ? BUSY_NS << p->busy : AGAIN_NS);
+	if (!add(f, p->pid, p->due))
+		f->process[f->n - 1] = *p;
+}
+
+uint64_t follow__run(struct engine *e, uint64_t now)
+{
+	struct due_process due[FOLLOW_BATCH];
+	struct follow *f = &e->follow;
+	size_t n = take_due(e, now, due);
+	uint64_t next = 0;
+
+	if (n)
+		join_all(e, due, n);
+	for (size_t i = 0; i < n; i++)
+		put_back(f, &due[i], now_ns());
+	for (size_t i = 0; i < f->n; i++)
+		next = earlier(f->process[i].due, next);
 	return next;
 }

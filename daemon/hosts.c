@@ -19,6 +19,7 @@
 #include "daemon/mapped.h"
 #include "daemon/pins.h"
 #include "daemon/procfs.h"
+#include "daemon/repair.h"
 #include "daemon/state.h"
 
 /* r0 = 0; exit: holds an int3 in place without doing anything at it. */
@@ -41,7 +42,9 @@ int hosts__init(struct hosts *hs, const struct policy *policy, struct claims *cl
 
 	kernel_features__probe(&kernel);
 	agent_kernel_preempts_itself(kernel.preempt != PREEMPT_MODE_NONE && kernel.preempt != PREEMPT_MODE_VOLUNTARY);
-	*hs = (struct hosts){.policy = policy, .claims = claims, .noop_prog_fd = -1};
+	hs->policy = policy;
+	hs->claims = claims;
+	hs->noop_prog_fd = -1;
 	ret = agent_image__new(&hs->image, &why);
 	if (!ret)
 		ret = agent_service__new(&hs->service, hs->image, &why);
@@ -327,6 +330,7 @@ static int inject(struct hosts *hs, struct host *h, struct agent_error *err)
 	h->claimed = ret == -EALREADY || ret == -EAGAIN;
 	if (ret)
 		return ret;
+	hs->on_new(hs->on_new_arg, h->pid);
 	h->arena_fd = agent_service__new_arena(hs->service, err);
 	if (h->arena_fd < 0)
 		return h->arena_fd;
@@ -538,6 +542,23 @@ static void plan(struct hosts *hs, struct host *h, struct place **pl, size_t n)
 	free(path);
 }
 
+/* What is known of the process's fork children. */
+static int tell_repairer(struct hosts *hs, struct host *h)
+{
+	struct site **site = calloc(h->n_places + 1, sizeof(struct site *));
+	size_t n = 0;
+	int err;
+
+	if (!site || !h->target) {
+		free(site);
+		return -ENOMEM;
+	}
+	for_each_used_place(pl, h) if (pl->site) site[n++] = pl->site;
+	err = repairer__set(hs->repairer, h->target, site, n);
+	free(site);
+	return err;
+}
+
 void host__plan(struct hosts *hs, struct host *h)
 {
 	struct place **fresh = calloc(h->n_places + 1, sizeof(struct place *));
@@ -546,6 +567,12 @@ void host__plan(struct hosts *hs, struct host *h)
 	for_each_used_place(pl, h) if (fresh && pl->plan_for) fresh[n++] = pl;
 	if (n)
 		plan(hs, h, fresh, n);
+	/* Nobody would repair its children. */
+	if (n && tell_repairer(hs, h)) {
+		for (size_t i = 0; i < n; i++)
+			fresh[i]->drop = true;
+		hosts__drop_marked(hs);
+	}
 	free(fresh);
 }
 
@@ -602,6 +629,22 @@ static void tell_stuck(const struct host *h, struct place *pl)
 	pl->drop = false;
 }
 
+static void forget_dropped(struct hosts *hs, struct host *h)
+{
+	bool some = false;
+
+	for_each_used_place(pl, h) if (pl->drop)
+	{
+		some = true;
+		if (pl->site)
+			tell_stuck(h, pl);
+		else
+			memset(pl, 0, sizeof(*pl));
+	}
+	if (some)
+		tell_repairer(hs, h);
+}
+
 bool hosts__drop_marked(struct hosts *hs)
 {
 	bool all = true;
@@ -616,12 +659,6 @@ bool hosts__drop_marked(struct hosts *hs)
 	if (n)
 		all = free_marked(hs, n);
 	for (struct host *h = hs->list; h; h = h->next)
-		for_each_used_place(pl, h) if (pl->drop)
-		{
-			if (pl->site)
-				tell_stuck(h, pl);
-			else
-				memset(pl, 0, sizeof(*pl));
-		}
+		forget_dropped(hs, h);
 	return all;
 }

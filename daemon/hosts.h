@@ -11,6 +11,7 @@
 
 struct agent_service; /* agent/service.h */
 struct claims;
+struct repairer; /* daemon/repair.h */
 
 struct hosts {
 	struct host *list;
@@ -19,8 +20,13 @@ struct hosts {
 	const struct policy *policy;
 	struct claims *claims;
 	int noop_prog_fd;
+	struct repairer *repairer;
+	/* Called when a process is to get the agent for the first time: from now on its forks are to be known. */
+	void (*on_new)(void *arg, pid_t pid);
+	void *on_new_arg;
 };
 
+/* repairer, on_new and on_new_arg stay as the caller has set them. */
 int hosts__init(struct hosts *hs, const struct policy *policy, struct claims *claims, char *err, size_t err_size);
 /*
  * Lets go of every process; their sites must be closed and quiescent. A place that cannot be given up is left to the

@@ -33,6 +33,7 @@
 #define JIT_NAME	    "bpftimed-jit"
 #define PATH_SIZE	    4096
 #define ERROR_SIZE	    1024
+#define DESCRIPTORS	    (1 << 20) /* fs.nr_open, unless somebody has changed it */
 
 enum exit_code { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
@@ -258,9 +259,9 @@ static int add_events(struct bpftimed *d)
 /* Every target and probe costs descriptors. */
 static void raise_descriptor_limit(void)
 {
-	struct rlimit limit;
+	struct rlimit limit = {.rlim_cur = DESCRIPTORS, .rlim_max = DESCRIPTORS};
 
-	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+	if (setrlimit(RLIMIT_NOFILE, &limit) && getrlimit(RLIMIT_NOFILE, &limit) == 0) {
 		limit.rlim_cur = limit.rlim_max;
 		setrlimit(RLIMIT_NOFILE, &limit);
 	}

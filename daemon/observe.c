@@ -211,6 +211,11 @@ void observer__arrivals(const struct observer *o, int *arrived_fd, int *arrivals
 	*arrivals_fd = bpf_map__fd(o->skel->maps.arrivals);
 }
 
+int observer__forks(const struct observer *o)
+{
+	return bpf_map__fd(o->skel->maps.forks);
+}
+
 void observer__await_arrival(struct observer *o, pid_t tgid)
 {
 	uint32_t nr = (uint32_t)tgid;

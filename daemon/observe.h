@@ -101,6 +101,8 @@ void observer__unwatch(struct observer *o, pid_t tgid);
 
 /* What khalf_load() needs so that OBS_ARRIVED comes; the descriptors stay the observer's. */
 void observer__arrivals(const struct observer *o, int *arrived_fd, int *arrivals_fd);
+/* A ring buffer in which are the same forks as told by OBS_FORK, struct obs_rec_head, for somebody else to read. */
+int observer__forks(const struct observer *o);
 /* OBS_ARRIVED is to come once more for this process, or, with 0, for all. */
 void observer__await_arrival(struct observer *o, pid_t tgid);
 

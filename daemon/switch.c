@@ -26,6 +26,7 @@
 #define OCCUPIED_TRIES		5
 #define MOST_HELD_S		10 /* longer than all that is waited for meanwhile */
 #define MAX_RANGES		256
+#define SWITCH_MOST		48 /* processes that are held for a switch */
 
 static int __attribute__((format(printf, 3, 4))) fail(struct group *g, int err, const char *fmt, ...)
 {
@@ -506,6 +507,7 @@ static void close_by_force(struct switcher *sw, struct group *g)
 struct lodge_arg {
 	struct switcher *sw;
 	struct group *g;
+	unsigned int n;
 };
 
 static int lodge_process(struct switcher *sw, struct group *g, pid_t pid)
@@ -544,7 +546,9 @@ static void lodge_one(pid_t pid, void *arg)
 {
 	struct lodge_arg *a = arg;
 
-	lodge_process(a->sw, a->g, pid);
+	/* The others join when it is done: nobody is held for that. */
+	if (a->n < SWITCH_MOST)
+		a->n += !lodge_process(a->sw, a->g, pid);
 }
 
 static bool has_return_at(struct switcher *sw, const struct probe *at)
@@ -612,7 +616,7 @@ void group__each_process(const struct group *g, void (*cb)(pid_t pid, void *arg)
 
 static unsigned int lodge(struct switcher *sw, struct group *g)
 {
-	struct lodge_arg arg = {sw, g};
+	struct lodge_arg arg = {sw, g, 0};
 	unsigned int n = 0;
 
 	hosts__look_anew();
@@ -751,18 +755,17 @@ static int empty_places(struct host *h)
  * The kernel half serves the process until the first byte of a place is the jump's, and every hit is one's or the
  * other's: nothing has to be held, nothing is copied.
  */
-int switch_join(struct switcher *sw, struct group *g, pid_t pid)
+static int prepare_join(struct switcher *sw, struct group *g, struct joining *j)
 {
-	struct host *h = hosts__find(sw->hosts, pid);
-	bool is_new = !h || !host__lodging(h, g);
+	struct host *h = hosts__find(sw->hosts, j->pid);
 	int err;
 
-	hosts__look_anew();
-	err = lodge_process(sw, g, pid);
+	j->is_new = !h || !host__lodging(h, g);
+	err = lodge_process(sw, g, j->pid);
 	if (err)
 		return err == -EBUSY || err == -ETIMEDOUT ? -EAGAIN : err == -EAGAIN ? err : 0;
-	h = hosts__find(sw->hosts, pid);
-	if (is_new) {
+	h = hosts__find(sw->hosts, j->pid);
+	if (j->is_new) {
 		for_each_place_in(sw, g, h, pl) close_place(h, pl);
 		err = has_used_place(sw, g, h) ? empty_places(h) : 0;
 	}
@@ -772,15 +775,44 @@ int switch_join(struct switcher *sw, struct group *g, pid_t pid)
 		return err;
 	}
 	plan_places(sw, g, h);
-	state__save(*sw->groups, sw->hosts);
+	j->is_prepared = true;
+	return 0;
+}
+
+static void open_joined(struct switcher *sw, struct group *g, const struct joining *j)
+{
+	struct host *h = hosts__find(sw->hosts, j->pid);
+
+	if (!h || !host__lodging(h, g))
+		return;
 	for_each_place_in(sw, g, h, pl)
 	{
-		if (is_new || !descriptor(h, pl)->n_actions)
+		if (j->is_new || !descriptor(h, pl)->n_actions)
 			fill_place(sw, h, pl);
 		if (place_is_carried(sw, h, pl))
 			open_place(h, pl);
 	}
-	return 0;
+}
+
+void switch_join_all(struct switcher *sw, struct group *g, struct joining *j, size_t n)
+{
+	hosts__look_anew();
+	for (size_t i = 0; i < n; i++) {
+		j[i].is_prepared = false;
+		j[i].err = prepare_join(sw, g, &j[i]);
+	}
+	state__save(*sw->groups, sw->hosts);
+	for (size_t i = 0; i < n; i++)
+		if (j[i].is_prepared)
+			open_joined(sw, g, &j[i]);
+}
+
+int switch_join(struct switcher *sw, struct group *g, pid_t pid)
+{
+	struct joining j = {.pid = pid};
+
+	switch_join_all(sw, g, &j, 1);
+	return j.err;
 }
 
 /* ---- back ---- */

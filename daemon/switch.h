@@ -44,6 +44,14 @@ void switch_forget(struct switcher *sw, struct group *g);
  * has the reason when it is not lodged; -EAGAIN: not at this moment.
  */
 int switch_join(struct switcher *sw, struct group *g, pid_t pid);
+/* The same for many at once. */
+struct joining {
+	pid_t pid;
+	int err;	  /* what switch_join() returns */
+	bool is_new;	  /* it was not lodged */
+	bool is_prepared; /* it is now, and has its places */
+};
+void switch_join_all(struct switcher *sw, struct group *g, struct joining *j, size_t n);
 
 /*
  * Lets nodes of the group's hashes be used again that were deleted, when many have been. For a group that is SHARED,

@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/repair.h"
+
+#include <bpf/libbpf.h>
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/poll.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "agent/agent.h"
+#include "bpf/observe_abi.h"
+#include "daemon/log.h"
+#include "daemon/procfs.h"
+
+#define PARENTS	     4096u /* buckets */
+#define REPAIR_TRIES 3
+#define REPAIR_DEPTH 16	 /* generations */
+#define NICE	     -15 /* a child waits */
+
+struct parent {
+	struct parent *next;
+	pid_t pid;
+	struct fork_sites *sites;
+};
+
+struct repairer {
+	pthread_mutex_t lock; /* of parents */
+	struct parent *bucket[PARENTS];
+	struct ring_buffer *ring;
+	int end_fd; /* eventfd: it is to end */
+	pthread_t thread;
+	bool runs;
+};
+
+static struct parent **find(struct repairer *r, pid_t pid)
+{
+	struct parent **link = &r->bucket[(unsigned int)pid % PARENTS];
+
+	while (*link && (*link)->pid != pid)
+		link = &(*link)->next;
+	return link;
+}
+
+int repairer__set(struct repairer *r, const struct target *t, struct site *const *s, size_t n)
+{
+	struct fork_sites *sites = n ? fork_sites__new(t, s, n) : NULL;
+	struct parent **link, *p;
+	int err = n && !sites ? -ENOMEM : 0;
+
+	pthread_mutex_lock(&r->lock);
+	link = find(r, target__pid(t));
+	p = *link;
+	if (!p && sites) {
+		p = calloc(1, sizeof(*p));
+		if (p) {
+			p->pid = target__pid(t);
+			*link = p;
+		} else {
+			fork_sites__free(sites);
+			err = -ENOMEM;
+		}
+	}
+	if (p && !err) {
+		fork_sites__free(p->sites);
+		p->sites = sites;
+		if (!sites) {
+			*link = p->next;
+			free(p);
+		}
+	}
+	pthread_mutex_unlock(&r->lock);
+	return err;
+}
+
+/* What the child has forked before it was repaired has the patches, too. */
+static void repair(struct fork_sites *sites, pid_t child, int depth)
+{
+	struct agent_error err = {""};
+	pid_t *children;
+	int ret = -ESRCH, n_children;
+
+	for (int i = 0; ret && i < REPAIR_TRIES && procfs_start_time(child); i++)
+		ret = fork_sites__repair(sites, child, &err);
+	if (ret && procfs_start_time(child))
+		log_warning("process %d, child of a target, keeps inherited patches: %s", child, err.text);
+	n_children = depth ? procfs_children(child, &children) : 0;
+	for (int i = 0; i < n_children; i++)
+		repair(sites, children[i], depth - 1);
+	if (n_children > 0)
+		free(children);
+}
+
+static int on_fork(void *arg, void *data, size_t size)
+{
+	const struct obs_rec_head *rec = data;
+	struct repairer *r = arg;
+	struct parent *p;
+
+	(void)size;
+	pthread_mutex_lock(&r->lock);
+	p = *find(r, rec->tgid);
+	if (p)
+		repair(p->sites, (pid_t)rec->arg, REPAIR_DEPTH);
+	pthread_mutex_unlock(&r->lock);
+	return 0;
+}
+
+static void *run(void *arg)
+{
+	struct repairer *r = arg;
+	struct pollfd wait[2] = {{.fd = ring_buffer__epoll_fd(r->ring), .events = POLLIN},
+				 {.fd = r->end_fd, .events = POLLIN}};
+
+	setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), NICE);
+	for (;;) {
+		if (poll(wait, 2, -1) < 0 && errno != EINTR)
+			return NULL;
+		if (wait[1].revents)
+			return NULL;
+		ring_buffer__consume(r->ring);
+	}
+}
+
+int repairer__new(struct repairer **out, int forks_fd, char *err, size_t err_size)
+{
+	struct repairer *r = calloc(1, sizeof(*r));
+	sigset_t all, old;
+	int ret = -ENOMEM;
+
+	if (!r)
+		goto fail;
+	pthread_mutex_init(&r->lock, NULL);
+	r->end_fd = eventfd(0, EFD_CLOEXEC);
+	r->ring = ring_buffer__new(forks_fd, on_fork, r, NULL);
+	if (!r->ring || r->end_fd < 0) {
+		ret = -errno;
+		goto fail;
+	}
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	ret = -pthread_create(&r->thread, NULL, run, r);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	r->runs = !ret;
+	if (ret)
+		goto fail;
+	*out = r;
+	return 0;
+fail:
+	snprintf(err, err_size, "the thread that repairs fork children cannot be started: %s", strerror(-ret));
+	repairer__free(r);
+	return ret;
+}
+
+void repairer__free(struct repairer *r)
+{
+	if (!r)
+		return;
+	if (r->runs) {
+		eventfd_write(r->end_fd, 1);
+		pthread_join(r->thread, NULL);
+	}
+	for (unsigned int i = 0; i < PARENTS; i++) {
+		for (struct parent *p = r->bucket[i], *next; p; p = next) {
+			next = p->next;
+			fork_sites__free(p->sites);
+			free(p);
+		}
+	}
+	ring_buffer__free(r->ring);
+	if (r->end_fd >= 0)
+		close(r->end_fd);
+	pthread_mutex_destroy(&r->lock);
+	free(r);
+}
