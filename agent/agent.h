@@ -47,6 +47,8 @@ struct target; /* a process (mm) that has, or is to get, the agent */
 int target__open(pid_t pid, struct target **out, struct agent_error *err);
 pid_t target__pid(const struct target *t);
 bool target__alive(const struct target *t); /* same process, same image since open (exec makes it false) */
+/* Nothing is going to be done with it for a while: ends the process that traces it, until it is needed again. */
+void target__rest(struct target *t);
 /* Unmaps nothing and patches nothing; closes descriptors. */
 void target__free(struct target *t);
 

@@ -225,6 +225,12 @@ void tracer_end(struct target *t)
 	t->tracer = NULL;
 }
 
+void target__rest(struct target *t)
+{
+	if (!t->n_held)
+		tracer_end(t);
+}
+
 int tracer_run(struct target *t, int (*fn)(struct target *t, void *arg), void *arg)
 {
 	struct tracer *tr;

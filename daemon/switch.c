@@ -775,6 +775,7 @@ static int prepare_join(struct switcher *sw, struct group *g, struct joining *j)
 		return err;
 	}
 	plan_places(sw, g, h);
+	target__rest(h->target);
 	j->is_prepared = true;
 	return 0;
 }
@@ -825,6 +826,16 @@ static bool has_returns(const struct group *g)
 	return false;
 }
 
+/* So many processes that they would stand still for long if all were held until the last has come to rest. */
+static bool is_crowd(struct switcher *sw, const struct group *g)
+{
+	unsigned int n = 0;
+
+	for (struct host *h = sw->hosts->list; h; h = h->next)
+		n += host__lodging(h, g) != NULL;
+	return g->has_khalf && n > SWITCH_MOST + SWITCH_MOST / 3;
+}
+
 /*
  * Returns that began in userspace end in userspace. With a kernel half, new calls go there while we wait; without one
  * they are held, so the wait must be short. Calls that had begun have pushed their return when the targets have come to
@@ -834,7 +845,7 @@ static int drain_returns(struct switcher *sw, struct group *g)
 {
 	int err;
 
-	if (!has_returns(g))
+	if (!has_returns(g) && !is_crowd(sw, g))
 		return 0;
 	if (g->has_khalf) {
 		for_each_place(sw, g, h, pl) close_place(h, pl);
@@ -855,10 +866,15 @@ int switch_handback(struct switcher *sw, struct group *g, bool force)
 		disarm_places(sw);
 		return fail(g, -EAGAIN, "a thread is inside a function whose return is probed");
 	}
-	arm_places(sw, g);
-	hold(sw, g);
-	for_each_place(sw, g, h, pl) open_place(h, pl);
-	err = quiesce(sw, g);
+	if (is_crowd(sw, g)) {
+		/* Nobody is inside any more, and the kernel half serves who comes. */
+		hold(sw, g);
+	} else {
+		arm_places(sw, g);
+		hold(sw, g);
+		for_each_place(sw, g, h, pl) open_place(h, pl);
+		err = quiesce(sw, g);
+	}
 	if (!err || force)
 		err = move(sw, g, copy_out_and_close);
 	if (err && force)

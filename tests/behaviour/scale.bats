@@ -1,0 +1,81 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
+# Many: probes in one tool, processes in one group, children of one process while others come.
+
+bats_require_minimum_version 1.5.0
+load helpers
+load real
+
+setup_file() {
+	need_root
+	need bpftrace
+}
+
+# probes EXPRESSION: what Python finds in the tool's probes, bound to `p`.
+probes() {
+	bpftime explain --json "$TOOL_PID" | python3 -c 'import json, sys; p = json.load(sys.stdin)["probes"]; print(eval(sys.argv[1]))' "$1"
+}
+
+shared() { [ "$(probes 'sum(x["state"] == "userspace" for x in p) > 0')" = True ]; }
+
+# The kernel takes 110 ms for each probe when the tool ends.
+tool_ends() {
+	local i
+	for ((i = 0; i < 60 && $(kill -INT "$TOOL_PID" 2>/dev/null; echo $?) == 0; i++)); do sleep 1; done
+	! kill -0 "$TOOL_PID" 2>/dev/null
+}
+
+@test "141 probes in one tool: all but one in userspace, every call is counted" {
+	daemon_start
+	victim many 200
+	tool_run "$SESSION/tool" bpftrace -e "uprobe:$B/tests/victims/many:many_* { @ = count(); }"
+	wait_until 15 shared
+	same probes 141 "$(probes 'len(p)')"
+	same userspace 140 "$(probes 'sum(x["state"] == "userspace" for x in p)')"
+	same kernel many_short "$(probes '[x["symbol"] for x in p if x["reason"]][0]')"
+	victim_go
+	victim_end
+	tool_ends
+	same calls "$(victim_calls)" "$(counted "$SESSION/tool")"
+}
+
+@test "200 children of a process that is served, while others come: each is counted, nothing is given back" {
+	daemon_start
+	victim fork 200 5
+	tool_run "$SESSION/tool" bpftrace -e "uprobe:$B/tests/victims/fork:work { @[pid] = count(); }"
+	offloaded "$TOOL_PID"
+	victim_go
+	local i others=()
+	for ((i = 0; i < 40; i++)); do
+		# In the same file: each takes the daemon's time when it joins.
+		(echo go; sleep 3) | "$B/tests/victims/fork" 1 400 >/dev/null 2>&1 3>&- &
+		others+=($!)
+		sleep 0.05
+	done
+	victim_end
+	wait "${others[@]}"
+	shared
+	! grep -q 'handed back\|keeps inherited' "$SESSION/log" "$SESSION"/*.log 2>/dev/null
+	exact_tool_end "$TOOL_PID"
+	same processes $((201 + 80)) "$(grep -c '^@\[' "$SESSION/tool")"
+	same parent "$(victim_calls)" "$(sed -nE "s/^@\[$VICTIM\]: //p" "$SESSION/tool")"
+}
+
+@test "150 processes: taken over, handed back, counted" {
+	daemon_start
+	local i pids=() calls=20000
+	for ((i = 0; i < 150; i++)); do
+		"$WORKLOAD" --calls $calls </dev/null >/dev/null 2>&1 3>&- &
+		pids+=($!)
+	done
+	tool_run "$SESSION/tool" bpftrace -e "uprobe:$WORKLOAD:work { @ = count(); }"
+	all_carried() { [ "$(probes 'len(p[0]["targets"])')" = 150 ]; }
+	wait_until 15 all_carried
+	bpftime handback "$TOOL_PID"
+	bpftime takeover "$TOOL_PID"
+	wait_until 15 all_carried
+	kill -USR1 "${pids[@]}"
+	wait "${pids[@]}"
+	exact_tool_end "$TOOL_PID"
+	same calls $((150 * calls)) "$(counted "$SESSION/tool")"
+}
