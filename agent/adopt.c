@@ -87,7 +87,8 @@ static struct stub_area *adopt_area(const struct target *t, const struct site_re
 			return s->area;
 	a = calloc(1, sizeof(*a));
 	if (a)
-		*a = (struct stub_area){.map = {.fd = -1, .addr = r->map_addr, .size = r->map_size}, .ino = r->stub_ino};
+		*a = (struct stub_area){.map = {.fd = -1, .addr = r->map_addr, .size = r->map_size},
+					.ino = r->stub_ino};
 	return a;
 }
 

@@ -191,7 +191,10 @@ int agent_repair_child(pid_t child, const struct site *const *sites, size_t n_si
 /* What that needs to know, by itself: for a thread that repairs while another plans and frees sites. */
 struct fork_sites;
 struct fork_sites *fork_sites__new(const struct target *t, struct site *const *s, size_t n);
-void fork_sites__free(struct fork_sites *f);
+struct fork_sites *fork_sites__ref(struct fork_sites *f);
+void fork_sites__free(struct fork_sites *f); /* one reference; NULL is allowed */
 int fork_sites__repair(struct fork_sites *f, pid_t child, struct agent_error *err);
+/* After that: the children lose the int3s that were the parent's only. Takes the kernel a tenth of a second. */
+void fork_sites__sweep(const struct fork_sites *f);
 
 #endif

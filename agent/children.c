@@ -8,9 +8,11 @@
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "adopt.h"
 #include "site.h"
@@ -189,10 +191,52 @@ void children_repair(struct site *const *s, size_t n)
 /* ---- what is known of a parent ---- */
 
 struct fork_sites {
+	int refs;
 	struct target parent; /* as far as a repair looks at it */
+	struct swept {
+		unsigned int link;
+		int path_fd;
+		uint64_t *offsets; /* of what the link holds */
+		size_t n, room;
+	} * swept;
+	size_t n_swept;
 	size_t n;
 	struct site_record record[];
 };
+
+static struct swept *swept_by(struct fork_sites *f, const struct hold_link *l)
+{
+	struct swept *more;
+
+	/* Mostly it is the last one. */
+	for (size_t i = f->n_swept; i--;)
+		if (f->swept[i].link == l->id)
+			return &f->swept[i];
+	more = realloc(f->swept, (f->n_swept + 1) * sizeof(*more));
+	if (!more)
+		return NULL;
+	f->swept = more;
+	more[f->n_swept] = (struct swept){.link = l->id, .path_fd = fcntl(l->path_fd, F_DUPFD_CLOEXEC, 0)};
+	return &more[f->n_swept++];
+}
+
+static void note_holds(struct fork_sites *f, const struct site *s)
+{
+	struct swept *w = s->held && s->held->path_fd >= 0 ? swept_by(f, s->held) : NULL;
+
+	if (w && w->room < w->n + PATCH_MAX) {
+		uint64_t *more = realloc(w->offsets, (w->room = 2 * w->room + PATCH_MAX) * sizeof(*more));
+
+		if (!more) {
+			w->room = w->n;
+			return;
+		}
+		w->offsets = more;
+	}
+	for (unsigned int k = 0; w && k < s->size; k++)
+		if (s->d.boundary_mask & (1u << k))
+			w->offsets[w->n++] = s->offset + k;
+}
 
 struct fork_sites *fork_sites__new(const struct target *t, struct site *const *s, size_t n)
 {
@@ -200,16 +244,39 @@ struct fork_sites *fork_sites__new(const struct target *t, struct site *const *s
 
 	if (!f)
 		return NULL;
+	f->refs = 1;
 	f->parent = (struct target){.pid = t->pid, .fork_page = t->fork_page};
 	f->n = n;
-	for (size_t i = 0; i < n; i++)
+	for (size_t i = 0; i < n; i++) {
 		site__record(s[i], &f->record[i]);
+		note_holds(f, s[i]);
+	}
+	return f;
+}
+
+struct fork_sites *fork_sites__ref(struct fork_sites *f)
+{
+	__atomic_add_fetch(&f->refs, 1, __ATOMIC_SEQ_CST);
 	return f;
 }
 
 void fork_sites__free(struct fork_sites *f)
 {
+	if (!f || __atomic_sub_fetch(&f->refs, 1, __ATOMIC_SEQ_CST))
+		return;
+	for (size_t i = 0; i < f->n_swept; i++) {
+		free(f->swept[i].offsets);
+		if (f->swept[i].path_fd >= 0)
+			close(f->swept[i].path_fd);
+	}
+	free(f->swept);
 	free(f);
+}
+
+void fork_sites__sweep(const struct fork_sites *f)
+{
+	for (size_t i = 0; i < f->n_swept; i++)
+		hold_sweep(f->swept[i].path_fd, f->parent.pid, f->swept[i].offsets, f->swept[i].n);
 }
 
 static void from_record(struct site *s, struct stub_area *area, struct target *parent, const struct site_record *r)

@@ -154,6 +154,17 @@ static int multi_link(const char *path, pid_t pid, const uint64_t *offsets, size
 	return fd < 0 ? -errno : fd;
 }
 
+void hold_sweep(int path_fd, pid_t pid, const uint64_t *offsets, size_t n)
+{
+	char path[32];
+	int link;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", path_fd);
+	link = multi_prog() >= 0 ? multi_link(path, pid, offsets, n) : -1;
+	if (link >= 0)
+		close(link);
+}
+
 static int try_link(struct site *const *s, size_t n, const struct site_opts *o, struct agent_error *err)
 {
 	uint64_t *offsets = malloc(n * PATCH_MAX * sizeof(*offsets));
@@ -362,7 +373,7 @@ void hold_stand_in(struct site *s)
 		for (int at = (int)s->size - 1; at >= 0; at--)
 			if (s->d.boundary_mask & (1u << at))
 				(void)arm_one(&s->stand_ins[k * PATCH_MAX + at], &opts, tids[i], (unsigned int)at,
-					       &ignored);
+					      &ignored);
 		k++;
 	}
 	free(tids);

@@ -186,10 +186,7 @@ static int transfer(struct remote *r, const int *fds, size_t n)
 
 static int map_one(struct remote *r, struct want *w, int fd)
 {
-	int flags = w->flags | (fd < 0 ? MAP_ANONYMOUS : 0) |
-		    (w->over	? MAP_FIXED
-		     : w->addr	? MAP_FIXED_NOREPLACE
-				: 0);
+	int flags = w->flags | (fd < 0 ? MAP_ANONYMOUS : 0) | (w->over ? MAP_FIXED : w->addr ? MAP_FIXED_NOREPLACE : 0);
 	long ret;
 	int rc;
 
@@ -493,8 +490,7 @@ void agent_arena__unmap(struct agent_target *arena)
 		munmap(arena, sizeof(*arena));
 }
 
-int target__inject(struct target *t, const struct agent_image *img, int arena_fd, int sites_fd,
-		   struct agent_error *err)
+int target__inject(struct target *t, const struct agent_image *img, int arena_fd, int sites_fd, struct agent_error *err)
 {
 	enum { IMAGE, SITES, ARENA, N };
 	struct want want[N] = {
@@ -558,9 +554,12 @@ int target__map(struct target *t, struct target_mapping *m, size_t n, struct age
 	if (n > TARGET_MAP_MAX)
 		return agent_fail(err, -E2BIG, "too many mappings at once");
 	for (size_t i = 0; i < n; i++)
-		want[i] = (struct want){
-			.fd = m[i].fd, .size = m[i].size, .prot = m[i].prot, .flags = MAP_SHARED, .addr = m[i].addr,
-			.offset = m[i].offset};
+		want[i] = (struct want){.fd = m[i].fd,
+					.size = m[i].size,
+					.prot = m[i].prot,
+					.flags = MAP_SHARED,
+					.addr = m[i].addr,
+					.offset = m[i].offset};
 	rc = run_job(t, &j);
 	for (size_t i = 0; !rc && i < n; i++)
 		m[i].addr = want[i].at;

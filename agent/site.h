@@ -56,9 +56,9 @@ uint8_t jump_form__int3s(const struct jump_form *f, const struct decoded *d);
 
 struct site {
 	struct target *t;
-	uint64_t addr; /* in the target */
-	size_t size;   /* of the jump */
-	struct site *next; /* of the target's sites */
+	uint64_t addr;		     /* in the target */
+	size_t size;		     /* of the jump */
+	struct site *next;	     /* of the target's sites */
 	uint64_t stub;		     /* entry E of the stub, see abi.h */
 	struct stub_area *area;	     /* the stub's pages; NULL: not made yet */
 	uint8_t file[SITE_MAX_CODE]; /* what the file has at the site */
@@ -109,8 +109,8 @@ struct stubs;
 struct stubs *stubs_new(struct target *t, size_t most);
 void stubs_free(struct stubs *st);
 /*
- * Chooses the entry of the site's stub for a jump of this form, and builds it. 0: s->stub, s->jump. -ENOSPC: no stub can
- * be where this jump leads, *why.
+ * Chooses the entry of the site's stub for a jump of this form, and builds it. 0: s->stub, s->jump. -ENOSPC: no stub
+ * can be where this jump leads, *why.
  */
 int stubs_add(struct stubs *st, struct site *s, const struct jump_form *form, int64_t reach, enum decode_result *why);
 /* Maps them: the areas of all sites that were added. -EAGAIN: somebody was faster; nothing is mapped. */
@@ -132,6 +132,11 @@ enum site_result hold_sites(struct site *const *s, size_t n, const struct site_o
  * are limited by threads which live.
  */
 void hold_stand_in(struct site *s);
+/*
+ * Fork children of the process have the int3s of such a link, and the kernel does not take them away when the child
+ * meets them, as it does those of a perf event. It looks whose they are whenever a uprobe there ends: so one does.
+ */
+void hold_sweep(int path_fd, pid_t pid, const uint64_t *offsets, size_t n);
 void hold_drop_all(struct site *s);
 
 /* ---- elf.c ---- */

@@ -26,9 +26,9 @@ struct target {
 	struct agent_image_hdr image_hdr;
 	struct held *held; /* threads that stay stopped, see quiesce.c */
 	size_t n_held;
-	struct site *sites;	  /* planned and not freed, see site.h */
+	struct site *sites;	   /* planned and not freed, see site.h */
 	unsigned int n_hold_links; /* ever made */
-	struct bpf_link *threads; /* see threads.c */
+	struct bpf_link *threads;  /* see threads.c */
 };
 
 __attribute__((format(printf, 3, 4))) int agent_fail(struct agent_error *err, int code, const char *fmt, ...);

@@ -152,9 +152,9 @@ static bool is_host_wide(const struct group *g, unsigned int i, const struct gpr
 }
 
 /*
- * One link for many probes is closed as fast as one for one, and no tool that attaches or detaches perf events meanwhile
- * has to wait. A probe that is limited to a process is left to perf events: they take those that share its memory for
- * the process, too.
+ * One link for many probes is closed as fast as one for one, and no tool that attaches or detaches perf events
+ * meanwhile has to wait. A probe that is limited to a process is left to perf events: they take those that share its
+ * memory for the process, too.
  */
 static bool wants_links(const struct group *g, const struct gprog *prog)
 {
@@ -293,11 +293,8 @@ static int add_link(struct group *g, const struct probe *p)
 		return -ENOMEM;
 	g->link = more;
 	l = &more[g->n_links];
-	*l = (struct khalf_link){.fd = -1,
-				 .prog = p->prog,
-				 .is_return = p->o.kind == PROBE_URETPROBE,
-				 .dev = p->o.dev,
-				 .ino = p->o.ino};
+	*l = (struct khalf_link){
+		.fd = -1, .prog = p->prog, .is_return = p->o.kind == PROBE_URETPROBE, .dev = p->o.dev, .ino = p->o.ino};
 	err = attach_link(g, p, l);
 	if (!err)
 		err = pins__add(l->fd, PIN_KHALFS, g->id, g->n_links);

@@ -18,8 +18,9 @@
 #include "daemon/symbol.h"
 #include "daemon/uprobe.h"
 
-#define RETRY_FIRST_NS	   200000000ull
-#define RETRY_MAX	   6u
+#define RETRY_FIRST_NS 200000000ull
+#define RETRY_MAX      6u
+#define SHED_NS	       600000000ull /* the kernel takes 110 ms to detach a perf event, and tools do one by one */
 
 uint64_t now_ns(void)
 {
@@ -442,6 +443,7 @@ static void remove_unseen(struct engine *e, const struct tool *t)
 			gone += !g->probe[i]->seen;
 		if (!gone)
 			continue;
+		g->tool->sheds = true;
 		if (gone == g->n_probes || g->state != GROUP_SHARED)
 			switch_release(&e->sw, g);
 		else
@@ -520,6 +522,14 @@ void converge__everything(struct engine *e)
 
 /* ---- hints ---- */
 
+static bool is_shared(const struct engine *e, const struct tool *t)
+{
+	for (const struct group *g = e->groups; g; g = g->next)
+		if (g->tool == t && g->state == GROUP_SHARED)
+			return true;
+	return false;
+}
+
 /* What is gone is acted upon at once; what is new waits until the tool is quiet. */
 void converge__hint(struct engine *e, pid_t pid)
 {
@@ -531,7 +541,7 @@ void converge__hint(struct engine *e, pid_t pid)
 		t = add_tool(e, pid);
 	if (!t)
 		return;
-	if (tool_has_probes(e, t))
+	if (is_shared(e, t))
 		scan_tool(e, t);
 	t->dirty_at = now_ns();
 }
@@ -584,10 +594,16 @@ static void group_probes(struct engine *e, struct tool *t)
 			add_group(e, p);
 }
 
+static uint64_t settle_ns(const struct tool *t)
+{
+	return t->sheds ? SHED_NS : SETTLE_NS;
+}
+
 static void run_tool(struct engine *e, struct tool *t, uint64_t now)
 {
-	if (t->dirty_at && now - t->dirty_at >= SETTLE_NS) {
+	if (t->dirty_at && now - t->dirty_at >= settle_ns(t)) {
 		t->dirty_at = 0;
+		t->sheds = false;
 		scan_tool(e, t);
 		t->dirty_at = 0;
 		judge_tool(e, t);
@@ -628,8 +644,8 @@ uint64_t converge__run(struct engine *e)
 			remove_tool(e, t);
 	}
 	for (struct tool *t = e->tools; t; t = t->next)
-		if (t->dirty_at && (!next || t->dirty_at + SETTLE_NS < next))
-			next = t->dirty_at + SETTLE_NS;
+		if (t->dirty_at && (!next || t->dirty_at + settle_ns(t) < next))
+			next = t->dirty_at + settle_ns(t);
 	if (!next)
 		claims__drop_last(e->claims);
 	for (struct group *g = e->groups; g; g = g->next)

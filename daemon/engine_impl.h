@@ -19,6 +19,8 @@
 struct follow {
 	struct arrived_process *process;
 	size_t n, room;
+	unsigned int soon;   /* how many may come soon */
+	uint64_t soon_since; /* CLOCK_MONOTONIC ns */
 };
 
 struct engine {

@@ -11,10 +11,13 @@
 #include "daemon/engine_impl.h"
 #include "daemon/procfs.h"
 
-#define FOLLOW_NS 250000000ull	/* from the first hit to the agent, which costs the kernel grace periods of RCU */
-#define AGAIN_NS  1000000000ull /* until a process that does not map every probed file yet is looked at again */
-#define BUSY_NS	  50000000ull	/* until one that could not be stopped is tried again */
-#define BUSY_MAX  8u
+#define SOON_NS	     8000000ull	   /* from the first hit to the agent */
+#define LATER_NS     250000000ull  /* the same while many come: most of them end soon */
+#define SOON_MOST    4u		   /* processes at once to which the first applies, */
+#define REFILL_NS    50000000ull   /* and one more in this time */
+#define AGAIN_NS     1000000000ull /* until a process that does not map every probed file yet is looked at again */
+#define BUSY_NS	     50000000ull   /* until one that could not be stopped is tried again */
+#define BUSY_MAX     8u
 #define FOLLOW_BATCH 32u /* processes that are given the agent before other events are looked at */
 
 struct arrived_process {
@@ -53,18 +56,32 @@ static bool is_followed(const struct group *g)
 	return g->state == GROUP_SHARED && group_is_host_wide(g, NULL);
 }
 
+static uint64_t due_at(struct follow *f)
+{
+	uint64_t now = now_ns(), refill = (now - f->soon_since) / REFILL_NS;
+
+	if (refill) {
+		f->soon = f->soon + refill < SOON_MOST ? f->soon + (unsigned int)refill : SOON_MOST;
+		f->soon_since = now;
+	}
+	if (!f->soon)
+		return now + LATER_NS;
+	f->soon--;
+	return now + SOON_NS;
+}
+
 static void add_mapping(pid_t pid, void *arg)
 {
 	struct engine *e = arg;
 
 	if (pid != getpid())
-		add(&e->follow, pid, now_ns() + FOLLOW_NS);
+		add(&e->follow, pid, now_ns() + LATER_NS);
 }
 
 void follow__arrived(struct engine *e, pid_t pid)
 {
 	if (pid) {
-		add(&e->follow, pid, now_ns() + FOLLOW_NS);
+		add(&e->follow, pid, due_at(&e->follow));
 		return;
 	}
 	/* Somebody whom we cannot name: everybody who maps a probed file is looked at. */

@@ -66,8 +66,8 @@ void host__plan(struct hosts *hs, struct host *h);
 struct place *host__find_place(struct host *h, uint64_t ino, uint64_t offset);
 bool host__has_places(const struct host *h);
 /*
- * Gives up the places of all hosts that have place->drop. false: some cannot be given up, because a thread is held in the
- * middle of their jump, see site__free(); try again.
+ * Gives up the places of all hosts that have place->drop. false: some cannot be given up, because a thread is held in
+ * the middle of their jump, see site__free(); try again.
  */
 bool hosts__drop_marked(struct hosts *hs);
 

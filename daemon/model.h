@@ -28,10 +28,10 @@
 #include "vm-llvm/vm.h"
 
 #define REASON_SIZE	 320
-#define GROUP_MAX_PROGS	 56   /* that differ */
+#define GROUP_MAX_PROGS	 56 /* that differ */
 #define GROUP_MAX_PROBES 4096
 
-#define HOST_FILES	 4
+#define HOST_FILES 4
 
 struct engine;
 struct group;
@@ -49,6 +49,7 @@ struct tool {
 	char refusal[REASON_SIZE]; /* why no probe of this tool is offloaded, or empty */
 	struct timespec since;	   /* CLOCK_REALTIME when it was first seen */
 	uint64_t dirty_at;	   /* CLOCK_MONOTONIC ns of the last hint; 0: clean */
+	bool sheds;		   /* it has lost some of its probes since it was clean: it may be about to lose all */
 };
 
 /* One attachment of a tool's program. */
@@ -86,8 +87,8 @@ struct gprog {
 	size_t n_insns;
 	struct vm_code code;
 	int code_fd;
-	bool plain;   /* a hit without AGENT_ACT_GENERAL does for its code */
-	int khalf_fd; /* the translated program, or -1 */
+	bool plain;    /* a hit without AGENT_ACT_GENERAL does for its code */
+	int khalf_fd;  /* the translated program, or -1 */
 	bool is_multi; /* it is for uprobe_multi links */
 };
 

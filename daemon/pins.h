@@ -36,7 +36,7 @@ size_t pins__clear(bool (*stays)(const char *name));
 #define PIN_CLAIMS "claims"
 #define PIN_GROUP  "group-%u-arena"	/* group id */
 #define PIN_KHALF  "group-%u-khalf-%u"	/* group id, probe */
-#define PIN_KHALFS "group-%u-khalfs-%u"	/* group id, link */
+#define PIN_KHALFS "group-%u-khalfs-%u" /* group id, link */
 #define PIN_HOST   "host-%d-%llu-arena" /* pid, start time */
 
 #endif

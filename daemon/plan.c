@@ -277,9 +277,8 @@ static int plan_prog(struct group *g, struct observer *o, uint32_t id, unsigned 
 	if (err)
 		return err;
 	*index = merge_last(g);
-	return g->n_progs > GROUP_MAX_PROGS
-		       ? refuse(g, "more than %u programs that differ share maps", GROUP_MAX_PROGS)
-		       : 0;
+	return g->n_progs > GROUP_MAX_PROGS ? refuse(g, "more than %u programs that differ share maps", GROUP_MAX_PROGS)
+					    : 0;
 }
 
 /* Most probes of a tool often have one program. */

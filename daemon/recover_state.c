@@ -52,7 +52,7 @@ struct old_host {
 		struct site *site;
 		int index;
 		bool was_open;
-	} *at;
+	} * at;
 	unsigned int n_sites;
 	struct target_mapping lodged[MAX_LODGED];
 	size_t n_lodged;

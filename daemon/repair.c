@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "agent/agent.h"
+#include "agent/aside.h"
 #include "bpf/observe_abi.h"
 #include "daemon/log.h"
 #include "daemon/procfs.h"
@@ -25,11 +26,13 @@
 #define REPAIR_TRIES 3
 #define REPAIR_DEPTH 16	 /* generations */
 #define NICE	     -15 /* a child waits */
+#define SWEEP_MS     500 /* from a repair until the children's int3s are looked through, if nothing else comes */
 
 struct parent {
 	struct parent *next;
 	pid_t pid;
 	struct fork_sites *sites;
+	bool to_sweep; /* it has had children since the last time */
 };
 
 struct repairer {
@@ -39,6 +42,8 @@ struct repairer {
 	int end_fd; /* eventfd: it is to end */
 	pthread_t thread;
 	bool runs;
+	unsigned int n_to_sweep; /* parents */
+	int n_sweepers;		 /* threads */
 };
 
 static struct parent **find(struct repairer *r, pid_t pid)
@@ -73,6 +78,7 @@ int repairer__set(struct repairer *r, const struct target *t, struct site *const
 		fork_sites__free(p->sites);
 		p->sites = sites;
 		if (!sites) {
+			r->n_to_sweep -= p->to_sweep;
 			*link = p->next;
 			free(p);
 		}
@@ -108,10 +114,72 @@ static int on_fork(void *arg, void *data, size_t size)
 	(void)size;
 	pthread_mutex_lock(&r->lock);
 	p = *find(r, rec->tgid);
-	if (p)
+	if (p) {
 		repair(p->sites, (pid_t)rec->arg, REPAIR_DEPTH);
+		r->n_to_sweep += !p->to_sweep;
+		p->to_sweep = true;
+	}
 	pthread_mutex_unlock(&r->lock);
 	return 0;
+}
+
+/* ---- sweeping ---- */
+
+struct sweep {
+	struct repairer *r;
+	size_t n;
+	struct fork_sites *sites[];
+};
+
+static void *sweeper(void *arg)
+{
+	struct sweep *s = arg;
+
+	for (size_t i = 0; i < s->n; i++) {
+		fork_sites__sweep(s->sites[i]);
+		fork_sites__free(s->sites[i]);
+	}
+	__atomic_sub_fetch(&s->r->n_sweepers, 1, __ATOMIC_SEQ_CST);
+	free(s);
+	return NULL;
+}
+
+/* One thread at a time: what comes meanwhile is the next one's. */
+static void sweep(struct repairer *r)
+{
+	struct sweep *s = NULL;
+
+	if (__atomic_load_n(&r->n_sweepers, __ATOMIC_SEQ_CST))
+		return;
+	pthread_mutex_lock(&r->lock);
+	if (r->n_to_sweep)
+		s = calloc(1, sizeof(*s) + r->n_to_sweep * sizeof(struct fork_sites *));
+	for (unsigned int i = 0; s && i < PARENTS; i++) {
+		for (struct parent *p = r->bucket[i]; p; p = p->next) {
+			if (p->to_sweep)
+				s->sites[s->n++] = fork_sites__ref(p->sites);
+			p->to_sweep = false;
+		}
+	}
+	if (s)
+		r->n_to_sweep = 0;
+	pthread_mutex_unlock(&r->lock);
+	if (!s)
+		return;
+	s->r = r;
+	__atomic_add_fetch(&r->n_sweepers, 1, __ATOMIC_SEQ_CST);
+	if (thread_aside(sweeper, s))
+		sweeper(s);
+}
+
+static int until_sweep(struct repairer *r)
+{
+	int ms;
+
+	pthread_mutex_lock(&r->lock);
+	ms = r->n_to_sweep ? SWEEP_MS : -1;
+	pthread_mutex_unlock(&r->lock);
+	return ms;
 }
 
 static void *run(void *arg)
@@ -122,11 +190,14 @@ static void *run(void *arg)
 
 	setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), NICE);
 	for (;;) {
-		if (poll(wait, 2, -1) < 0 && errno != EINTR)
+		int n = poll(wait, 2, until_sweep(r));
+
+		if ((n < 0 && errno != EINTR) || wait[1].revents)
 			return NULL;
-		if (wait[1].revents)
-			return NULL;
-		ring_buffer__consume(r->ring);
+		if (n)
+			ring_buffer__consume(r->ring);
+		else
+			sweep(r);
 	}
 }
 
@@ -168,6 +239,8 @@ void repairer__free(struct repairer *r)
 		eventfd_write(r->end_fd, 1);
 		pthread_join(r->thread, NULL);
 	}
+	while (__atomic_load_n(&r->n_sweepers, __ATOMIC_SEQ_CST))
+		usleep(1000);
 	for (unsigned int i = 0; i < PARENTS; i++) {
 		for (struct parent *p = r->bucket[i], *next; p; p = next) {
 			next = p->next;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * repair.h: a thread that gives fork children of targets the file's bytes back (agent/children.c). A child waits for that
- * at its first hit, some 200 ms at most, and the daemon's main thread can be busy for longer.
+ * repair.h: a thread that gives fork children of targets the file's bytes back (agent/children.c). A child waits for
+ * that at its first hit, some 200 ms at most, and the daemon's main thread can be busy for longer.
  */
 #ifndef BPFTIME_REPAIR_H
 #define BPFTIME_REPAIR_H
@@ -17,8 +17,8 @@ struct target;
 int repairer__new(struct repairer **out, int forks_fd, char *err, size_t err_size);
 void repairer__free(struct repairer *r);
 /*
- * From now on these are the sites of the process, which is watched: their places may be opened when this returns. n == 0:
- * it has none. -ENOMEM.
+ * From now on these are the sites of the process, which is watched: their places may be opened when this returns. n ==
+ * 0: it has none. -ENOMEM.
  */
 int repairer__set(struct repairer *r, const struct target *t, struct site *const *s, size_t n);
 

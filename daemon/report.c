@@ -16,7 +16,7 @@ struct report {
 		pid_t *targets;
 		struct status_refused *refused;
 		char name[BPF_OBJ_NAME_LEN + 1];
-	} *shown; /* of each probe */
+	} * shown; /* of each probe */
 	size_t room;
 	struct status_tool tool;
 };

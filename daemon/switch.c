@@ -204,8 +204,7 @@ static void disarm_places(struct switcher *sw)
 	struct agent_error err;
 
 	for (struct host *h = sw->hosts->list; h; h = h->next)
-		for_each_used_place(pl, h) if (pl->site && !pl->open)
-				site__disarm(pl->site, &err);
+		for_each_used_place(pl, h) if (pl->site && !pl->open) site__disarm(pl->site, &err);
 }
 
 static struct agent_site *descriptor(const struct host *h, const struct place *pl)
@@ -624,7 +623,8 @@ static unsigned int lodge(struct switcher *sw, struct group *g)
 	for (unsigned int i = 0; i < g->n_probes; i++) {
 		const struct obs_probe *o = &g->probe[i]->o;
 
-		if (o->target >= 0 && (!i || g->probe[i - 1]->o.target != o->target || g->probe[i - 1]->o.ino != o->ino) &&
+		if (o->target >= 0 &&
+		    (!i || g->probe[i - 1]->o.target != o->target || g->probe[i - 1]->o.ino != o->ino) &&
 		    host__maps_file(o->target, o->dev, o->ino))
 			lodge_one(o->target, &arg);
 	}
@@ -651,10 +651,10 @@ static bool why_no_place(struct switcher *sw, struct group *g)
 	for (struct host *h = sw->hosts->list; h; h = h->next)
 		for_each_used_place(pl, h) if (!pl->site)
 			for_each_probe_at(p, sw->at, pl->ino, pl->offset) if (p->group == g)
-			{
-				fail(g, 0, "%s", pl->why);
-				return true;
-			}
+		{
+			fail(g, 0, "%s", pl->why);
+			return true;
+		}
 	return false;
 }
 

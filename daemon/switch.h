@@ -18,8 +18,8 @@
 
 struct switcher {
 	struct hosts *hosts;
-	struct group **groups; /* head of the engine's list: neighbours are found in it */
-	struct probe **probes; /* head of the engine's list: all probes known on the machine */
+	struct group **groups;	      /* head of the engine's list: neighbours are found in it */
+	struct probe **probes;	      /* head of the engine's list: all probes known on the machine */
 	const struct probe_table *at; /* the same, by instruction */
 	struct carriers *carriers;
 	struct timespec held_since; /* CLOCK_MONOTONIC */

@@ -21,7 +21,8 @@ struct uprobe_opts {
 /* 0 or -errno. Both descriptors belong to the caller; the kernel takes some milliseconds. */
 int uprobe__attach(const struct uprobe_opts *opts, int *event_fd, int *link_fd);
 
-/* Does this kernel have links for many uprobes, whose programs are of this expected_attach_type and may return anything? */
+/* Does this kernel have links for many uprobes, whose programs are of this expected_attach_type and may return
+ * anything? */
 #define UPROBE_LINK_TYPE 48 /* BPF_TRACE_UPROBE_MULTI */
 bool uprobe__has_links(void);
 /* One for n places in a file, of every process; opts: offset and cookie are those of the arrays. Its fd or -errno. */

@@ -68,8 +68,8 @@ static uint64_t begin_anew(struct engine *e)
 	uint64_t now = now_ns();
 
 	for (struct host *h = e->hosts.list; h; h = h->next)
-		for_each_used_place(pl, h) if (pl->stuck && pl->closed_at && pl->closed_at + COOL_NS <= now) pl->closed_at =
-			now;
+		for_each_used_place(pl, h) if (pl->stuck && pl->closed_at && pl->closed_at + COOL_NS <= now)
+			pl->closed_at = now;
 	return now + STUCK_NS;
 }
 

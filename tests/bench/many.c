@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * many.c: a tool with many probes: attaches a program that counts to many offsets of a file, in every process, and waits
- * for its end. For every probe a program of its own, as tools do.
+ * many.c: a tool with many probes: attaches a program that counts to many offsets of a file, in every process, and
+ * waits for its end. For every probe a program of its own, as tools do.
  *
  *   many FILE <OFFSETS
  */

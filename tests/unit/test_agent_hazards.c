@@ -248,7 +248,8 @@ static void test_killed_meanwhile(void **state)
 		mapped = agent_arena__map(arena, &sites);
 		assert_non_null(mapped);
 		if (!target__open(v.pid, &t, &err)) {
-			if (!target__inject(t, rig.image, arena, sites, &err) && site__plan(t, &o, &s, &err) == SITE_DONE) {
+			if (!target__inject(t, rig.image, arena, sites, &err) &&
+			    site__plan(t, &o, &s, &err) == SITE_DONE) {
 				(void)site__open(s, &err);
 				(void)site__close(s, &err);
 				site__free(s);
