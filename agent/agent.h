@@ -130,6 +130,9 @@ struct agent_site *site__fill_addresses(const struct site *s,
  */
 int site__arm(struct site *s, struct agent_error *err);
 int site__disarm(struct site *s, struct agent_error *err);
+/* The same for many; what fails stays as it is. Every processor is visited once for all of them. */
+void site__arm_all(struct site *const *s, size_t n);
+void site__disarm_all(struct site *const *s, size_t n);
 /* One byte: int3 to the jump's first and back. Nobody is stopped. open() arms when it was not done. After close() comes
  * disarm(). -EBUSY when the byte is not what it should be (-> look again);
  * -ESTALE from open(): the code has been unmapped. */

@@ -114,29 +114,54 @@ static int look_at_closed(struct site *s, const uint8_t *behind, struct agent_er
 	return 0;
 }
 
-int site__arm(struct site *s, struct agent_error *err)
+/* 1: its bytes are there, when every processor has been visited. */
+static int begin_arming(struct site *s, struct agent_error *err)
 {
 	int rc;
 
 	if (s->armed)
 		return 0;
 	rc = look_at_closed(s, s->file, err);
-	if (rc)
-		return rc;
-	if (has_bytes_between(s)) {
-		rc = write_between(s, s->jump);
-		if (rc)
-			return not_written(s, rc, err);
-		cpus_visit();
+	if (!rc && has_bytes_between(s)) {
+		rc = not_written(s, write_between(s, s->jump), err);
+		return rc ? rc : 1;
 	}
-	s->armed = true;
-	return 0;
+	s->armed = !rc;
+	return rc;
 }
 
-int site__disarm(struct site *s, struct agent_error *err)
+int site__arm(struct site *s, struct agent_error *err)
+{
+	int rc = begin_arming(s, err);
+
+	if (rc == 1) {
+		cpus_visit();
+		s->armed = true;
+		rc = 0;
+	}
+	return rc;
+}
+
+void site__arm_all(struct site *const *s, size_t n)
+{
+	bool *begun = calloc(n + 1, sizeof(*begun)), any = false;
+	struct agent_error ignored;
+
+	for (size_t i = 0; begun && i < n; i++) {
+		begun[i] = begin_arming(s[i], &ignored) == 1;
+		any |= begun[i];
+	}
+	if (any)
+		cpus_visit();
+	for (size_t i = 0; begun && i < n; i++)
+		s[i]->armed |= begun[i];
+	free(begun);
+}
+
+/* 1: the file's bytes may be put back, when every processor has been visited. */
+static int begin_disarming(struct site *s, struct agent_error *err)
 {
 	uint8_t now[PATCH_MAX];
-	int rc = 0;
 
 	if (!s->armed)
 		return 0;
@@ -147,17 +172,51 @@ int site__disarm(struct site *s, struct agent_error *err)
 	}
 	if (site__is_open(s))
 		return agent_fail(err, -EBUSY, "the site at 0x%lx of process %d is open", s->addr, s->t->pid);
-	if (has_bytes_between(s)) {
-		hold_stand_in(s);
-		/* Who fetched the first byte while it was the jump's has executed it after this. */
-		cpus_visit();
-		rc = step_leave(s, err);
-		if (rc)
-			return rc;
-		rc = write_between(s, s->file);
+	if (!has_bytes_between(s)) {
+		s->armed = false;
+		return 0;
 	}
+	hold_stand_in(s);
+	return 1;
+}
+
+/* Who fetched the first byte while it was the jump's has executed it by now. */
+static int end_disarming(struct site *s, struct agent_error *err)
+{
+	int rc = step_leave(s, err);
+
+	if (rc)
+		return rc;
+	rc = write_between(s, s->file);
 	s->armed = rc != 0;
 	return not_written(s, rc, err);
+}
+
+int site__disarm(struct site *s, struct agent_error *err)
+{
+	int rc = begin_disarming(s, err);
+
+	if (rc != 1)
+		return rc;
+	cpus_visit();
+	return end_disarming(s, err);
+}
+
+void site__disarm_all(struct site *const *s, size_t n)
+{
+	bool *begun = calloc(n + 1, sizeof(*begun)), any = false;
+	struct agent_error ignored;
+
+	for (size_t i = 0; begun && i < n; i++) {
+		begun[i] = begin_disarming(s[i], &ignored) == 1;
+		any |= begun[i];
+	}
+	if (any)
+		cpus_visit();
+	for (size_t i = 0; begun && i < n; i++)
+		if (begun[i])
+			end_disarming(s[i], &ignored);
+	free(begun);
 }
 
 int site__open(struct site *s, struct agent_error *err)

@@ -221,8 +221,10 @@ int engine__set_policy(struct engine *e, const struct policy *policy)
 
 	e->policy = policy;
 	e->hosts.policy = policy;
-	for (struct tool *t = e->tools; t; t = t->next)
+	for (struct tool *t = e->tools; t; t = t->next) {
 		t->dirty_at = now_ns() - SETTLE_NS;
+		t->sheds = false;
+	}
 	for (struct group *g = e->groups; g; g = g->next)
 		g->retry_at = 0;
 	for (struct host *h = e->hosts.list, *next; h; h = next) {
@@ -268,6 +270,7 @@ int engine__takeover(struct engine *e, pid_t pid, char *err, size_t err_size)
 	}
 	t->held = false;
 	t->dirty_at = now_ns() - SETTLE_NS;
+	t->sheds = false;
 	for (struct group *g = e->groups; g; g = g->next)
 		if (g->tool == t)
 			g->retry_at = 0;

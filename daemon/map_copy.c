@@ -10,8 +10,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 
-#include <bpf/bpf.h>
+#include <linux/bpf.h>
 
 #include "shm-runtime/shm_map.h"
 
@@ -41,6 +42,71 @@ __attribute__((format(printf, 3, 4))) static int fail(struct copy *c, int code, 
 	return code;
 }
 
+/*
+ * Between two looks at the kernel half's gate nothing may hit the probes, and they may be on functions of the C
+ * library: then this process hits them, too. So memory is kept from one try to the next, and system calls are made
+ * without it.
+ */
+static struct kept {
+	char *memory;
+	size_t size;
+} keys, values;
+
+static char *buffer(struct kept *k, size_t size)
+{
+	if (k->size < size) {
+		free(k->memory);
+		k->memory = malloc(size);
+		k->size = k->memory ? size : 0;
+	}
+	return k->memory;
+}
+
+/* 0 or -errno. */
+static int bpf(long cmd, union bpf_attr *attr)
+{
+	long ret;
+
+	__asm__ volatile("syscall"
+			 : "=a"(ret)
+			 : "a"(SYS_bpf), "D"(cmd), "S"(attr), "d"(sizeof(*attr))
+			 : "rcx", "r11", "memory");
+	return (int)(ret < 0 ? ret : 0);
+}
+
+static uint64_t address(const void *p)
+{
+	return (uint64_t)(uintptr_t)p;
+}
+
+static int next_key(int fd, const void *key, void *next)
+{
+	union bpf_attr attr = {.map_fd = (uint32_t)fd, .key = address(key), .next_key = address(next)};
+
+	return bpf(BPF_MAP_GET_NEXT_KEY, &attr);
+}
+
+static int element(long cmd, int fd, const void *key, const void *value)
+{
+	union bpf_attr attr = {.map_fd = (uint32_t)fd, .key = address(key), .value = address(value)};
+
+	return bpf(cmd, &attr);
+}
+
+static int batch(long cmd, struct copy *c, const void *from, void *next, uint32_t *n)
+{
+	union bpf_attr attr = {.batch = {.in_batch = address(from),
+					 .out_batch = address(next),
+					 .keys = address(c->keys),
+					 .values = address(c->values),
+					 .count = *n,
+					 .map_fd = (uint32_t)c->fd}};
+	int err = bpf(cmd, &attr);
+
+	*n = attr.batch.count;
+	return err;
+}
+
 static int copy_open(struct copy *c)
 {
 	uint32_t room;
@@ -51,15 +117,9 @@ static int copy_open(struct copy *c)
 	/* A batch must hold the fullest bucket of a hash, else the kernel says ENOSPC; room for a key more to go on
 	 * from. */
 	c->room = room;
-	c->keys = calloc(room + 2, c->g->key_size);
-	c->values = calloc(room, c->stride);
+	c->keys = buffer(&keys, (size_t)(room + 2) * c->g->key_size);
+	c->values = buffer(&values, room * c->stride);
 	return c->keys && c->values ? 0 : fail(c, -ENOMEM, "no memory to copy a map");
-}
-
-static void copy_close(struct copy *c)
-{
-	free(c->keys);
-	free(c->values);
 }
 
 /* ---- kernel to arena ---- */
@@ -77,13 +137,12 @@ static int put_entry(struct copy *c, const char *key, const char *values)
 /* 0: all is in; 1: the kernel has no batches for this map. */
 static int in_by_batches(struct copy *c)
 {
-	LIBBPF_OPTS(bpf_map_batch_opts, opts);
 	uint64_t at[SHM_MAX_KEY / 8] = {0}, next[SHM_MAX_KEY / 8] = {0};
 	void *from = NULL;
 
 	for (;;) {
 		uint32_t n = c->room;
-		int err = bpf_map_lookup_batch(c->fd, from, next, c->keys, c->values, &n, &opts) ? errno : 0;
+		int err = -batch(BPF_MAP_LOOKUP_BATCH, c, from, next, &n);
 
 		if (err && err != ENOENT) {
 			if (!from && (err == ENOTSUP || err == EINVAL || err == 524 || err == ENOSPC))
@@ -107,9 +166,10 @@ static int in_by_keys(struct copy *c)
 {
 	char *key = c->keys, *next = c->keys + c->g->key_size;
 	const char *from = NULL;
+	int err;
 
-	while (bpf_map_get_next_key(c->fd, from, next) == 0) {
-		if (bpf_map_lookup_elem(c->fd, next, c->values) == 0) {
+	while ((err = next_key(c->fd, from, next)) == 0) {
+		if (element(BPF_MAP_LOOKUP_ELEM, c->fd, next, c->values) == 0) {
 			int ret = put_entry(c, next, c->values);
 
 			if (ret)
@@ -118,7 +178,7 @@ static int in_by_keys(struct copy *c)
 		memcpy(key, next, c->g->key_size);
 		from = key;
 	}
-	return errno == ENOENT ? 0 : fail(c, -errno, "cannot read the tool's map: %s", strerror(errno));
+	return err == -ENOENT ? 0 : fail(c, err, "cannot read the tool's map: %s", strerror(-err));
 }
 
 int map_copy_in(int tool_map_fd, void *arena, const struct shm_geo *g, char *err, size_t err_size)
@@ -134,7 +194,6 @@ int map_copy_in(int tool_map_fd, void *arena, const struct shm_geo *g, char *err
 			ret = in_by_keys(&c);
 		}
 	}
-	copy_close(&c);
 	return ret;
 }
 
@@ -149,12 +208,16 @@ static int drop_stale(struct copy *c)
 
 	if (!shm_is_hash(c->g))
 		return 0;
-	more = bpf_map_get_next_key(c->fd, from, key);
+	more = next_key(c->fd, from, key);
 	while (more == 0) {
+		int err = 0;
+
 		/* The next one first: behind a deleted key the kernel begins again at the beginning. */
-		more = bpf_map_get_next_key(c->fd, key, next);
-		if (!shm_map_lookup(c->arena, c->g, key, 0) && bpf_map_delete_elem(c->fd, key) && errno != ENOENT)
-			return fail(c, -errno, "cannot delete from the tool's map: %s", strerror(errno));
+		more = next_key(c->fd, key, next);
+		if (!shm_map_lookup(c->arena, c->g, key, 0))
+			err = element(BPF_MAP_DELETE_ELEM, c->fd, key, NULL);
+		if (err && err != -ENOENT)
+			return fail(c, err, "cannot delete from the tool's map: %s", strerror(-err));
 		memcpy(key, next, c->g->key_size);
 	}
 	return 0;
@@ -162,16 +225,15 @@ static int drop_stale(struct copy *c)
 
 static int flush(struct copy *c, uint32_t n)
 {
-	LIBBPF_OPTS(bpf_map_batch_opts, opts);
 	uint32_t done = n;
+	int err = 0;
 
-	if (n == 0 || bpf_map_update_batch(c->fd, c->keys, c->values, &done, &opts) == 0)
+	if (n == 0 || batch(BPF_MAP_UPDATE_BATCH, c, NULL, NULL, &done) == 0)
 		return 0;
-	for (uint32_t i = 0; i < n; i++)
-		if (bpf_map_update_elem(c->fd, c->keys + (size_t)i * c->g->key_size, c->values + i * c->stride,
-					BPF_ANY))
-			return fail(c, -errno, "cannot write the tool's map: %s", strerror(errno));
-	return 0;
+	for (uint32_t i = 0; i < n && !err; i++)
+		err = element(BPF_MAP_UPDATE_ELEM, c->fd, c->keys + (size_t)i * c->g->key_size,
+			      c->values + i * c->stride);
+	return err ? fail(c, err, "cannot write the tool's map: %s", strerror(-err)) : 0;
 }
 
 static int out_all(struct copy *c)
@@ -210,6 +272,5 @@ int map_copy_out(void *arena, const struct shm_geo *g, int tool_map_fd, char *er
 	}
 	if (!ret)
 		ret = out_all(&c);
-	copy_close(&c);
 	return ret;
 }

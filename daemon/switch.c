@@ -26,7 +26,8 @@
 #define OCCUPIED_TRIES		5
 #define MOST_HELD_S		10 /* longer than all that is waited for meanwhile */
 #define MAX_RANGES		256
-#define SWITCH_MOST		48 /* processes that are held for a switch */
+#define SWITCH_MOST		48   /* processes that are held for a switch */
+#define SWITCH_PLACES		2000 /* places in them, at most, but in the first */
 
 static int __attribute__((format(printf, 3, 4))) fail(struct group *g, int err, const char *fmt, ...)
 {
@@ -190,21 +191,54 @@ static void let_go(struct switcher *sw, struct group *g)
 
 /* ---- places ---- */
 
+/* Sites of places, in one array: what takes long about them is done for all at once. */
+struct sites {
+	struct site **s;
+	size_t n, room;
+};
+
+static void add_site(struct sites *all, struct site *s)
+{
+	if (all->n == all->room) {
+		size_t room = all->room ? 2 * all->room : 64;
+		struct site **more = realloc(all->s, room * sizeof(struct site *));
+
+		if (!more)
+			return; /* site__open() arms it, and another disarm_places() comes */
+		all->s = more;
+		all->room = room;
+	}
+	all->s[all->n++] = s;
+}
+
 /* What takes long about a place is done before and after threads are held: agent/patch.c. */
 static void arm_places(struct switcher *sw, struct group *g)
 {
-	struct agent_error err;
+	struct sites all = {0};
 
-	for_each_place(sw, g, h, pl) site__arm(pl->site, &err);
+	for_each_place(sw, g, h, pl) add_site(&all, pl->site);
+	site__arm_all(all.s, all.n);
+	free(all.s);
+}
+
+static void arm_places_in(struct switcher *sw, struct group *g, struct host *h)
+{
+	struct sites all = {0};
+
+	for_each_place_in(sw, g, h, pl) if (place_is_carried(sw, h, pl)) add_site(&all, pl->site);
+	site__arm_all(all.s, all.n);
+	free(all.s);
 }
 
 /* Closed places have the file's bytes, for fork children. */
 static void disarm_places(struct switcher *sw)
 {
-	struct agent_error err;
+	struct sites all = {0};
 
 	for (struct host *h = sw->hosts->list; h; h = h->next)
-		for_each_used_place(pl, h) if (pl->site && !pl->open) site__disarm(pl->site, &err);
+		for_each_used_place(pl, h) if (pl->site && !pl->open) add_site(&all, pl->site);
+	site__disarm_all(all.s, all.n);
+	free(all.s);
 }
 
 static struct agent_site *descriptor(const struct host *h, const struct place *pl)
@@ -546,7 +580,7 @@ static void lodge_one(pid_t pid, void *arg)
 	struct lodge_arg *a = arg;
 
 	/* The others join when it is done: nobody is held for that. */
-	if (a->n < SWITCH_MOST)
+	if (a->n < SWITCH_MOST && (!a->n || a->n * a->g->n_probes < SWITCH_PLACES))
 		a->n += !lodge_process(a->sw, a->g, pid);
 }
 
@@ -786,6 +820,7 @@ static void open_joined(struct switcher *sw, struct group *g, const struct joini
 
 	if (!h || !host__lodging(h, g))
 		return;
+	arm_places_in(sw, g, h);
 	for_each_place_in(sw, g, h, pl)
 	{
 		if (j->is_new || !descriptor(h, pl)->n_actions)
@@ -833,7 +868,7 @@ static bool is_crowd(struct switcher *sw, const struct group *g)
 
 	for (struct host *h = sw->hosts->list; h; h = h->next)
 		n += host__lodging(h, g) != NULL;
-	return g->has_khalf && n > SWITCH_MOST + SWITCH_MOST / 3;
+	return g->has_khalf && (n > SWITCH_MOST + SWITCH_MOST / 3 || (n > 1 && n * g->n_probes > 2 * SWITCH_PLACES));
 }
 
 /*
