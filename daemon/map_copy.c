@@ -50,7 +50,7 @@ __attribute__((format(printf, 3, 4))) static int fail(struct copy *c, int code, 
 static struct kept {
 	char *memory;
 	size_t size;
-} keys, values;
+} kept_keys, kept_values;
 
 static char *buffer(struct kept *k, size_t size)
 {
@@ -117,8 +117,8 @@ static int copy_open(struct copy *c)
 	/* A batch must hold the fullest bucket of a hash, else the kernel says ENOSPC; room for a key more to go on
 	 * from. */
 	c->room = room;
-	c->keys = buffer(&keys, (size_t)(room + 2) * c->g->key_size);
-	c->values = buffer(&values, room * c->stride);
+	c->keys = buffer(&kept_keys, (size_t)(room + 2) * c->g->key_size);
+	c->values = buffer(&kept_values, room * c->stride);
 	return c->keys && c->values ? 0 : fail(c, -ENOMEM, "no memory to copy a map");
 }
 

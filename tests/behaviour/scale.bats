@@ -54,8 +54,12 @@ tool_ends() {
 	done
 	victim_end
 	wait "${others[@]}"
-	shared
-	! grep -q 'handed back\|keeps inherited' "$SESSION/log" "$SESSION"/*.log 2>/dev/null
+	shared || {
+		bpftime explain "$TOOL_PID"
+		cat "$SESSION/daemon.log"
+		return 1
+	}
+	! grep 'handed back\|keeps inherited' "$SESSION/daemon.log"
 	exact_tool_end "$TOOL_PID"
 	same processes $((201 + 80)) "$(grep -c '^@\[' "$SESSION/tool")"
 	same parent "$(victim_calls)" "$(sed -nE "s/^@\[$VICTIM\]: //p" "$SESSION/tool")"
