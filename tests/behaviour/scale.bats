@@ -54,7 +54,8 @@ tool_ends() {
 	done
 	victim_end
 	wait "${others[@]}"
-	shared || {
+	# Nobody is left in whom it could be.
+	bpftime explain "$TOOL_PID" | grep -q 'will be followed' || {
 		bpftime explain "$TOOL_PID"
 		cat "$SESSION/daemon.log"
 		return 1
