@@ -62,9 +62,29 @@ struct target_mapping {
 	size_t size;
 	int prot;
 	uint64_t addr;
+	uint64_t offset; /* in the file */
 };
 int target__map(struct target *t, struct target_mapping *m, size_t n, struct agent_error *err);
 int target__unmap(struct target *t, const struct target_mapping *m, size_t n, struct agent_error *err);
+
+/*
+ * Exchanges memory in a process of one thread: the thread is stopped and stands still until target__go_on(). Then each
+ * mapping at `from` is moved to `to`, over what is there, if by then (*word & mask) == moved_when; else nothing has
+ * happened. When the daemon is killed meanwhile, this is done all the same. *opts and the moves must live until then.
+ * -EAGAIN after timeout_ms: at no moment could the thread be stopped without the program's noticing.
+ */
+struct target_move {
+	uint64_t from, to;
+	size_t size;
+};
+struct target_stand {
+	struct target_move *move;
+	size_t n_moves;
+	const uint64_t *word;
+	uint64_t mask, moved_when;
+};
+int target__stand(struct target *t, const struct target_stand *opts, int timeout_ms, struct agent_error *err);
+int target__go_on(struct target *t, struct agent_error *err);
 
 /* Addresses in the target after inject, for filling struct agent_env. */
 uint64_t target__arena_addr(const struct target *t);

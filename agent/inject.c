@@ -48,6 +48,7 @@ struct want {
 	int prot;
 	int flags;     /* MAP_SHARED or MAP_PRIVATE */
 	uint64_t addr; /* wanted address or 0 */
+	uint64_t offset;
 	uint64_t at;   /* where it is, 0: not made */
 	struct advice advice[2];
 };
@@ -188,7 +189,8 @@ static int map_one(struct remote *r, struct want *w, int fd)
 	long ret;
 	int rc;
 
-	rc = call(r, &ret, "mmap()", SYS_mmap, (long)w->addr, (long)w->size, w->prot, flags, fd, 0);
+	rc = call(r, &ret, "mmap()", SYS_mmap, (long)w->addr, (long)w->size, w->prot, flags, fd,
+		  (long)w->offset);
 	if (rc)
 		return rc;
 	w->at = (uint64_t)ret;
@@ -490,8 +492,12 @@ int target__map(struct target *t, struct target_mapping *m, size_t n, struct age
 	if (n > MAX_FDS)
 		return agent_fail(err, -E2BIG, "too many mappings at once");
 	for (size_t i = 0; i < n; i++)
-		want[i] = (struct want){
-			.fd = m[i].fd, .size = m[i].size, .prot = m[i].prot, .flags = MAP_SHARED, .addr = m[i].addr};
+		want[i] = (struct want){.fd = m[i].fd,
+					.size = m[i].size,
+					.prot = m[i].prot,
+					.flags = MAP_SHARED,
+					.addr = m[i].addr,
+					.offset = m[i].offset};
 	rc = run_job(t, &j);
 	for (size_t i = 0; !rc && i < n; i++)
 		m[i].addr = want[i].at;

@@ -136,6 +136,8 @@ static int tracer_main(void *arg)
 		}
 		raw_syscall(SYS_rt_sigtimedwait, (long)&wanted, 0, 0, _NSIG / 8);
 	}
+	if (tr->target->stand)
+		stand_end(tr->target, NULL);
 	raw_syscall(SYS_exit, 0, 0, 0, 0);
 	return 0;
 }

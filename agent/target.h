@@ -12,6 +12,7 @@
 
 struct tracer;
 struct bpf_link;
+struct stand;
 
 struct target {
 	pid_t pid;
@@ -24,6 +25,7 @@ struct target {
 	uint64_t start_brk;
 	uint64_t image, arena, fork_page, shadow; /* 0 before inject */
 	struct agent_image_hdr image_hdr;
+	struct stand *stand; /* a thread that stands still while memory is exchanged, see stand.c */
 	struct held *held; /* threads that stay stopped, see quiesce.c */
 	size_t n_held;
 	struct site *sites;	  /* planned and not freed, see site.h */
@@ -123,6 +125,11 @@ bool threads_can_be_in_handlers(void);
 
 /* 0 when no thread is in the range and no word of any thread's stack, as far as it is searched, points into it. */
 int target_left(struct target *t, const struct code_range *range, int timeout_ms, struct agent_error *err);
+
+/* ---- stand.c ---- */
+
+/* In the tracer: what target__go_on() does. t->stand is not NULL. */
+int stand_end(struct target *t, void *arg);
 
 /* ---- image.c ---- */
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/switch.h"
 
+#include <bpf/bpf.h>
 #include <dirent.h>
 #include <errno.h>
 #include <sched.h>
@@ -16,6 +17,7 @@
 #include "daemon/log.h"
 #include "daemon/occupy.h"
 #include "daemon/state.h"
+#include "daemon/views.h"
 #include "shm-runtime/shm_map.h"
 
 #define QUIESCE_TIMEOUT_MS	2000
@@ -494,6 +496,75 @@ static int move(struct switcher *sw, struct group *g, int (*try)(struct switcher
 			      : err;
 }
 
+/* ---- what the tool sees of its memory ---- */
+
+/* For one switch. */
+struct viewing {
+	struct switcher *sw;
+	struct view_memory memory[SHM_MAX_MAPS];
+	struct views_opts opts;
+	struct views *views; /* NULL: the group has no such memory */
+};
+
+static bool may_stop_viewer(void *arg, pid_t pid, char *why, size_t why_size)
+{
+	const struct viewing *v = arg;
+	const char *rule = NULL;
+
+	if (policy__setting(v->sw->hosts->policy, POLICY_STOP_TOOLS, &rule))
+		return true;
+	snprintf(why, why_size, "policy lets no tool be stopped, and process %d sees memory-mapped results of one (%s)",
+		 pid, rule);
+	return false;
+}
+
+/* At leisure, before anybody is held. */
+static int prepare_views(struct switcher *sw, struct group *g, struct viewing *v, bool in)
+{
+	struct bpf_map_info info = {0};
+	uint32_t len = sizeof(info);
+
+	*v = (struct viewing){.sw = sw};
+	if (!g->has_viewed)
+		return 0;
+	if (bpf_obj_get_info_by_fd(g->arena_fd, &info, &len))
+		return fail(g, -errno, "shared memory cannot be looked at: %s", strerror(errno));
+	v->opts = (struct views_opts){
+		.memory = v->memory,
+		.arena_fd = g->arena_fd,
+		.arena_id = info.id,
+		.arena = g->arena,
+		.in = in,
+		.may_stop = in ? may_stop_viewer : NULL,
+		.arg = v,
+	};
+	for (unsigned int i = 0; i < g->n_maps; i++) {
+		const struct gmap *m = &g->map[i];
+
+		if (m->is_viewed)
+			v->memory[v->opts.n++] = (struct view_memory){.map_id = m->m.id,
+								      .map_fd = m->fd,
+								      .arena_off = m->geo.nodes_off,
+								      .size = m->map_size};
+	}
+	return views__prepare(&v->views, &v->opts, g->reason, sizeof(g->reason));
+}
+
+static int hold_views(struct group *g, struct viewing *v)
+{
+	return v->views ? views__hold(v->views, g->reason, sizeof(g->reason)) : 0;
+}
+
+static void let_views_go(struct group *g, struct viewing *v)
+{
+	char why[REASON_SIZE];
+
+	if (v->views && views__let_go(v->views, why, sizeof(why)))
+		log_error("%s (%d): %s", g->tool->comm, g->tool->pid, why);
+	views__free(v->views);
+	v->views = NULL;
+}
+
 /* Whatever it costs: hits of the last instant may be lost. */
 static void close_by_force(struct switcher *sw, struct group *g)
 {
@@ -665,6 +736,7 @@ static bool has_open_place(struct switcher *sw, struct group *g)
 
 int switch_takeover(struct switcher *sw, struct group *g)
 {
+	struct viewing viewing;
 	int err;
 
 	if (!lodge(sw, g) && !waits_for_processes(sw, g)) {
@@ -675,6 +747,9 @@ int switch_takeover(struct switcher *sw, struct group *g)
 	if (err)
 		return err;
 	g->arena->kgate = 0;
+	err = prepare_views(sw, g, &viewing, true);
+	if (err)
+		return err;
 	state__save(*sw->groups, sw->hosts);
 	arm_places(sw, g);
 	/* From here threads wait; every path below lets them go. */
@@ -690,9 +765,12 @@ int switch_takeover(struct switcher *sw, struct group *g)
 		err = quiesce(sw, g);
 	}
 	if (!err)
+		err = hold_views(g, &viewing);
+	if (!err)
 		err = move(sw, g, copy_in_and_open);
 	if (!err)
 		g->state = GROUP_SHARED;
+	let_views_go(g, &viewing);
 	settle_places(sw, g);
 	let_go(sw, g);
 	disarm_places(sw);
@@ -794,12 +872,19 @@ static int drain_returns(struct switcher *sw, struct group *g)
 
 int switch_handback(struct switcher *sw, struct group *g, bool force)
 {
-	int err = drain_returns(sw, g);
+	struct viewing viewing;
+	int err = prepare_views(sw, g, &viewing, false);
 
+	if (err && !force)
+		return err;
+	if (err)
+		log_error("%s (%d): %s", g->tool->comm, g->tool->pid, g->reason);
+	err = drain_returns(sw, g);
 	if (err && !force) {
 		settle_places(sw, g);
 		let_go(sw, g);
 		disarm_places(sw);
+		let_views_go(g, &viewing);
 		return fail(g, -EAGAIN, "a thread is inside a function whose return is probed");
 	}
 	arm_places(sw, g);
@@ -807,11 +892,14 @@ int switch_handback(struct switcher *sw, struct group *g, bool force)
 	for_each_place(sw, g, h, pl) open_place(h, pl);
 	err = quiesce(sw, g);
 	if (!err || force)
+		err = hold_views(g, &viewing);
+	if (!err || force)
 		err = move(sw, g, copy_out_and_close);
 	if (err && force)
 		close_by_force(sw, g);
 	if (!err || force)
 		g->state = GROUP_KERNEL;
+	let_views_go(g, &viewing);
 	settle_places(sw, g);
 	let_go(sw, g);
 	disarm_places(sw);
@@ -824,15 +912,23 @@ int switch_handback(struct switcher *sw, struct group *g, bool force)
 void switch_release(struct switcher *sw, struct group *g)
 {
 	bool was_shared = g->state == GROUP_SHARED;
+	struct viewing viewing = {0};
 
 	g->state = GROUP_GONE;
 	if (!g->arena)
 		return;
+	if (was_shared && prepare_views(sw, g, &viewing, false))
+		log_error("%s (%d): %s", g->tool->comm, g->tool->pid, g->reason);
 	set_gate(g, SHM_UGATE_OFF);
-	__atomic_and_fetch(&g->arena->kgate, ~SHM_KGATE_OPEN, __ATOMIC_SEQ_CST);
 	quiesce(sw, g);
 	if (was_shared)
+		hold_views(g, &viewing);
+	__atomic_and_fetch(&g->arena->kgate, ~SHM_KGATE_OPEN, __ATOMIC_SEQ_CST);
+	if (was_shared) {
+		cpus_visit();
 		copy_maps(g, false);
+		let_views_go(g, &viewing);
+	}
 	remove_carriers(sw, g);
 }
 
