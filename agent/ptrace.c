@@ -147,6 +147,20 @@ void tracer_hurry(struct target *t, bool hurry)
 	become_urgent(t->tracer, hurry || t->tracer->urgent);
 }
 
+void tracer_calm(struct target *t)
+{
+	t->tracer->is_urgent = !t->tracer->urgent;
+	become_urgent(t->tracer, t->tracer->urgent);
+}
+
+void tracer_lift(const struct target *t, int priority)
+{
+	const struct sched_param param = {.sched_priority = priority};
+
+	if (t->tracer)
+		sched_setscheduler(t->tracer->pid, SCHED_FIFO, &param);
+}
+
 bool tracer_is_orphan(const struct target *t)
 {
 	return getppid() != t->tracer->owner;

@@ -6,6 +6,7 @@
  * daemon's: when the daemon is killed in between, the tracer looks at the word and goes on alone.
  */
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -15,19 +16,37 @@
 #include "clock.h"
 #include "target.h"
 
-#define STOP_MS 20
+#define STOP_MS	      20
+#define MOVE_PRIORITY 3 /* in real time */
 
 struct stand {
 	struct stopped s;
-	const struct target_stand *opts;
+	struct target_stand *opts;
 	struct agent_error *err;
 };
+
+/* Nobody else runs while the processors are kept from ordinary tasks; others cannot be kept off. Frees tids. */
+static int check_others(struct target *t, pid_t *tids, size_t n, struct agent_error *err)
+{
+	int rc = (int)n;
+
+	for (size_t i = 0; i < n && rc > 0; i++) {
+		int policy = sched_getscheduler(tids[i]) & ~SCHED_RESET_ON_FORK;
+
+		if (policy != SCHED_OTHER && policy != SCHED_BATCH && policy != SCHED_IDLE)
+			rc = agent_fail(err, -EOPNOTSUPP,
+					"process %d has several threads, of which %d runs in real time", t->pid,
+					tids[i]);
+	}
+	free(tids);
+	return rc;
+}
 
 static int begin(struct target *t, void *arg)
 {
 	struct stand *st = arg;
 	pid_t *tids, tid;
-	int rc = choose_thread(t->pid, &tid);
+	int rc = choose_thread(t, &tid);
 
 	if (rc)
 		return rc == -EAGAIN ? rc : agent_fail(st->err, -ESRCH, "process %d ended", t->pid);
@@ -37,16 +56,28 @@ static int begin(struct target *t, void *arg)
 	if (rc)
 		return rc;
 	rc = proc_threads(t->pid, &tids);
-	if (rc >= 0)
+	if (rc > 1)
+		rc = check_others(t, tids, (size_t)rc, st->err);
+	else if (rc >= 0)
 		free(tids);
-	if (rc != 1) {
+	if (rc < 0) {
 		thread_resume(t, &st->s);
-		return agent_fail(st->err, -EOPNOTSUPP,
-				  "process %d has several threads, which could write its memory-mapped results during "
-				  "the switch",
-				  t->pid);
+		return rc;
 	}
+	st->opts->crowded = rc > 1;
 	t->stand = st;
+	return 0;
+}
+
+/* While the processors are kept, the thread runs before those who keep them; so do we, see target__go_on(). */
+static int hurry(const struct stand *st, int *policy, struct sched_param *param)
+{
+	const struct sched_param first = {.sched_priority = MOVE_PRIORITY};
+
+	*policy = sched_getscheduler(st->s.tid);
+	if (*policy < 0 || sched_getparam(st->s.tid, param) ||
+	    sched_setscheduler(st->s.tid, SCHED_FIFO | SCHED_RESET_ON_FORK, &first))
+		return -errno;
 	return 0;
 }
 
@@ -74,15 +105,27 @@ int stand_end(struct target *t, void *arg)
 {
 	struct stand *st = t->stand;
 	uint64_t word = __atomic_load_n(st->opts->word, __ATOMIC_SEQ_CST);
-	int rc = (word & st->opts->mask) == st->opts->moved_when ? move_all(t, st) : 0;
+	bool moves = (word & st->opts->mask) == st->opts->moved_when;
+	struct sched_param param;
+	int policy, rc = 0;
 
 	(void)arg;
 	t->stand = NULL;
+	if (moves && st->opts->crowded) {
+		int hurried = hurry(st, &policy, &param);
+
+		rc = move_all(t, st);
+		if (!hurried)
+			sched_setscheduler(st->s.tid, policy, &param);
+	} else if (moves) {
+		rc = move_all(t, st);
+	}
 	thread_resume(t, &st->s);
+	tracer_calm(t);
 	return rc;
 }
 
-int target__stand(struct target *t, const struct target_stand *opts, int timeout_ms, struct agent_error *err)
+int target__stand(struct target *t, struct target_stand *opts, int timeout_ms, struct agent_error *err)
 {
 	int64_t deadline = clock_us() + timeout_ms * 1000ll;
 	struct stand *st = calloc(1, sizeof(*st));
@@ -117,6 +160,8 @@ int target__go_on(struct target *t, struct agent_error *err)
 	if (!st)
 		return 0;
 	st->err = err;
+	if (st->opts->crowded)
+		tracer_lift(t, MOVE_PRIORITY);
 	rc = tracer_run(t, stand_end, NULL);
 	t->stand = NULL;
 	free(st);

@@ -30,6 +30,7 @@ struct target {
 	size_t n_held;
 	struct site *sites;	  /* planned and not freed, see site.h */
 	struct bpf_link *threads; /* see threads.c */
+	bool stop_anywhere;	  /* see target__stop_anywhere() */
 };
 
 __attribute__((format(printf, 3, 4))) int agent_fail(struct agent_error *err, int code, const char *fmt, ...);
@@ -88,6 +89,10 @@ int tracer_run(struct target *t, int (*fn)(struct target *t, void *arg), void *a
 bool tracer_is_orphan(const struct target *t);
 /* In the tracer: to run before all ordinary tasks while a thread stands still because of us. */
 void tracer_hurry(struct target *t, bool hurry);
+/* In the daemon: the tracer runs at this priority of real time, until tracer_calm(). */
+void tracer_lift(const struct target *t, int priority);
+/* In the tracer: its priority is again what the daemon's asked for, whatever it was changed to. */
+void tracer_calm(struct target *t);
 /* In the tracer: a copy of the daemon's descriptor, or -errno. */
 int tracer_fd(const struct target *t, int fd);
 void tracer_end(struct target *t);
@@ -139,6 +144,6 @@ size_t agent_image__size(void); /* whole pages */
 /* ---- choose.c ---- */
 
 /* The thread that is best stopped now, or -EAGAIN: none is at a place where a stop goes unseen. */
-int choose_thread(pid_t pid, pid_t *tid);
+int choose_thread(const struct target *t, pid_t *tid);
 
 #endif

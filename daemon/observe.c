@@ -43,6 +43,8 @@ static const struct tracepoint once_watching[] = {
 	{"sys_enter_dup2", PROG(enter_dup)},
 	{"sys_enter_dup3", PROG(enter_dup)},
 	{"sys_enter_close_range", PROG(enter_close_range)},
+	{"sys_enter_mmap", PROG(enter_mmap)},
+	{"sys_exit_mmap", PROG(exit_mmap)},
 	{"sys_exit_close", PROG(exit_closing)},
 	{"sys_exit_dup2", PROG(exit_closing)},
 	{"sys_exit_dup3", PROG(exit_closing)},
@@ -161,6 +163,8 @@ static int on_record(void *arg, void *data, size_t size)
 		return queue_event(o, OBS_CHANGED, rec->tgid, 0);
 	case OBS_REC_EXEC:
 		return queue_event(o, OBS_EXEC, rec->tgid, 0);
+	case OBS_REC_MAPPED:
+		return queue_event(o, OBS_MAPPED, rec->tgid, (pid_t)rec->arg);
 	case OBS_REC_LEADER:
 		return queue_event(o, OBS_LEADER, rec->tgid, 0);
 	case OBS_REC_FORK:

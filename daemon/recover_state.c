@@ -18,6 +18,7 @@
 #include "daemon/khalf.h"
 #include "daemon/log.h"
 #include "daemon/mapped.h"
+#include "daemon/occupy.h"
 #include "daemon/pins.h"
 #include "daemon/procfs.h"
 #include "daemon/state.h"
@@ -302,7 +303,12 @@ static void prepare_views(struct old_group *g)
 									    .map_fd = g->map[i].fd,
 									    .arena_off = g->map[i].geo.nodes_off,
 									    .size = g->map[i].viewed};
-	if (g->views_opts.n && views__prepare(&g->views, &g->views_opts, why, sizeof(why)))
+	for (int i = 0; i < 2 && g->views_opts.n; i++) {
+		g->views_opts.anywhere = i > 0;
+		if (!views__prepare(&g->views, &g->views_opts, why, sizeof(why)))
+			return;
+	}
+	if (g->views_opts.n)
 		log_warning("after the last bpftimed was killed: %s", why);
 }
 
@@ -311,8 +317,10 @@ static void hold_views(struct old_group *g)
 	char why[256] = "";
 	int err = -EAGAIN;
 
-	for (int i = 0; g->views && err == -EAGAIN && i < VIEW_TRIES; i++)
+	for (int i = 0; g->views && err == -EAGAIN && i < VIEW_TRIES; i++) {
+		g->views_opts.anywhere = i == VIEW_TRIES - 1;
 		err = views__hold(g->views, why, sizeof(why));
+	}
 	if (g->views && err)
 		log_warning("after the last bpftimed was killed: %s", why);
 }
@@ -340,6 +348,7 @@ static void copy_out(struct old_group *g)
 static void move_out(struct old_group *g)
 {
 	for (int try = 0; g->tool_lives && try < SWITCH_TRIES; try++) {
+		bool crowded = g->views && views__are_crowded(g->views), kept = crowded && !cpus_occupy(), turned;
 		uint64_t seen = __atomic_load_n(&g->arena->kgate, __ATOMIC_SEQ_CST);
 
 		cpus_visit();
@@ -347,8 +356,14 @@ static void move_out(struct old_group *g)
 		carriers__unrescue(pins__dir(), g->arena_id);
 		cpus_visit();
 		copy_out(g);
-		if (__atomic_compare_exchange_n(&g->arena->kgate, &seen, seen & ~SHM_KGATE_OPEN, false,
-						__ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+		turned = (!crowded || cpus_are_occupied()) &&
+			 __atomic_compare_exchange_n(&g->arena->kgate, &seen, seen & ~SHM_KGATE_OPEN, false,
+						     __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+		if (turned)
+			let_views_go(g);
+		if (kept)
+			cpus_release();
+		if (turned)
 			return;
 		carriers__rescue(pins__dir(), g->arena_id);
 	}

@@ -27,6 +27,7 @@
 #define FREE_TRIES		3
 #define OCCUPIED_TRIES		5
 #define MOST_HELD_S		10 /* longer than all that is waited for meanwhile */
+#define VIEW_TRIES		10
 #define MAX_RANGES		256
 
 static int __attribute__((format(printf, 3, 4))) fail(struct group *g, int err, const char *fmt, ...)
@@ -431,71 +432,6 @@ static void remove_carriers(struct switcher *sw, struct group *g)
 	}
 }
 
-/* One compare-and-swap on the word that also counts hits: fails when one came since `seen` was read. */
-static bool turn_kgate(struct group *g, uint64_t seen, bool open)
-{
-	uint64_t want = open ? seen | SHM_KGATE_OPEN : seen & ~SHM_KGATE_OPEN;
-
-	return __atomic_compare_exchange_n(&g->arena->kgate, &seen, want, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
-}
-
-/* Arena to tool's maps, until the gate has turned. On failure the arena is the truth as before. */
-static int copy_out_and_close(struct switcher *sw, struct group *g)
-{
-	uint64_t seen = __atomic_load_n(&g->arena->kgate, __ATOMIC_SEQ_CST);
-	int err = copy_maps(g, false);
-
-	if (err)
-		return err;
-	/* What the tool reads now is what was just copied: nobody serves until the gate has turned. */
-	enable_carriers(sw, g, false);
-	err = copy_maps(g, false);
-	if (!err && turn_kgate(g, seen, false))
-		return 0;
-	enable_carriers(sw, g, true);
-	return err ? err : -EAGAIN;
-}
-
-static int copy_in_and_open(struct switcher *sw, struct group *g)
-{
-	uint64_t seen = __atomic_load_n(&g->arena->kgate, __ATOMIC_SEQ_CST);
-	int err = copy_maps(g, true);
-
-	if (err)
-		return err;
-	if (!turn_kgate(g, seen, true))
-		return -EAGAIN;
-	enable_carriers(sw, g, true);
-	return 0;
-}
-
-/*
- * Each try needs a moment without a hit in the kernel, and handlers that had begun must be done. Where hits leave no
- * such moment, one is made.
- */
-static int move(struct switcher *sw, struct group *g, int (*try)(struct switcher *sw, struct group *g))
-{
-	int err = -EAGAIN;
-
-	for (int i = 0; i < FREE_TRIES && err == -EAGAIN; i++) {
-		cpus_visit();
-		err = try(sw, g);
-	}
-	for (int i = 0; i < OCCUPIED_TRIES && err == -EAGAIN; i++) {
-		int ret = cpus_occupy();
-
-		log_debug("group %u: not a moment without a hit; processors kept: %s", g->id, strerror(-ret));
-		if (ret)
-			continue;
-		err = try(sw, g);
-		cpus_release();
-	}
-	return err == -EAGAIN ? fail(g, -EBUSY,
-				     "processes that do not carry the agent hit the probes too often for an "
-				     "exact switch")
-			      : err;
-}
-
 /* ---- what the tool sees of its memory ---- */
 
 /* For one switch. */
@@ -550,9 +486,36 @@ static int prepare_views(struct switcher *sw, struct group *g, struct viewing *v
 	return views__prepare(&v->views, &v->opts, g->reason, sizeof(g->reason));
 }
 
-static int hold_views(struct group *g, struct viewing *v)
+/* force: see hold_views(). */
+static int prepare_views_back(struct switcher *sw, struct group *g, struct viewing *v, bool force)
 {
-	return v->views ? views__hold(v->views, g->reason, sizeof(g->reason)) : 0;
+	int err = prepare_views(sw, g, v, false);
+
+	if (force && (err == -EAGAIN || err == -ETIMEDOUT)) {
+		v->opts.anywhere = true;
+		err = views__prepare(&v->views, &v->opts, g->reason, sizeof(g->reason));
+		v->opts.anywhere = false;
+	}
+	if (err && force)
+		log_error("%s (%d): %s", g->tool->comm, g->tool->pid, g->reason);
+	return err;
+}
+
+/* force: if need be where a transfer of data comes back short, which is better than results that stand still. */
+static int hold_views(struct group *g, struct viewing *v, bool force)
+{
+	int err = v->views ? views__hold(v->views, g->reason, sizeof(g->reason)) : 0;
+
+	for (int i = 0; i < VIEW_TRIES && force && err == -EAGAIN; i++) {
+		v->opts.anywhere = i == VIEW_TRIES - 1;
+		err = views__hold(v->views, g->reason, sizeof(g->reason));
+	}
+	return err;
+}
+
+static bool is_crowded(const struct viewing *v)
+{
+	return v->views && views__are_crowded(v->views);
 }
 
 static void let_views_go(struct group *g, struct viewing *v)
@@ -563,6 +526,82 @@ static void let_views_go(struct group *g, struct viewing *v)
 		log_error("%s (%d): %s", g->tool->comm, g->tool->pid, why);
 	views__free(v->views);
 	v->views = NULL;
+}
+
+/* One compare-and-swap on the word that also counts hits: fails when one came since `seen` was read. */
+static bool turn_kgate(struct group *g, uint64_t seen, bool open)
+{
+	uint64_t want = open ? seen | SHM_KGATE_OPEN : seen & ~SHM_KGATE_OPEN;
+
+	return __atomic_compare_exchange_n(&g->arena->kgate, &seen, want, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
+/* Where threads of the tool must not run, nothing is turned when they could. */
+static bool is_in_time(const struct switcher *sw)
+{
+	return !sw->is_crowded || cpus_are_occupied();
+}
+
+/* Arena to tool's maps, until the gate has turned. On failure the arena is the truth as before. */
+static int copy_out_and_close(struct switcher *sw, struct group *g)
+{
+	uint64_t seen = __atomic_load_n(&g->arena->kgate, __ATOMIC_SEQ_CST);
+	int err = copy_maps(g, false);
+
+	if (err)
+		return err;
+	/* What the tool reads now is what was just copied: nobody serves until the gate has turned. */
+	enable_carriers(sw, g, false);
+	err = copy_maps(g, false);
+	if (!err && is_in_time(sw) && turn_kgate(g, seen, false))
+		return 0;
+	enable_carriers(sw, g, true);
+	return err ? err : -EAGAIN;
+}
+
+static int copy_in_and_open(struct switcher *sw, struct group *g)
+{
+	uint64_t seen = __atomic_load_n(&g->arena->kgate, __ATOMIC_SEQ_CST);
+	int err = copy_maps(g, true);
+
+	if (err)
+		return err;
+	if (!is_in_time(sw) || !turn_kgate(g, seen, true))
+		return -EAGAIN;
+	enable_carriers(sw, g, true);
+	return 0;
+}
+
+/*
+ * Each try needs a moment without a hit in the kernel, and handlers that had begun must be done. Where hits leave no
+ * such moment, one is made; so it is where the tool has threads that could write its memory meanwhile.
+ */
+static int move(struct switcher *sw, struct group *g, struct viewing *v,
+		int (*try)(struct switcher *sw, struct group *g))
+{
+	int err = -EAGAIN;
+
+	sw->is_crowded = is_crowded(v);
+	for (int i = 0; i < FREE_TRIES && err == -EAGAIN && !sw->is_crowded; i++) {
+		cpus_visit();
+		err = try(sw, g);
+	}
+	for (int i = 0; i < OCCUPIED_TRIES && err == -EAGAIN; i++) {
+		int ret = cpus_occupy();
+
+		log_debug("group %u: not a moment without a hit; processors kept: %s", g->id, strerror(-ret));
+		if (ret)
+			continue;
+		err = try(sw, g);
+		if (!err)
+			let_views_go(g, v);
+		cpus_release();
+	}
+	sw->is_crowded = false;
+	return err == -EAGAIN ? fail(g, -EBUSY,
+				     "processes that do not carry the agent hit the probes too often for an "
+				     "exact switch")
+			      : err;
 }
 
 /* Whatever it costs: hits of the last instant may be lost. */
@@ -765,9 +804,9 @@ int switch_takeover(struct switcher *sw, struct group *g)
 		err = quiesce(sw, g);
 	}
 	if (!err)
-		err = hold_views(g, &viewing);
+		err = hold_views(g, &viewing, false);
 	if (!err)
-		err = move(sw, g, copy_in_and_open);
+		err = move(sw, g, &viewing, copy_in_and_open);
 	if (!err)
 		g->state = GROUP_SHARED;
 	let_views_go(g, &viewing);
@@ -873,12 +912,10 @@ static int drain_returns(struct switcher *sw, struct group *g)
 int switch_handback(struct switcher *sw, struct group *g, bool force)
 {
 	struct viewing viewing;
-	int err = prepare_views(sw, g, &viewing, false);
+	int err = prepare_views_back(sw, g, &viewing, force);
 
 	if (err && !force)
 		return err;
-	if (err)
-		log_error("%s (%d): %s", g->tool->comm, g->tool->pid, g->reason);
 	err = drain_returns(sw, g);
 	if (err && !force) {
 		settle_places(sw, g);
@@ -892,9 +929,9 @@ int switch_handback(struct switcher *sw, struct group *g, bool force)
 	for_each_place(sw, g, h, pl) open_place(h, pl);
 	err = quiesce(sw, g);
 	if (!err || force)
-		err = hold_views(g, &viewing);
+		err = hold_views(g, &viewing, force);
 	if (!err || force)
-		err = move(sw, g, copy_out_and_close);
+		err = move(sw, g, &viewing, copy_out_and_close);
 	if (err && force)
 		close_by_force(sw, g);
 	if (!err || force)
@@ -913,22 +950,27 @@ void switch_release(struct switcher *sw, struct group *g)
 {
 	bool was_shared = g->state == GROUP_SHARED;
 	struct viewing viewing = {0};
+	bool kept;
 
 	g->state = GROUP_GONE;
 	if (!g->arena)
 		return;
-	if (was_shared && prepare_views(sw, g, &viewing, false))
-		log_error("%s (%d): %s", g->tool->comm, g->tool->pid, g->reason);
+	if (was_shared)
+		prepare_views_back(sw, g, &viewing, true);
 	set_gate(g, SHM_UGATE_OFF);
 	quiesce(sw, g);
 	if (was_shared)
-		hold_views(g, &viewing);
+		hold_views(g, &viewing, true);
+	kept = is_crowded(&viewing) && !cpus_occupy();
 	__atomic_and_fetch(&g->arena->kgate, ~SHM_KGATE_OPEN, __ATOMIC_SEQ_CST);
 	if (was_shared) {
-		cpus_visit();
+		if (!kept)
+			cpus_visit();
 		copy_maps(g, false);
 		let_views_go(g, &viewing);
 	}
+	if (kept)
+		cpus_release();
 	remove_carriers(sw, g);
 }
 

@@ -21,6 +21,7 @@ struct switcher {
 	struct probe **probes; /* head of the engine's list: all probes known on the machine */
 	struct carriers *carriers;
 	struct timespec held_since; /* CLOCK_MONOTONIC */
+	bool is_crowded; /* the switch under way needs the processors to be kept: threads of the tool could run */
 };
 
 /* KERNEL -> SHARED for a built group. 0, or -errno with g->reason: then nothing has changed. */

@@ -170,6 +170,7 @@ static int open_viewer(struct views *v, const struct views_rec *r, char *why, si
 	ret = target__open(r->tgid, &w->target, &err);
 	if (ret)
 		return fail(why, why_size, ret, "the tool's memory-mapped results cannot be moved: %s", err.text);
+	target__stop_anywhere(w->target, v->o->anywhere);
 	v->n++;
 	return 0;
 }
@@ -325,6 +326,7 @@ int views__hold(struct views *v, char *why, size_t why_size)
 			.mask = SHM_KGATE_OPEN,
 			.moved_when = v->o->in ? SHM_KGATE_OPEN : 0,
 		};
+		target__stop_anywhere(w->target, v->o->anywhere);
 		ret = target__stand(w->target, &w->stand, STAND_TIMEOUT_MS, &err);
 		w->held = !ret;
 		if (ret && !target__alive(w->target)) {
@@ -342,6 +344,14 @@ int views__hold(struct views *v, char *why, size_t why_size)
 	if (ret)
 		views__let_go(v, err.text, sizeof(err.text));
 	return ret;
+}
+
+bool views__are_crowded(const struct views *v)
+{
+	for (size_t i = 0; i < v->n; i++)
+		if (v->viewer[i].held && v->viewer[i].stand.crowded)
+			return true;
+	return false;
 }
 
 int views__let_go(struct views *v, char *why, size_t why_size)

@@ -34,6 +34,7 @@ struct views_opts {
 	uint32_t arena_id;
 	const struct shm_group_hdr *arena; /* in this process's memory; its kgate decides what is seen */
 	bool in;			   /* from the map to the arena; else back */
+	bool anywhere;			   /* when it comes to the worst: target__stop_anywhere() */
 	/* May this process be stopped? With a sentence when not. NULL: any. */
 	bool (*may_stop)(void *arg, pid_t pid, char *why, size_t why_size);
 	void *arg;
@@ -49,6 +50,8 @@ int views__prepare(struct views **out, const struct views_opts *opts, char *why,
  * stands still.
  */
 int views__hold(struct views *v, char *why, size_t why_size);
+/* Some of those that stand still have threads that do not: the processors are to be kept until views__let_go(). */
+bool views__are_crowded(const struct views *v);
 /* They go on, and see what the gate says. Does nothing when they are not held. */
 int views__let_go(struct views *v, char *why, size_t why_size);
 /* NULL does nothing. */
