@@ -56,7 +56,8 @@ void target__free(struct target *t);
  */
 int target__inject(struct target *t, const struct agent_image *img, int arena_fd, struct agent_error *err);
 
-/* When no thread is at a place where a stop goes unseen: at another one, where a transfer of data may come back short. */
+/* When no thread is at a place where a stop goes unseen: at another one, where a transfer of data may come back short.
+ */
 void target__stop_anywhere(struct target *t, bool anywhere);
 
 /* Maps fds into the target in one stop (MAP_SHARED). addr in: wanted address or 0; out: where it is. */
@@ -71,9 +72,9 @@ int target__map(struct target *t, struct target_mapping *m, size_t n, struct age
 int target__unmap(struct target *t, const struct target_mapping *m, size_t n, struct agent_error *err);
 
 /*
- * Exchanges memory in a process: a thread is stopped and stands still until target__go_on(). Then each mapping at `from`
- * is moved to `to`, over what is there, if by then (*word & mask) == moved_when; else nothing has happened. When the
- * daemon is killed meanwhile, this is done all the same. *opts and the moves must live until then. -EAGAIN after
+ * Exchanges memory in a process: a thread is stopped and stands still until target__go_on(). Then each mapping at
+ * `from` is moved to `to`, over what is there, if by then (*word & mask) == moved_when; else nothing has happened. When
+ * the daemon is killed meanwhile, this is done all the same. *opts and the moves must live until then. -EAGAIN after
  * timeout_ms: at no moment could a thread be stopped without the program's noticing.
  *
  * Other threads run meanwhile. If they must not, the caller keeps the processors from them from before the word is

@@ -49,7 +49,7 @@ struct want {
 	int flags;     /* MAP_SHARED or MAP_PRIVATE */
 	uint64_t addr; /* wanted address or 0 */
 	uint64_t offset;
-	uint64_t at;   /* where it is, 0: not made */
+	uint64_t at; /* where it is, 0: not made */
 	struct advice advice[2];
 };
 
@@ -189,8 +189,7 @@ static int map_one(struct remote *r, struct want *w, int fd)
 	long ret;
 	int rc;
 
-	rc = call(r, &ret, "mmap()", SYS_mmap, (long)w->addr, (long)w->size, w->prot, flags, fd,
-		  (long)w->offset);
+	rc = call(r, &ret, "mmap()", SYS_mmap, (long)w->addr, (long)w->size, w->prot, flags, fd, (long)w->offset);
 	if (rc)
 		return rc;
 	w->at = (uint64_t)ret;

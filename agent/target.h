@@ -26,7 +26,7 @@ struct target {
 	uint64_t image, arena, fork_page, shadow; /* 0 before inject */
 	struct agent_image_hdr image_hdr;
 	struct stand *stand; /* a thread that stands still while memory is exchanged, see stand.c */
-	struct held *held; /* threads that stay stopped, see quiesce.c */
+	struct held *held;   /* threads that stay stopped, see quiesce.c */
 	size_t n_held;
 	struct site *sites;	  /* planned and not freed, see site.h */
 	struct bpf_link *threads; /* see threads.c */

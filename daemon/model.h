@@ -109,7 +109,7 @@ struct group {
 	bool has_khalf; /* a kernel half serves what still reaches the kernel; else the tool's own program does */
 	bool has_direct, has_mirrored;
 	bool has_viewed; /* some map is_viewed */
-	int watcher_fd; /* without a kernel half: what stands in its place and tells of new processes, or -1 */
+	int watcher_fd;	 /* without a kernel half: what stands in its place and tells of new processes, or -1 */
 	int arena_fd;
 	struct shm_group_hdr *arena;
 	size_t arena_size;

@@ -35,7 +35,7 @@
 
 struct old_map {
 	uint32_t id;
-	int fd; /* the tool's map */
+	int fd;		 /* the tool's map */
 	uint64_t viewed; /* bytes that the tool sees in the arena instead; 0: none */
 	struct shm_geo geo;
 };

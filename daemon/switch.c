@@ -478,10 +478,8 @@ static int prepare_views(struct switcher *sw, struct group *g, struct viewing *v
 		const struct gmap *m = &g->map[i];
 
 		if (m->is_viewed)
-			v->memory[v->opts.n++] = (struct view_memory){.map_id = m->m.id,
-								      .map_fd = m->fd,
-								      .arena_off = m->geo.nodes_off,
-								      .size = m->map_size};
+			v->memory[v->opts.n++] = (struct view_memory){
+				.map_id = m->m.id, .map_fd = m->fd, .arena_off = m->geo.nodes_off, .size = m->map_size};
 	}
 	return views__prepare(&v->views, &v->opts, g->reason, sizeof(g->reason));
 }

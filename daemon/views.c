@@ -17,7 +17,7 @@
 #include "daemon/observer.h"
 #include "daemon/pid_ns.h"
 
-#define MAX_VIEWERS	16
+#define MAX_VIEWERS	 16
 #define STAND_TIMEOUT_MS 50
 
 /* From include/linux/mm.h. */
@@ -220,8 +220,9 @@ static int find_all(struct views *v, char *why, size_t why_size)
 {
 	struct views_rec *rec;
 	ssize_t n = read_all(v->skel, &rec);
-	int ret = n < 0 ? fail(why, why_size, (int)n, "who sees the tool's results cannot be told: %s", strerror((int)-n))
-			: 0;
+	int ret =
+		n < 0 ? fail(why, why_size, (int)n, "who sees the tool's results cannot be told: %s", strerror((int)-n))
+		      : 0;
 
 	for (ssize_t i = 0; i < n && !ret; i++) {
 		const struct view_memory *m = memory_of(v->o, &rec[i]);

@@ -98,7 +98,7 @@ offloaded() {
 	wait_for "$SESSION/x/tool" "$tool_ready" 20
 	offloaded
 	exact_go "$SESSION/x"
-	for ((i = 0; i < 10; i++)); do
+	for ((i = 0; i < 5; i++)); do
 		while "$B/bpftime" handback "$TOOL_PID" && "$B/bpftime" takeover "$TOOL_PID"; do :; done >/dev/null 2>&1 3>&- &
 		sleep "0.$((RANDOM % 5))$((RANDOM % 10))"
 		daemon_kill

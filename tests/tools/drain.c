@@ -31,9 +31,9 @@
 #include "examples/probe_tool.h"
 #include "tests/tools/drain.skel.h"
 
-#define INTERVAL_NS   300000
-#define MORE_THREADS  3
-#define PAGE	      4096
+#define INTERVAL_NS  300000
+#define MORE_THREADS 3
+#define PAGE	     4096
 
 struct total {
 	unsigned long long count, sum;

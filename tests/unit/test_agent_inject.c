@@ -326,7 +326,8 @@ static void test_catches_calls(void **state)
 {
 	char *const argv[] = {"dispatch", NULL};
 	const uint8_t nothing[] = {0xc3};
-	struct target_mapping m = {.fd = agent_code_memfd("test-nothing", nothing, 1), .size = 4096, .prot = PROT_READ | PROT_EXEC};
+	struct target_mapping m = {
+		.fd = agent_code_memfd("test-nothing", nothing, 1), .size = 4096, .prot = PROT_READ | PROT_EXEC};
 	struct agent_error err = {""};
 	struct target *t;
 	struct victim v;
