@@ -147,18 +147,14 @@ void tracer_hurry(struct target *t, bool hurry)
 	become_urgent(t->tracer, hurry || t->tracer->urgent);
 }
 
-void tracer_calm(struct target *t)
-{
-	t->tracer->is_urgent = !t->tracer->urgent;
-	become_urgent(t->tracer, t->tracer->urgent);
-}
-
 void tracer_lift(const struct target *t, int priority)
 {
 	const struct sched_param param = {.sched_priority = priority};
 
-	if (t->tracer)
-		sched_setscheduler(t->tracer->pid, SCHED_FIFO, &param);
+	if (!t->tracer)
+		return;
+	sched_setscheduler(t->tracer->pid, priority ? SCHED_FIFO : SCHED_OTHER, &param);
+	t->tracer->is_urgent = false;
 }
 
 bool tracer_is_orphan(const struct target *t)

@@ -121,7 +121,6 @@ int stand_end(struct target *t, void *arg)
 		rc = move_all(t, st);
 	}
 	thread_resume(t, &st->s);
-	tracer_calm(t);
 	return rc;
 }
 
@@ -163,6 +162,8 @@ int target__go_on(struct target *t, struct agent_error *err)
 	if (st->opts->crowded)
 		tracer_lift(t, MOVE_PRIORITY);
 	rc = tracer_run(t, stand_end, NULL);
+	if (st->opts->crowded)
+		tracer_lift(t, 0);
 	t->stand = NULL;
 	free(st);
 	return rc;

@@ -89,10 +89,8 @@ int tracer_run(struct target *t, int (*fn)(struct target *t, void *arg), void *a
 bool tracer_is_orphan(const struct target *t);
 /* In the tracer: to run before all ordinary tasks while a thread stands still because of us. */
 void tracer_hurry(struct target *t, bool hurry);
-/* In the daemon: the tracer runs at this priority of real time, until tracer_calm(). */
+/* In the daemon: the tracer, which is idle, runs at this priority of real time from now on; 0: as an ordinary task. */
 void tracer_lift(const struct target *t, int priority);
-/* In the tracer: its priority is again what the daemon's asked for, whatever it was changed to. */
-void tracer_calm(struct target *t);
 /* In the tracer: a copy of the daemon's descriptor, or -errno. */
 int tracer_fd(const struct target *t, int fd);
 void tracer_end(struct target *t);

@@ -325,14 +325,12 @@ static void hold_views(struct old_group *g)
 		log_warning("after the last bpftimed was killed: %s", why);
 }
 
-static void let_views_go(struct old_group *g)
+static void let_views_go(const struct old_group *g)
 {
 	char why[256];
 
 	if (g->views && views__let_go(g->views, why, sizeof(why)))
 		log_warning("after the last bpftimed was killed: %s", why);
-	views__free(g->views);
-	g->views = NULL;
 }
 
 static void copy_out(struct old_group *g)
@@ -438,6 +436,8 @@ static void hand_back(struct old *old)
 		hold_views(&old->group[i]);
 		move_out(&old->group[i]);
 		let_views_go(&old->group[i]);
+		views__free(old->group[i].views);
+		old->group[i].views = NULL;
 	}
 	close_places(old);
 	set_gates(old, SHM_UGATE_KERNEL);

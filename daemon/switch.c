@@ -516,12 +516,17 @@ static bool is_crowded(const struct viewing *v)
 	return v->views && views__are_crowded(v->views);
 }
 
-static void let_views_go(struct group *g, struct viewing *v)
+static void let_views_go(const struct group *g, const struct viewing *v)
 {
 	char why[REASON_SIZE];
 
 	if (v->views && views__let_go(v->views, why, sizeof(why)))
 		log_error("%s (%d): %s", g->tool->comm, g->tool->pid, why);
+}
+
+static void end_views(const struct group *g, struct viewing *v)
+{
+	let_views_go(g, v);
 	views__free(v->views);
 	v->views = NULL;
 }
@@ -807,7 +812,7 @@ int switch_takeover(struct switcher *sw, struct group *g)
 		err = move(sw, g, &viewing, copy_in_and_open);
 	if (!err)
 		g->state = GROUP_SHARED;
-	let_views_go(g, &viewing);
+	end_views(g, &viewing);
 	settle_places(sw, g);
 	let_go(sw, g);
 	disarm_places(sw);
@@ -919,7 +924,7 @@ int switch_handback(struct switcher *sw, struct group *g, bool force)
 		settle_places(sw, g);
 		let_go(sw, g);
 		disarm_places(sw);
-		let_views_go(g, &viewing);
+		end_views(g, &viewing);
 		return fail(g, -EAGAIN, "a thread is inside a function whose return is probed");
 	}
 	arm_places(sw, g);
@@ -934,7 +939,7 @@ int switch_handback(struct switcher *sw, struct group *g, bool force)
 		close_by_force(sw, g);
 	if (!err || force)
 		g->state = GROUP_KERNEL;
-	let_views_go(g, &viewing);
+	end_views(g, &viewing);
 	settle_places(sw, g);
 	let_go(sw, g);
 	disarm_places(sw);
@@ -953,14 +958,14 @@ void switch_release(struct switcher *sw, struct group *g)
 	g->state = GROUP_GONE;
 	if (!g->arena)
 		return;
+	set_gate(g, SHM_UGATE_OFF);
+	__atomic_and_fetch(&g->arena->kgate, ~SHM_KGATE_OPEN, __ATOMIC_SEQ_CST);
 	if (was_shared)
 		prepare_views_back(sw, g, &viewing, true);
-	set_gate(g, SHM_UGATE_OFF);
 	quiesce(sw, g);
 	if (was_shared)
 		hold_views(g, &viewing, true);
 	kept = is_crowded(&viewing) && !cpus_occupy();
-	__atomic_and_fetch(&g->arena->kgate, ~SHM_KGATE_OPEN, __ATOMIC_SEQ_CST);
 	if (was_shared) {
 		if (!kept)
 			cpus_visit();
@@ -969,6 +974,7 @@ void switch_release(struct switcher *sw, struct group *g)
 	}
 	if (kept)
 		cpus_release();
+	end_views(g, &viewing);
 	remove_carriers(sw, g);
 }
 
