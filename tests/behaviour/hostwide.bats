@@ -235,6 +235,7 @@ bpftime_forgot() {
 }
 
 @test "memory-mapped results beside others: policy lets no tool be stopped" {
+	export BPFTIME_POLICY_DIR=$SESSION/policy.d
 	policy stop.json '{"version": 1, "settings": {"stop_tools": false}}'
 	daemon_start
 	workload_at a 2 5000
