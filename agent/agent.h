@@ -66,6 +66,10 @@ void agent_arena__unmap(struct agent_target *arena); /* NULL is allowed */
 int target__inject(struct target *t, const struct agent_image *img, int arena_fd, int sites_fd,
 		   struct agent_error *err);
 
+/* When no thread is at a place where a stop goes unseen: at another one, where a transfer of data may come back short.
+ */
+void target__stop_anywhere(struct target *t, bool anywhere);
+
 /* Maps fds into the target in one stop (MAP_SHARED). addr in: wanted address or 0; out: where it is. */
 struct target_mapping {
 	int fd;
@@ -77,6 +81,29 @@ struct target_mapping {
 #define TARGET_MAP_MAX 60 /* mappings made at once */
 int target__map(struct target *t, struct target_mapping *m, size_t n, struct agent_error *err);
 int target__unmap(struct target *t, const struct target_mapping *m, size_t n, struct agent_error *err);
+
+/*
+ * Exchanges memory in a process: a thread is stopped and stands still until target__go_on(). Then each mapping at
+ * `from` is moved to `to`, over what is there, if by then (*word & mask) == moved_when; else nothing has happened. When
+ * the daemon is killed meanwhile, this is done all the same. *opts and the moves must live until then. -EAGAIN after
+ * timeout_ms: at no moment could a thread be stopped without the program's noticing.
+ *
+ * Other threads run meanwhile. If they must not, the caller keeps the processors from them from before the word is
+ * turned until target__go_on() returns; then the thread is moved at a priority of real time.
+ */
+struct target_move {
+	uint64_t from, to;
+	size_t size;
+};
+struct target_stand {
+	struct target_move *move;
+	size_t n_moves;
+	const uint64_t *word;
+	uint64_t mask, moved_when;
+	bool crowded; /* out: there are more threads */
+};
+int target__stand(struct target *t, struct target_stand *opts, int timeout_ms, struct agent_error *err);
+int target__go_on(struct target *t, struct agent_error *err);
 
 /* Addresses in the target after inject, for filling struct agent_env. */
 uint64_t target__arena_addr(const struct target *t);

@@ -94,11 +94,29 @@ static enum fit fit_of_thread(pid_t pid, pid_t tid)
 	return fit;
 }
 
-int choose_thread(pid_t pid, pid_t *tid)
+void target__stop_anywhere(struct target *t, bool anywhere)
+{
+	t->stop_anywhere = anywhere;
+}
+
+/* Some thread that sleeps in a system call, whichever it is. */
+static bool choose_any(pid_t pid, const pid_t *tids, int n, pid_t *tid)
+{
+	for (int i = 0; i < n; i++) {
+		if (proc_task_state(pid, tids[i]) != 'S' || proc_task_at(pid, tids[i]).where != TASK_IN_SYSCALL)
+			continue;
+		*tid = tids[i];
+		return true;
+	}
+	return false;
+}
+
+int choose_thread(const struct target *t, pid_t *tid)
 {
 	enum fit best = FIT_NEVER;
-	pid_t *tids;
+	pid_t *tids, pid = t->pid;
 	int n = proc_threads(pid, &tids);
+	bool some;
 
 	if (n < 0)
 		return n;
@@ -110,6 +128,7 @@ int choose_thread(pid_t pid, pid_t *tid)
 			*tid = tids[i];
 		}
 	}
+	some = best != FIT_NEVER || (t->stop_anywhere && choose_any(pid, tids, n, tid));
 	free(tids);
-	return best == FIT_NEVER ? -EAGAIN : 0;
+	return some ? 0 : -EAGAIN;
 }

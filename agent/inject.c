@@ -362,7 +362,7 @@ static int job_in_tracer(struct target *t, void *arg)
 	pid_t tid;
 
 	if (!rc) {
-		rc = choose_thread(t->pid, &tid);
+		rc = choose_thread(t, &tid);
 		if (rc && rc != -EAGAIN)
 			rc = agent_fail(j->err, -ESRCH, "process %d ended", t->pid);
 	}

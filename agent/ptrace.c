@@ -136,6 +136,8 @@ static int tracer_main(void *arg)
 		}
 		raw_syscall(SYS_rt_sigtimedwait, (long)&wanted, 0, 0, _NSIG / 8);
 	}
+	if (tr->target->stand)
+		stand_end(tr->target, NULL);
 	raw_syscall(SYS_exit, 0, 0, 0, 0);
 	return 0;
 }
@@ -143,6 +145,16 @@ static int tracer_main(void *arg)
 void tracer_hurry(struct target *t, bool hurry)
 {
 	become_urgent(t->tracer, hurry || t->tracer->urgent);
+}
+
+void tracer_lift(const struct target *t, int priority)
+{
+	const struct sched_param param = {.sched_priority = priority};
+
+	if (!t->tracer)
+		return;
+	sched_setscheduler(t->tracer->pid, priority ? SCHED_FIFO : SCHED_OTHER, &param);
+	t->tracer->is_urgent = false;
 }
 
 bool tracer_is_orphan(const struct target *t)

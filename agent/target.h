@@ -12,6 +12,7 @@
 
 struct tracer;
 struct bpf_link;
+struct stand;
 
 struct target {
 	pid_t pid;
@@ -24,11 +25,13 @@ struct target {
 	uint64_t start_brk;
 	uint64_t image, arena, fork_page, shadow; /* 0 before inject */
 	struct agent_image_hdr image_hdr;
-	struct held *held; /* threads that stay stopped, see quiesce.c */
+	struct stand *stand; /* a thread that stands still while memory is exchanged, see stand.c */
+	struct held *held;   /* threads that stay stopped, see quiesce.c */
 	size_t n_held;
 	struct site *sites;	   /* planned and not freed, see site.h */
 	unsigned int n_hold_links; /* ever made */
 	struct bpf_link *threads;  /* see threads.c */
+	bool stop_anywhere;	   /* see target__stop_anywhere() */
 };
 
 __attribute__((format(printf, 3, 4))) int agent_fail(struct agent_error *err, int code, const char *fmt, ...);
@@ -87,6 +90,8 @@ int tracer_run(struct target *t, int (*fn)(struct target *t, void *arg), void *a
 bool tracer_is_orphan(const struct target *t);
 /* In the tracer: to run before all ordinary tasks while a thread stands still because of us. */
 void tracer_hurry(struct target *t, bool hurry);
+/* In the daemon: the tracer, which is idle, runs at this priority of real time from now on; 0: as an ordinary task. */
+void tracer_lift(const struct target *t, int priority);
 /* In the tracer: a copy of the daemon's descriptor, or -errno. */
 int tracer_fd(const struct target *t, int fd);
 void tracer_end(struct target *t);
@@ -125,6 +130,11 @@ bool threads_can_be_in_handlers(void);
 /* 0 when no thread is in the range and no word of any thread's stack, as far as it is searched, points into it. */
 int target_left(struct target *t, const struct code_range *range, int timeout_ms, struct agent_error *err);
 
+/* ---- stand.c ---- */
+
+/* In the tracer: what target__go_on() does. t->stand is not NULL. */
+int stand_end(struct target *t, void *arg);
+
 /* ---- image.c ---- */
 
 const struct agent_image_hdr *agent_image__hdr(const struct agent_image *img);
@@ -133,6 +143,6 @@ size_t agent_image__size(void); /* whole pages */
 /* ---- choose.c ---- */
 
 /* The thread that is best stopped now, or -EAGAIN: none is at a place where a stop goes unseen. */
-int choose_thread(pid_t pid, pid_t *tid);
+int choose_thread(const struct target *t, pid_t *tid);
 
 #endif

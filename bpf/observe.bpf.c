@@ -25,7 +25,9 @@
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
 /* From asm/unistd_64.h. */
-enum { NR_CLOSE = 3, NR_IOCTL = 16, NR_DUP2 = 33, NR_DUP3 = 292, NR_BPF = 321, NR_CLOSE_RANGE = 436 };
+enum { NR_CLOSE = 3, NR_MMAP = 9, NR_IOCTL = 16, NR_DUP2 = 33, NR_DUP3 = 292, NR_BPF = 321, NR_CLOSE_RANGE = 436 };
+
+enum { MAP_ANONYMOUS_FLAG = 0x20 }; /* asm-generic/mman-common.h */
 
 /* From linux/perf_event.h. */
 enum { IOC_ENABLE = 0x2400, IOC_DISABLE = 0x2401, IOC_SET_BPF = 0x40042408 };
@@ -76,6 +78,14 @@ struct {
 	__type(key, __u64);
 	__type(value, __u32);
 } closing SEC(".maps");
+
+/* Threads inside a call that maps a BPF map: its id. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u64);
+	__type(value, __u32);
+} mapping SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -351,6 +361,38 @@ static __always_inline void close_returned(void)
 	}
 }
 
+static __always_inline void mmap_entered(struct pt_regs *regs)
+{
+	__u64 thread;
+	struct bpf_map *map;
+	struct file *file;
+	__u32 id;
+
+	if (regs->r10 & MAP_ANONYMOUS_FLAG)
+		return;
+	file = task_file((void *)bpf_get_current_task(), regs->r8);
+	if (!file || (__u64)BPF_CORE_READ(file, f_op) != fops_map)
+		return;
+	map = BPF_CORE_READ(file, private_data);
+	id = BPF_CORE_READ(map, id);
+	thread = bpf_get_current_pid_tgid();
+	bpf_map_update_elem(&mapping, &thread, &id, BPF_ANY);
+}
+
+static __always_inline void mmap_returned(void)
+{
+	__u64 thread = bpf_get_current_pid_tgid();
+	__u32 *id = bpf_map_lookup_elem(&mapping, &thread);
+	__s32 tgid;
+
+	if (!id)
+		return;
+	tgid = current_tgid();
+	if (tgid != self)
+		send(OBS_REC_MAPPED, tgid, *id);
+	bpf_map_delete_elem(&mapping, &thread);
+}
+
 static __always_inline struct pt_regs *current_regs(void)
 {
 	return (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
@@ -414,6 +456,20 @@ int exit_closing(void *ctx)
 	return 0;
 }
 
+SEC("tracepoint")
+int enter_mmap(void *ctx)
+{
+	mmap_entered(current_regs());
+	return 0;
+}
+
+SEC("tracepoint")
+int exit_mmap(void *ctx)
+{
+	mmap_returned();
+	return 0;
+}
+
 /* ---- way in: the raw tracepoints of all system calls ---- */
 
 SEC("raw_tp/sys_enter")
@@ -422,12 +478,14 @@ int raw_enter(struct bpf_raw_tracepoint_args *ctx)
 	struct pt_regs *regs = current_regs();
 	__u32 nr = ctx->args[1];
 
-	if (nr != NR_BPF && nr != NR_CLOSE && nr != NR_DUP2 && nr != NR_DUP3 && nr != NR_CLOSE_RANGE)
+	if (nr != NR_BPF && nr != NR_CLOSE && nr != NR_DUP2 && nr != NR_DUP3 && nr != NR_CLOSE_RANGE && nr != NR_MMAP)
 		return 0;
 	if (regs->cs != USER_CS_64)
 		return 0;
 	if (nr == NR_BPF)
 		bpf_entered(regs);
+	else if (nr == NR_MMAP)
+		mmap_entered(regs);
 	else if (nr == NR_CLOSE)
 		close_entered(regs->di, regs->di);
 	else if (nr == NR_CLOSE_RANGE)
@@ -443,7 +501,8 @@ int raw_exit(struct bpf_raw_tracepoint_args *ctx)
 	struct pt_regs *regs = current_regs();
 	__u32 nr = regs->orig_ax;
 
-	if (nr != NR_BPF && nr != NR_IOCTL && nr != NR_CLOSE && nr != NR_DUP2 && nr != NR_DUP3 && nr != NR_CLOSE_RANGE)
+	if (nr != NR_BPF && nr != NR_IOCTL && nr != NR_CLOSE && nr != NR_DUP2 && nr != NR_DUP3 &&
+	    nr != NR_CLOSE_RANGE && nr != NR_MMAP)
 		return 0;
 	if (regs->cs != USER_CS_64)
 		return 0;
@@ -451,6 +510,8 @@ int raw_exit(struct bpf_raw_tracepoint_args *ctx)
 		bpf_returned(regs, ctx->args[1]);
 	else if (nr == NR_IOCTL)
 		ioctl_returned(regs, ctx->args[1]);
+	else if (nr == NR_MMAP)
+		mmap_returned();
 	else
 		close_returned();
 	return 0;

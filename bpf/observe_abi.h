@@ -23,6 +23,7 @@ enum obs_rec_kind {
 	OBS_REC_EXEC = 4,    /* struct obs_rec_head */
 	OBS_REC_FORK = 5,    /* struct obs_rec_head, arg: the child */
 	OBS_REC_LEADER = 6,  /* struct obs_rec_head: the main thread ended, others go on */
+	OBS_REC_MAPPED = 7,  /* struct obs_rec_head, arg: the BPF map whose memory was mapped */
 };
 
 /* Why the bytecode of a load is not complete. */

@@ -50,6 +50,11 @@ static void print_probe(const json_object *probe)
 		print_since(probe);
 		print_targets(probe);
 		printf(": %" PRId64 " hits\n", member_number(probe, "hits"));
+		if (*member_text(probe, "switched_by")) {
+			printf("  switched by: ");
+			print_text(stdout, member_text(probe, "switched_by"));
+			printf("\n");
+		}
 	} else {
 		printf("\n  runs in the kernel");
 		print_since(probe);

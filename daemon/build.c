@@ -35,6 +35,23 @@ static void explain(struct group *g, const char *what, const char *name, int err
 
 /* ---- arena ---- */
 
+int gmap__lay_out(struct gmap *m, uint64_t off, const char **why)
+{
+	uint32_t n_cpus = (uint32_t)libbpf_num_possible_cpus();
+	uint32_t flags = m->m.flags & ~(m->is_viewed ? (uint32_t)BPF_F_MMAPABLE : 0);
+	int err = shm_geo__plan(&m->geo, m->m.type, m->m.key_size, m->m.value_size, m->m.max_entries, flags, n_cpus,
+				off, why);
+
+	if (err || !m->is_viewed)
+		return err;
+	/* Its values begin a page. */
+	off = PAGE_ROUND(m->geo.nodes_off) - (m->geo.nodes_off - m->geo.ctl_off);
+	err = shm_geo__plan(&m->geo, m->m.type, m->m.key_size, m->m.value_size, m->m.max_entries, flags, n_cpus, off,
+			    why);
+	m->map_size = PAGE_ROUND((size_t)m->geo.node_size * m->geo.n_nodes);
+	return err;
+}
+
 static int lay_out(struct group *g, uint64_t *size)
 {
 	uint32_t n_cpus = (uint32_t)libbpf_num_possible_cpus();
@@ -47,13 +64,12 @@ static int lay_out(struct group *g, uint64_t *size)
 
 		if (m->geo.kind == SHM_DIRECT)
 			continue;
-		err = shm_geo__plan(&m->geo, m->m.type, m->m.key_size, m->m.value_size, m->m.max_entries, m->m.flags,
-				    n_cpus, off, &why);
+		err = gmap__lay_out(m, off, &why);
 		if (err) {
 			explain(g, "map ", m->m.name, err, why);
 			return err;
 		}
-		off = (m->geo.end_off + 63) & ~63ull;
+		off = m->is_viewed ? m->geo.nodes_off + m->map_size : (m->geo.end_off + 63) & ~63ull;
 	}
 	*size = PAGE_ROUND(off);
 	return 0;
@@ -399,5 +415,5 @@ void group__unbuild(struct group *g)
 	pins__drop(PIN_GROUP, g->id);
 	close_fd(&g->arena_fd);
 	g->planned = g->built = false;
-	g->has_khalf = g->has_direct = g->has_mirrored = false;
+	g->has_khalf = g->has_direct = g->has_mirrored = g->has_viewed = false;
 }

@@ -9,6 +9,11 @@
 #include "daemon/model.h"
 #include "vm-llvm/worker.h"
 
+/*
+ * Where a map that is not direct lies in the arena, from off on. What a tool sees has pages of its own. 0, or
+ * -EOPNOTSUPP with *why.
+ */
+int gmap__lay_out(struct gmap *m, uint64_t off, const char **why);
 /* 0, or -errno with g->reason. What was made stays until group__unbuild(). */
 int group__build(struct group *g, struct vm_worker *worker, const struct observer *o);
 /*

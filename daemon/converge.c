@@ -17,6 +17,7 @@
 #include "daemon/state.h"
 #include "daemon/symbol.h"
 #include "daemon/uprobe.h"
+#include "daemon/views.h"
 
 #define RETRY_FIRST_NS 200000000ull
 #define RETRY_MAX      6u
@@ -620,8 +621,9 @@ static void run_tool(struct engine *e, struct tool *t, uint64_t now)
 		if (g->tool != t)
 			continue;
 		if (t->refusal[0]) {
+			/* A tool under a debugger cannot be made to see its own memory: it goes on as it is. */
 			if (g->state == GROUP_SHARED)
-				switch_handback(&e->sw, g, true);
+				switch_handback(&e->sw, g, !g->has_viewed);
 			snprintf(g->reason, sizeof(g->reason), "%s", t->refusal);
 			group__set_reasons(g);
 		} else if (g->state == GROUP_KERNEL && g->retry_at <= now) {
@@ -648,6 +650,9 @@ uint64_t converge__run(struct engine *e)
 			next = t->dirty_at + settle_ns(t);
 	if (!next)
 		claims__drop_last(e->claims);
+	for (struct group *g = e->groups; g; g = g->next)
+		if (g->state == GROUP_SHARED && g->has_viewed && g->tool->refusal[0])
+			next = earlier(now + CLAIMS_NS, next);
 	for (struct group *g = e->groups; g; g = g->next)
 		if (g->state == GROUP_KERNEL && !g->tool->refusal[0] && g->retry_at && g->retry_at != UINT64_MAX &&
 		    (!next || g->retry_at < next))
@@ -687,6 +692,28 @@ void converge__evict(struct engine *e, struct host *h)
 		host__unlodge(h, g);
 	hosts__forget(&e->hosts, h);
 	state__save(e->groups, &e->hosts);
+}
+
+/* Who maps a tool's memory while the arena is what is seen of it sees the wrong one: back, and again with him. */
+void converge__mapped(struct engine *e, pid_t pid, uint32_t map_id)
+{
+	for (struct group *g = e->groups; g; g = g->next) {
+		pid_t who = pid;
+
+		if (g->state != GROUP_SHARED || !g->has_viewed)
+			continue;
+		for (unsigned int i = 0; i < g->n_maps; i++) {
+			if (!g->map[i].is_viewed || g->map[i].m.id != map_id || !views__has_stranger(map_id, &who))
+				continue;
+			switch_handback(&e->sw, g, true);
+			snprintf(g->reason, sizeof(g->reason), "process %d has just mapped its map %s", who,
+				 g->map[i].m.name);
+			group__set_reasons(g);
+			g->retry_at = now_ns() + RETRY_FIRST_NS;
+			converge__changed(e);
+			break;
+		}
+	}
 }
 
 void converge__leader_gone(struct engine *e, pid_t pid)

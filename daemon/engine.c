@@ -60,6 +60,9 @@ static void on_observed(void *arg, enum obs_event_kind kind, pid_t pid, pid_t ar
 	case OBS_FORK:
 		/* The repairer reads of it, too. */
 		break;
+	case OBS_MAPPED:
+		converge__mapped(e, pid, (uint32_t)arg2);
+		break;
 	case OBS_LEADER:
 		converge__leader_gone(e, pid);
 		break;

@@ -92,6 +92,7 @@ void converge__evict(struct engine *e, struct host *h);
  * meets them next. So the process goes back to the kernel.
  */
 void converge__leader_gone(struct engine *e, pid_t pid);
+void converge__mapped(struct engine *e, pid_t pid, uint32_t map_id);
 void converge__drop_all(struct engine *e);
 
 #endif

@@ -58,6 +58,7 @@ struct khalf {
 	size_t n_out;
 	const int *direct_fd;
 	bool kernel_map[SHM_MAX_MAPS];
+	const struct shm_geo *geo;
 	size_t n_maps;
 	struct khalf_fds fds;
 	bool used[KHALF_N_SUBS];
@@ -115,6 +116,11 @@ static int translate_load64(struct khalf *k, struct bpf_insn *in, size_t at)
 		return refuse(k, -EINVAL, "instruction %zu names map %zu of %zu", at, map, k->n_maps);
 	if (k->kernel_map[map]) {
 		in->imm = k->direct_fd[map];
+		return 0;
+	}
+	if (in->src_reg == BPF_PSEUDO_MAP_VALUE && k->geo[map].kind == SHM_ARRAY) {
+		in->imm = k->fds.arena;
+		in[1].imm += (int)k->geo[map].nodes_off;
 		return 0;
 	}
 	if (in->src_reg == BPF_PSEUDO_MAP_VALUE)
@@ -338,6 +344,7 @@ static int check_maps(struct khalf *k, const struct shm_geo *geo, size_t n_geo)
 		if (!k->kernel_map[i] && geo[i].end_off > info.value_size)
 			return refuse(k, -EINVAL, "map %zu does not lie in the arena", i);
 	}
+	k->geo = geo;
 	k->n_maps = n_geo;
 	return 0;
 }

@@ -74,6 +74,7 @@ struct gmap {
 	struct shm_geo geo; /* kind SHM_DIRECT: geo.seed is the index into agent_env.direct */
 	bool read_only;	    /* direct, frozen: mapped without PROT_WRITE */
 	size_t map_size;    /* direct: bytes to map */
+	bool is_viewed;	    /* memory-mapped, and yet in the arena, which is what the tool then sees: daemon/views.h */
 	int carrier;	    /* handle, or -1 */
 	uint64_t waste;	    /* nodes that can be used again when nobody holds them: shm_map_collect(); 0: none */
 };
@@ -117,7 +118,8 @@ struct group {
 	bool built;
 	bool has_khalf; /* a kernel half serves what still reaches the kernel; else the tool's own program does */
 	bool has_direct, has_mirrored;
-	int watcher_fd; /* without a kernel half: what stands in its place and tells of new processes, or -1 */
+	bool has_viewed; /* some map is_viewed */
+	int watcher_fd;	 /* without a kernel half: what stands in its place and tells of new processes, or -1 */
 	int arena_fd;
 	struct shm_group_hdr *arena;
 	size_t arena_size;

@@ -10,7 +10,6 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/pidfd.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -20,36 +19,10 @@
 #include "bpf/observe.skel.h"
 #include "bpf/scan.skel.h"
 #include "observer.h"
+#include "pid_ns.h"
 #include "recover.h"
 
 enum { MAX_READY = 64 };
-
-/* ---- the daemon's PID namespace ---- */
-
-/* How deep it is nested: /proc/self/status shows the daemon's pid once for every level. */
-static uint32_t pid_ns_level(void)
-{
-	FILE *f = fopen("/proc/self/status", "re");
-	uint32_t n = 0;
-	char line[512];
-
-	while (f && fgets(line, sizeof(line), f)) {
-		if (strncmp(line, "NSpid:", 6))
-			continue;
-		for (char *c = line; *c; c++)
-			n += *c == '\t';
-	}
-	if (f)
-		fclose(f);
-	return n ? n - 1 : 0;
-}
-
-static uint32_t pid_ns_inum(void)
-{
-	struct stat st;
-
-	return stat("/proc/self/ns/pid", &st) ? 0 : st.st_ino;
-}
 
 /* ---- attaching ---- */
 
@@ -70,6 +43,8 @@ static const struct tracepoint once_watching[] = {
 	{"sys_enter_dup2", PROG(enter_dup)},
 	{"sys_enter_dup3", PROG(enter_dup)},
 	{"sys_enter_close_range", PROG(enter_close_range)},
+	{"sys_enter_mmap", PROG(enter_mmap)},
+	{"sys_exit_mmap", PROG(exit_mmap)},
 	{"sys_exit_close", PROG(exit_closing)},
 	{"sys_exit_dup2", PROG(exit_closing)},
 	{"sys_exit_dup3", PROG(exit_closing)},
@@ -188,6 +163,8 @@ static int on_record(void *arg, void *data, size_t size)
 		return queue_event(o, OBS_CHANGED, rec->tgid, 0);
 	case OBS_REC_EXEC:
 		return queue_event(o, OBS_EXEC, rec->tgid, 0);
+	case OBS_REC_MAPPED:
+		return queue_event(o, OBS_MAPPED, rec->tgid, (pid_t)rec->arg);
 	case OBS_REC_LEADER:
 		return queue_event(o, OBS_LEADER, rec->tgid, 0);
 	case OBS_REC_FORK:
@@ -471,7 +448,7 @@ int observer__map(struct observer *o, uint32_t map_id, struct obs_map *out)
 
 static int open_programs(struct observer *o, char *err, size_t err_size)
 {
-	uint32_t level = pid_ns_level(), inum = pid_ns_inum();
+	uint32_t level = pid_ns__level(), inum = pid_ns__inum();
 	void *arrived;
 	int ret = observer__open_scan(o, level, inum, err, err_size);
 

@@ -72,6 +72,7 @@ enum obs_event_kind {
 	OBS_EXIT = 3,	 /* a watched process (see observer__watch) ended */
 	OBS_FORK = 4,	 /* a watched process forked: child in arg */
 	OBS_LOST = 5,	 /* ring buffer overflowed: scan everything */
+	OBS_MAPPED = 8,	 /* a process has mapped the memory of a BPF map; arg: its id */
 	OBS_LEADER = 6,	 /* the main thread of a watched process ended, others go on */
 	OBS_ARRIVED = 7, /* a process was served by a kernel half for the first time; 0: one that has no number here */
 };

@@ -62,6 +62,9 @@ struct observer {
 int observer__open_scan(struct observer *o, uint32_t ns_level, uint32_t ns_inum, char *err, size_t err_size);
 void observer__close_scan(struct observer *o);
 
+/* All that an iterator's program writes, about one process or (0) all. The caller frees *out. Bytes or -errno. */
+ssize_t iterator__read(struct bpf_program *prog, pid_t pid, char **out);
+
 /* Whether the program may sleep, which its info does not tell. */
 bool observer__is_sleepable(struct observer *o, uint32_t prog_id);
 

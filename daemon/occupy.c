@@ -14,6 +14,7 @@
 
 #define ARRIVE_MS 20 /* a processor may be in a long system call */
 #define STAY_MS	  50
+#define LEFT_MS	  10
 #define STACK	  (64u << 10)
 
 static struct {
@@ -70,6 +71,11 @@ void cpus_release(void)
 	free(held.thread);
 	held.thread = NULL;
 	sched_setscheduler(0, held.policy, &held.param);
+}
+
+bool cpus_are_occupied(void)
+{
+	return held.thread && clock_us() + LEFT_MS * 1000ll < held.deadline;
 }
 
 int cpus_occupy(void)

@@ -10,8 +10,12 @@
 #ifndef BPFTIME_OCCUPY_H
 #define BPFTIME_OCCUPY_H
 
+#include <stdbool.h>
+
 /* 0, or -errno when processors cannot be had: then nothing has changed. Not to be nested. */
 int cpus_occupy(void);
 void cpus_release(void);
+/* Are the processors still kept, for some milliseconds to come? */
+bool cpus_are_occupied(void);
 
 #endif

@@ -14,7 +14,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "daemon/build.h"
 #include "daemon/mapped.h"
+#include "daemon/switch.h"
 #include "shm-runtime/shm_map.h"
 #include "vm-llvm/additive.h"
 #include "vm-llvm/fold.h"
@@ -403,23 +405,31 @@ static int plan_strangers(struct group *g)
 	return err;
 }
 
-static int plan_reach(struct group *g)
+/*
+ * Directly mapped memory is written by the tool's own program too, so no kernel half can stand beside it: hits that
+ * reach the kernel are the tool's program's. That is exact for memory that is only direct; mirrored maps beside it need
+ * every hit to come from processes that are held still during the switch, that is, from the one the probe is limited
+ * to. Where there is none the memory is mirrored, too, and the tool sees the arena in its place: views.h.
+ */
+static int plan_views(struct group *g)
 {
-	/*
-	 * Directly mapped memory is written by the tool's own program too, so no kernel half can stand beside it: hits
-	 * that reach the kernel are the tool's program's. That is exact for memory that is only direct; mirrored maps
-	 * beside it need every hit to come from processes that are held still during the switch, that is, from the one
-	 * the probe is limited to.
-	 */
-	if (!g->has_direct || !g->has_mirrored)
+	if (!g->has_direct || !g->has_mirrored || !group_is_host_wide(g, NULL))
 		return 0;
-	for (unsigned int i = 0; i < g->n_probes; i++)
-		if (g->probe[i]->o.target < 0)
+	for (unsigned int i = 0; i < g->n_maps; i++) {
+		struct gmap *m = &g->map[i];
+		const char *why = NULL;
+
+		if (m->geo.kind != SHM_DIRECT || m->read_only)
+			continue;
+		m->is_viewed = true;
+		if (gmap__lay_out(m, SHM_HDR_SIZE, &why))
 			return refuse(g,
 				      "%s is probed in every process and the programs use both memory-mapped and other "
-				      "maps: limit "
-				      "the tool to a process (-p)",
-				      g->probe[i]->symbol);
+				      "maps, of which %s cannot be moved: %s",
+				      g->probe[0]->symbol, m->m.name, why);
+	}
+	g->has_viewed = true;
+	g->has_direct = false;
 	return 0;
 }
 
@@ -437,9 +447,9 @@ int group__plan(struct group *g, struct observer *o)
 	}
 	err = plan_additive(g);
 	if (!err)
-		err = plan_strangers(g);
+		err = plan_views(g);
 	if (!err)
-		err = plan_reach(g);
+		err = plan_strangers(g);
 	if (!err)
 		g->has_khalf = g->has_mirrored && !g->has_direct;
 	return err;

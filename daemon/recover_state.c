@@ -6,6 +6,7 @@
  */
 #include <bpf/bpf.h>
 #include <fcntl.h>
+#include <errno.h>
 #include <json-c/json.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,20 +19,25 @@
 #include "daemon/khalf.h"
 #include "daemon/log.h"
 #include "daemon/mapped.h"
+#include "daemon/occupy.h"
 #include "daemon/pins.h"
 #include "daemon/procfs.h"
 #include "daemon/state.h"
+#include "daemon/views.h"
 #include "shm-runtime/shm.h"
 
 #define QUIESCE_TIMEOUT_MS 2000
 #define RETURNS_TIMEOUT_MS 1000
 #define EVICT_TIMEOUT_MS   200
 #define SWITCH_TRIES	   50
+#define VIEW_TRIES	   20
 #define MAX_RANGES	   256
 #define MAX_LODGED	   512
 
 struct old_map {
-	int fd; /* the tool's map */
+	uint32_t id;
+	int fd;		 /* the tool's map */
+	uint64_t viewed; /* bytes that the tool sees in the arena instead; 0: none */
 	struct shm_geo geo;
 };
 
@@ -43,6 +49,9 @@ struct old_group {
 	bool tool_lives, has_khalf, shared;
 	struct old_map map[SHM_MAX_MAPS];
 	unsigned int n_maps;
+	struct view_memory memory[SHM_MAX_MAPS];
+	struct views_opts views_opts;
+	struct views *views;
 };
 
 struct old_host {
@@ -126,7 +135,9 @@ static void read_group(struct old_group *g, json_object *o)
 		if (!bytes(json_object_object_get(m, "geometry"), &to->geo, sizeof(to->geo)) ||
 		    to->geo.end_off > g->size)
 			continue;
-		to->fd = bpf_map_get_fd_by_id((uint32_t)number(m, "id"));
+		to->id = (uint32_t)number(m, "id");
+		to->viewed = number(m, "viewed");
+		to->fd = bpf_map_get_fd_by_id(to->id);
 		g->n_maps += to->fd >= 0;
 	}
 }
@@ -308,6 +319,49 @@ static void quiesce(struct old *old, bool agent_too)
 	}
 }
 
+/* Who sees the arena in place of the tool's map sees the map again when the gate has turned. */
+static void prepare_views(struct old_group *g)
+{
+	char why[256] = "";
+
+	g->views_opts =
+		(struct views_opts){.memory = g->memory, .arena_fd = -1, .arena_id = g->arena_id, .arena = g->arena};
+	for (unsigned int i = 0; i < g->n_maps; i++)
+		if (g->map[i].viewed)
+			g->memory[g->views_opts.n++] = (struct view_memory){.map_id = g->map[i].id,
+									    .map_fd = g->map[i].fd,
+									    .arena_off = g->map[i].geo.nodes_off,
+									    .size = g->map[i].viewed};
+	for (int i = 0; i < 2 && g->views_opts.n; i++) {
+		g->views_opts.anywhere = i > 0;
+		if (!views__prepare(&g->views, &g->views_opts, why, sizeof(why)))
+			return;
+	}
+	if (g->views_opts.n)
+		log_warning("after the last bpftimed was killed: %s", why);
+}
+
+static void hold_views(struct old_group *g)
+{
+	char why[256] = "";
+	int err = -EAGAIN;
+
+	for (int i = 0; g->views && err == -EAGAIN && i < VIEW_TRIES; i++) {
+		g->views_opts.anywhere = i == VIEW_TRIES - 1;
+		err = views__hold(g->views, why, sizeof(why));
+	}
+	if (g->views && err)
+		log_warning("after the last bpftimed was killed: %s", why);
+}
+
+static void let_views_go(const struct old_group *g)
+{
+	char why[256];
+
+	if (g->views && views__let_go(g->views, why, sizeof(why)))
+		log_warning("after the last bpftimed was killed: %s", why);
+}
+
 static void copy_out(struct old_group *g)
 {
 	char err[160] = "";
@@ -321,6 +375,7 @@ static void copy_out(struct old_group *g)
 static void move_out(struct old_group *g)
 {
 	for (int try = 0; g->tool_lives && try < SWITCH_TRIES; try++) {
+		bool crowded = g->views && views__are_crowded(g->views), kept = crowded && !cpus_occupy(), turned;
 		uint64_t seen = __atomic_load_n(&g->arena->kgate, __ATOMIC_SEQ_CST);
 
 		cpus_visit();
@@ -328,8 +383,14 @@ static void move_out(struct old_group *g)
 		carriers__unrescue(pins__dir(), g->arena_id);
 		cpus_visit();
 		copy_out(g);
-		if (__atomic_compare_exchange_n(&g->arena->kgate, &seen, seen & ~SHM_KGATE_OPEN, false,
-						__ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+		turned = (!crowded || cpus_are_occupied()) &&
+			 __atomic_compare_exchange_n(&g->arena->kgate, &seen, seen & ~SHM_KGATE_OPEN, false,
+						     __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+		if (turned)
+			let_views_go(g);
+		if (kept)
+			cpus_release();
+		if (turned)
 			return;
 		carriers__rescue(pins__dir(), g->arena_id);
 	}
@@ -399,6 +460,9 @@ static void hand_back(struct old *old)
 	for (size_t i = 0; i < old->n_hosts; i++)
 		has_return |= old->host[i].has_return;
 	carriers__inherit(pins__dir());
+	for (size_t i = 0; i < old->n_groups; i++)
+		if (old->group[i].shared)
+			prepare_views(&old->group[i]);
 	/* Without a kernel half, calls would be lost meanwhile. */
 	if (all_khalf && has_return)
 		drain_returns(old);
@@ -406,9 +470,15 @@ static void hand_back(struct old *old)
 	set_gates(old, SHM_UGATE_WAIT);
 	open_places(old);
 	quiesce(old, false);
-	for (size_t i = 0; i < old->n_groups; i++)
-		if (old->group[i].shared)
-			move_out(&old->group[i]);
+	for (size_t i = 0; i < old->n_groups; i++) {
+		if (!old->group[i].shared)
+			continue;
+		hold_views(&old->group[i]);
+		move_out(&old->group[i]);
+		let_views_go(&old->group[i]);
+		views__free(old->group[i].views);
+		old->group[i].views = NULL;
+	}
 	close_places(old);
 	set_gates(old, SHM_UGATE_KERNEL);
 	let_go_of_hosts(old);

@@ -110,6 +110,16 @@ static void fill_hosts(struct engine *e, const struct probe *p, struct report *r
 	sp->refused = shown->refused;
 }
 
+/* How its truth moves, see daemon/switch.h. */
+static const char *way_of(const struct group *g)
+{
+	if (g->has_viewed)
+		return "the opening gate, with an exchange of the memory that the tool sees";
+	if (g->has_khalf)
+		return "the opening gate";
+	return g->has_mirrored ? "holding the process" : "nothing: the tool's own memory is used";
+}
+
 static void fill_probe(struct engine *e, const struct probe *p, struct report *r)
 {
 	size_t i = r->tool.n_probes++;
@@ -128,8 +138,10 @@ static void fill_probe(struct engine *e, const struct probe *p, struct report *r
 	};
 	fill_hosts(e, p, r, i);
 	sp->userspace = p->group && p->group->state == GROUP_SHARED && sp->n_targets > 0;
-	if (sp->userspace)
+	if (sp->userspace) {
+		sp->switched = way_of(p->group);
 		return;
+	}
 	if (p->group && p->group->state == GROUP_SHARED)
 		sp->reason = sp->n_refused ? sp->refused[0].reason
 					   : "no process has the probed file mapped; one that does will be followed";

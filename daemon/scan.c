@@ -19,8 +19,7 @@
 
 enum { READ_SIZE = 1 << 16, MULTI_RETURN = 1 }; /* BPF_F_UPROBE_MULTI_RETURN */
 
-/* All that an iterator writes, about one process or (0) all. The caller frees *out. Bytes or -errno. */
-static ssize_t run_iterator(struct bpf_program *prog, pid_t pid, char **out)
+ssize_t iterator__read(struct bpf_program *prog, pid_t pid, char **out)
 {
 	union bpf_iter_link_info linfo = {.task.pid = pid};
 	LIBBPF_OPTS(bpf_iter_attach_opts, opts, .link_info = &linfo, .link_info_len = sizeof(linfo));
@@ -91,7 +90,7 @@ static int learn_file_kinds(struct observer *o, char *err, size_t err_size)
 	ssize_t size = -EINVAL;
 
 	if (link && event >= 0)
-		size = run_iterator(o->scan->progs.file_kinds, getpid(), &buf);
+		size = iterator__read(o->scan->progs.file_kinds, getpid(), &buf);
 	for (ssize_t at = 0; at + (ssize_t)sizeof(*rec) <= size; at += sizeof(*rec)) {
 		rec = (const void *)(buf + at);
 		for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
@@ -319,7 +318,7 @@ int observer__scan(struct observer *o, pid_t pid, struct obs_scan *out, char *er
 	int ret = 0;
 
 	*out = (struct obs_scan){0};
-	size = run_iterator(o->scan->progs.attachments, pid, &buf);
+	size = iterator__read(o->scan->progs.attachments, pid, &buf);
 	if (size < 0) {
 		snprintf(err, err_size, "cannot iterate over the descriptors of processes: %s", strerror(-size));
 		return size;
@@ -350,7 +349,7 @@ bool observer__is_sleepable(struct observer *o, uint32_t prog_id)
 	const struct obs_rec_prog *rec;
 	bool sleepable = false;
 	char *buf;
-	ssize_t size = run_iterator(o->scan->progs.programs, 0, &buf);
+	ssize_t size = iterator__read(o->scan->progs.programs, 0, &buf);
 
 	for (ssize_t at = 0; at + (ssize_t)sizeof(*rec) <= size; at += sizeof(*rec)) {
 		rec = (const void *)(buf + at);
@@ -414,7 +413,7 @@ int observer__pending_returns(struct observer *o, pid_t tgid, uint64_t ino, cons
 	ssize_t size;
 	int count = 0;
 
-	size = run_iterator(o->scan->progs.pending_returns, tgid, &buf);
+	size = iterator__read(o->scan->progs.pending_returns, tgid, &buf);
 	if (size <= 0) {
 		free(buf);
 		return size;

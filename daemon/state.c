@@ -62,6 +62,7 @@ static json_object *group_state(const struct group *g)
 		m = json_object_new_object();
 		json_object_object_add(m, "id", number(g->map[i].m.id));
 		json_object_object_add(m, "geometry", bytes(&g->map[i].geo, sizeof(g->map[i].geo)));
+		json_object_object_add(m, "viewed", number(g->map[i].is_viewed ? g->map[i].map_size : 0));
 		json_object_array_add(maps, m);
 	}
 	json_object_object_add(o, "maps", maps);

@@ -113,6 +113,7 @@ static json_object *probe_json(const struct status_probe *p, bool explain)
 		return o;
 
 	json_object_object_add(o, "since", seconds(p->since));
+	json_object_object_add(o, "switched_by", text(p->switched));
 	refused = json_object_new_array();
 	for (size_t i = 0; i < p->n_refused; i++) {
 		json_object *r = json_object_new_object();

@@ -44,6 +44,7 @@ struct status_probe {
 	const char *program;  /* name of the BPF program */
 	bool userspace;	      /* where it runs */
 	const char *reason;   /* a sentence; NULL when it runs in userspace */
+	const char *switched; /* by which way it is switched; NULL: it is in the kernel */
 	uint64_t hits;	      /* in userspace */
 	const pid_t *targets; /* processes in which it runs in userspace */
 	size_t n_targets;

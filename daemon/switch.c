@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/switch.h"
 
+#include <bpf/bpf.h>
 #include <dirent.h>
 #include <errno.h>
 #include <sched.h>
@@ -16,6 +17,7 @@
 #include "daemon/log.h"
 #include "daemon/occupy.h"
 #include "daemon/state.h"
+#include "daemon/views.h"
 #include "shm-runtime/shm_map.h"
 
 #define QUIESCE_TIMEOUT_MS	2000
@@ -25,6 +27,7 @@
 #define FREE_TRIES		3
 #define OCCUPIED_TRIES		5
 #define MOST_HELD_S		10 /* longer than all that is waited for meanwhile */
+#define VIEW_TRIES		10
 #define MAX_RANGES		256
 #define SWITCH_MOST		48   /* processes that are held for a switch */
 #define SWITCH_PLACES		2000 /* places in them, at most, but in the first */
@@ -459,12 +462,117 @@ static void remove_carriers(struct switcher *sw, struct group *g)
 	}
 }
 
+/* ---- what the tool sees of its memory ---- */
+
+/* For one switch. */
+struct viewing {
+	struct switcher *sw;
+	struct view_memory memory[SHM_MAX_MAPS];
+	struct views_opts opts;
+	struct views *views; /* NULL: the group has no such memory */
+};
+
+static bool may_stop_viewer(void *arg, pid_t pid, char *why, size_t why_size)
+{
+	const struct viewing *v = arg;
+	const char *rule = NULL;
+
+	if (policy__setting(v->sw->hosts->policy, POLICY_STOP_TOOLS, &rule))
+		return true;
+	snprintf(why, why_size, "policy lets no tool be stopped, and process %d sees memory-mapped results of one (%s)",
+		 pid, rule);
+	return false;
+}
+
+/* At leisure, before anybody is held. */
+static int prepare_views(struct switcher *sw, struct group *g, struct viewing *v, bool in)
+{
+	struct bpf_map_info info = {0};
+	uint32_t len = sizeof(info);
+
+	*v = (struct viewing){.sw = sw};
+	if (!g->has_viewed)
+		return 0;
+	if (bpf_obj_get_info_by_fd(g->arena_fd, &info, &len))
+		return fail(g, -errno, "shared memory cannot be looked at: %s", strerror(errno));
+	v->opts = (struct views_opts){
+		.memory = v->memory,
+		.arena_fd = g->arena_fd,
+		.arena_id = info.id,
+		.arena = g->arena,
+		.in = in,
+		.may_stop = in ? may_stop_viewer : NULL,
+		.arg = v,
+	};
+	for (unsigned int i = 0; i < g->n_maps; i++) {
+		const struct gmap *m = &g->map[i];
+
+		if (m->is_viewed)
+			v->memory[v->opts.n++] = (struct view_memory){
+				.map_id = m->m.id, .map_fd = m->fd, .arena_off = m->geo.nodes_off, .size = m->map_size};
+	}
+	return views__prepare(&v->views, &v->opts, g->reason, sizeof(g->reason));
+}
+
+/* force: see hold_views(). */
+static int prepare_views_back(struct switcher *sw, struct group *g, struct viewing *v, bool force)
+{
+	int err = prepare_views(sw, g, v, false);
+
+	if (force && (err == -EAGAIN || err == -ETIMEDOUT)) {
+		v->opts.anywhere = true;
+		err = views__prepare(&v->views, &v->opts, g->reason, sizeof(g->reason));
+		v->opts.anywhere = false;
+	}
+	if (err && force)
+		log_error("%s (%d): %s", g->tool->comm, g->tool->pid, g->reason);
+	return err;
+}
+
+/* force: if need be where a transfer of data comes back short, which is better than results that stand still. */
+static int hold_views(struct group *g, struct viewing *v, bool force)
+{
+	int err = v->views ? views__hold(v->views, g->reason, sizeof(g->reason)) : 0;
+
+	for (int i = 0; i < VIEW_TRIES && force && err == -EAGAIN; i++) {
+		v->opts.anywhere = i == VIEW_TRIES - 1;
+		err = views__hold(v->views, g->reason, sizeof(g->reason));
+	}
+	return err;
+}
+
+static bool is_crowded(const struct viewing *v)
+{
+	return v->views && views__are_crowded(v->views);
+}
+
+static void let_views_go(const struct group *g, const struct viewing *v)
+{
+	char why[REASON_SIZE];
+
+	if (v->views && views__let_go(v->views, why, sizeof(why)))
+		log_error("%s (%d): %s", g->tool->comm, g->tool->pid, why);
+}
+
+static void end_views(const struct group *g, struct viewing *v)
+{
+	let_views_go(g, v);
+	views__free(v->views);
+	v->views = NULL;
+}
+
 /* One compare-and-swap on the word that also counts hits: fails when one came since `seen` was read. */
 static bool turn_kgate(struct group *g, uint64_t seen, bool open)
 {
 	uint64_t want = open ? seen | SHM_KGATE_OPEN : seen & ~SHM_KGATE_OPEN;
 
 	return __atomic_compare_exchange_n(&g->arena->kgate, &seen, want, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
+/* Where threads of the tool must not run, nothing is turned when they could. */
+static bool is_in_time(const struct switcher *sw)
+{
+	return !sw->is_crowded || cpus_are_occupied();
 }
 
 /* Arena to tool's maps, until the gate has turned. On failure the arena is the truth as before. */
@@ -478,7 +586,7 @@ static int copy_out_and_close(struct switcher *sw, struct group *g)
 	/* What the tool reads now is what was just copied: nobody serves until the gate has turned. */
 	enable_carriers(sw, g, false);
 	err = copy_maps(g, false);
-	if (!err && turn_kgate(g, seen, false))
+	if (!err && is_in_time(sw) && turn_kgate(g, seen, false))
 		return 0;
 	enable_carriers(sw, g, true);
 	return err ? err : -EAGAIN;
@@ -491,7 +599,7 @@ static int copy_in_and_open(struct switcher *sw, struct group *g)
 
 	if (err)
 		return err;
-	if (!turn_kgate(g, seen, true))
+	if (!is_in_time(sw) || !turn_kgate(g, seen, true))
 		return -EAGAIN;
 	enable_carriers(sw, g, true);
 	return 0;
@@ -499,13 +607,15 @@ static int copy_in_and_open(struct switcher *sw, struct group *g)
 
 /*
  * Each try needs a moment without a hit in the kernel, and handlers that had begun must be done. Where hits leave no
- * such moment, one is made.
+ * such moment, one is made; so it is where the tool has threads that could write its memory meanwhile.
  */
-static int move(struct switcher *sw, struct group *g, int (*try)(struct switcher *sw, struct group *g))
+static int move(struct switcher *sw, struct group *g, struct viewing *v,
+		int (*try)(struct switcher *sw, struct group *g))
 {
 	int err = -EAGAIN;
 
-	for (int i = 0; i < FREE_TRIES && err == -EAGAIN; i++) {
+	sw->is_crowded = is_crowded(v);
+	for (int i = 0; i < FREE_TRIES && err == -EAGAIN && !sw->is_crowded; i++) {
 		cpus_visit();
 		err = try(sw, g);
 	}
@@ -516,8 +626,11 @@ static int move(struct switcher *sw, struct group *g, int (*try)(struct switcher
 		if (ret)
 			continue;
 		err = try(sw, g);
+		if (!err)
+			let_views_go(g, v);
 		cpus_release();
 	}
+	sw->is_crowded = false;
 	return err == -EAGAIN ? fail(g, -EBUSY,
 				     "processes that do not carry the agent hit the probes too often for an "
 				     "exact switch")
@@ -726,6 +839,7 @@ static bool has_open_place(struct switcher *sw, struct group *g)
 
 int switch_takeover(struct switcher *sw, struct group *g)
 {
+	struct viewing viewing;
 	int err;
 
 	if (!lodge(sw, g) && !waits_for_processes(sw, g)) {
@@ -736,6 +850,9 @@ int switch_takeover(struct switcher *sw, struct group *g)
 	if (err)
 		return err;
 	g->arena->kgate = 0;
+	err = prepare_views(sw, g, &viewing, true);
+	if (err)
+		return err;
 	state__save(*sw->groups, sw->hosts);
 	arm_places(sw, g);
 	/* From here threads wait; every path below lets them go. */
@@ -751,9 +868,12 @@ int switch_takeover(struct switcher *sw, struct group *g)
 		err = quiesce(sw, g);
 	}
 	if (!err)
-		err = move(sw, g, copy_in_and_open);
+		err = hold_views(g, &viewing, false);
+	if (!err)
+		err = move(sw, g, &viewing, copy_in_and_open);
 	if (!err)
 		g->state = GROUP_SHARED;
+	end_views(g, &viewing);
 	settle_places(sw, g);
 	let_go(sw, g);
 	disarm_places(sw);
@@ -893,12 +1013,17 @@ static int drain_returns(struct switcher *sw, struct group *g)
 
 int switch_handback(struct switcher *sw, struct group *g, bool force)
 {
-	int err = drain_returns(sw, g);
+	struct viewing viewing;
+	int err = prepare_views_back(sw, g, &viewing, force);
 
+	if (err && !force)
+		return err;
+	err = drain_returns(sw, g);
 	if (err && !force) {
 		settle_places(sw, g);
 		let_go(sw, g);
 		disarm_places(sw);
+		end_views(g, &viewing);
 		return fail(g, -EAGAIN, "a thread is inside a function whose return is probed");
 	}
 	if (is_crowd(sw, g)) {
@@ -911,11 +1036,14 @@ int switch_handback(struct switcher *sw, struct group *g, bool force)
 		err = quiesce(sw, g);
 	}
 	if (!err || force)
-		err = move(sw, g, copy_out_and_close);
+		err = hold_views(g, &viewing, force);
+	if (!err || force)
+		err = move(sw, g, &viewing, copy_out_and_close);
 	if (err && force)
 		close_by_force(sw, g);
 	if (!err || force)
 		g->state = GROUP_KERNEL;
+	end_views(g, &viewing);
 	settle_places(sw, g);
 	let_go(sw, g);
 	disarm_places(sw);
@@ -928,15 +1056,29 @@ int switch_handback(struct switcher *sw, struct group *g, bool force)
 void switch_release(struct switcher *sw, struct group *g)
 {
 	bool was_shared = g->state == GROUP_SHARED;
+	struct viewing viewing = {0};
+	bool kept;
 
 	g->state = GROUP_GONE;
 	if (!g->arena)
 		return;
 	set_gate(g, SHM_UGATE_OFF);
 	__atomic_and_fetch(&g->arena->kgate, ~SHM_KGATE_OPEN, __ATOMIC_SEQ_CST);
+	if (was_shared)
+		prepare_views_back(sw, g, &viewing, true);
 	quiesce(sw, g);
 	if (was_shared)
+		hold_views(g, &viewing, true);
+	kept = is_crowded(&viewing) && !cpus_occupy();
+	if (was_shared) {
+		if (!kept)
+			cpus_visit();
 		copy_maps(g, false);
+		let_views_go(g, &viewing);
+	}
+	if (kept)
+		cpus_release();
+	end_views(g, &viewing);
 	remove_carriers(sw, g);
 }
 

@@ -7,6 +7,13 @@ $(B)/tests/reap $(B)/tests/debugger: $(B)/tests/%: $(B)/tests/%.o
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^
 
+# A tool that uses its results in ways of its own.
+$(B)/tests/tools/drain.o: $(B)/tests/tools/drain.skel.h
+$(B)/tests/tools/drain: $(B)/tests/tools/drain.o $(B)/examples/probe_tool.o
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -pthread -o $@ $^ -lbpf
+TEST_PROGRAMS += $(B)/tests/tools/drain
+
 # `make check TESTS="tests/behaviour/cli.bats build/tests/unit/test_policy"` runs these only.
 BEHAVIOUR := $(sort $(wildcard tests/behaviour/*.bats))
 TESTS	  ?= $(UNIT) $(BEHAVIOUR)

@@ -84,6 +84,32 @@ offloaded() {
 	exact_finish "$SESSION/x" count_tid
 }
 
+@test "killed at random moments of switches, with a tool that sees shared memory: it prints the truth" {
+	local i
+	export EXACT_TIMEOUT=120
+	cp "$B/tests/tools/drain" "$SESSION/drain"
+	policy only.json "{\"version\": 1, \"tools\": [{\"exe\": \"$SESSION/drain\", \"action\": \"offload\"}],
+		\"targets\": [{\"comm\": \"workload\", \"action\": \"offload\"}], \"default\": \"kernel\"}"
+	kill -HUP "$DAEMON"
+	exact_workload "$SESSION/x" work 4 1000000 --rate 100000
+	"$SESSION/drain" alone "$WORKLOAD:work" >"$SESSION/x/tool" 2>&1 3>&- &
+	TOOL_PID=$!
+	exact_pids+=("$TOOL_PID")
+	wait_for "$SESSION/x/tool" "$tool_ready" 20
+	offloaded
+	exact_go "$SESSION/x"
+	for ((i = 0; i < 5; i++)); do
+		while "$B/bpftime" handback "$TOOL_PID" && "$B/bpftime" takeover "$TOOL_PID"; do :; done >/dev/null 2>&1 3>&- &
+		sleep "0.$((RANDOM % 5))$((RANDOM % 10))"
+		daemon_kill
+		wait $! || true
+		kill -0 "$WORKLOAD_PID"
+		daemon_start
+		offloaded
+	done
+	exact_finish "$SESSION/x" drain-alone
+}
+
 @test "killed under load with a target that is not PIE, and started again: the tool prints the truth" {
 	local i
 	export EXACT_TIMEOUT=120

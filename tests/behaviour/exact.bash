@@ -36,6 +36,7 @@ tool_command() { # NAME [PID]: without, every process is probed
 	return) exec bpftrace "${limit[@]}" -e "$ret { @[tid] = count(); @v = sum(retval); }" ;;
 	funclatency) exec stdbuf -oL /usr/sbin/funclatency "${limit[@]}" "$binary:$(tool_function "$1")" ;;
 	bsscount) exec "$BUILD/examples/bsscount" "${limit[@]}" "$WORKLOAD:work" ;;
+	drain-*) exec "$BUILD/tests/tools/drain" "${1#drain-}" "$WORKLOAD:work" ;;
 	hashcount) exec "$BUILD/examples/hashcount" "${limit[@]}" "$WORKLOAD:work" ;;
 	esac
 }
@@ -54,8 +55,8 @@ truth_of() { # NAME WORKLOAD_OUTPUT
 	filter) awk '/^arg0 3/ { print "n", $3 }' "$2" ;;
 	str_key) sed -nE 's/^arg0 (.*) ([0-9]+) [0-9]+$/\1 \2/p' "$2" | sort ;;
 	latency) awk '/^calls/ { print "n", $2; print "start 0" }' "$2" ;;
-	
 	funclatency | hashcount) awk '/^calls/ { print "n", $2 }' "$2" ;;
+	drain-*) awk '/^calls/ { print "n", $2 } /^total/ { print "sum", $2 }' "$2" | sort ;;
 	bsscount) awk '/^calls/ { print "n", $2 } /^total/ { print "sum", $2 } /^log2/ { print "log2", $2, $3 }' "$2" | sort ;;
 	esac
 }
@@ -82,6 +83,7 @@ answer_of() { # NAME TOOL_OUTPUT
 	latency) awk '/^@n: / { print "n", $2 } /^@start/ { s++ } END { print "start", s + 0 }' "$2" ;;
 	funclatency) awk '/->/ && /:/ { split($0, a, ":"); split(a[2], b, "|"); n += b[1] } END { print "n", n + 0 }' "$2" ;;
 	hashcount) awk '/^calls/ { print "n", $2 }' "$2" ;;
+	drain-*) awk '/^count/ { print "n", $2 } /^sum/ { print "sum", $2 }' "$2" | sort ;;
 	bsscount) awk '/^count/ { print "n", $2 } /^sum/ { print "sum", $2 } /^log2/ { if ($3) print "log2", $2, $3 }' "$2" | sort ;;
 	esac
 }

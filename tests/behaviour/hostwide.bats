@@ -124,6 +124,130 @@ counted_by_pid() {
 	same calls 900000 "$(counted "$SESSION/tool")"
 }
 
+# drains WAY [FLIPS]: a tool that probes every process and takes its results out of memory all the time, see tests/tools/drain.c. The group
+# goes there and back meanwhile.
+drains() {
+	local i flips=${2:-10}
+	workload_at a 2 150000 --rate 50000
+	exact_tool "$SESSION/tool" "drain-$1"
+	wait_until 15 is_shared
+	exact_go "$SESSION/a"
+	for ((i = 0; i < flips; i++)); do
+		sleep 0.1
+		bpftime handback "$TOOL_PID" || true
+		sleep 0.05
+		bpftime takeover "$TOOL_PID" || true
+	done
+	exact_called "$SESSION/a"
+}
+
+drained() {
+	exact_tool_end "$TOOL_PID"
+	exact_compare "$SESSION/a" "$SESSION/tool" drain-any
+}
+
+# mapped: what the tool has mapped writable of BPF maps: where, and which offset.
+mapped() {
+	sed -nE 's/^([0-9a-f]+)-.* rw-s ([0-9a-f]+) .*bpf-map.*/\1 \2/p' "/proc/$TOOL_PID/maps"
+}
+
+@test "memory-mapped results beside others: the tool sees shared memory while it is used, and then its own again" {
+	daemon_start
+	workload_at a 2 50000 --rate 50000
+	exact_tool "$SESSION/tool" funclatency
+	local before
+	before=$(mapped)
+	wait_until 15 is_shared
+	[ "$(mapped | cut -d' ' -f1)" = "${before% *}" ]
+	[ "$(mapped)" != "$before" ]
+	bpftime explain "$TOOL_PID" | grep -q 'switched by: the opening gate, with an exchange of the memory that the tool sees'
+	exact_go "$SESSION/a"
+	exact_called "$SESSION/a"
+	bpftime handback "$TOOL_PID"
+	[ "$(mapped)" = "$before" ]
+	exact_tool_end "$TOOL_PID"
+	exact_compare "$SESSION/a" "$SESSION/tool" funclatency
+}
+
+@test "memory-mapped results beside others: the tool takes them out all the time" {
+	daemon_start
+	drains alone
+	drained
+}
+
+@test "memory-mapped results beside others: several threads of the tool take them out" {
+	daemon_start
+	drains threads
+	drained
+}
+
+@test "memory-mapped results beside others: a child of the tool, too, that began later" {
+	daemon_start
+	drains late 15
+	drained
+}
+
+@test "memory-mapped results beside others: the tool detaches and then reads them" {
+	daemon_start
+	drains detach
+	drained
+}
+
+@test "memory-mapped results beside others: the tool maps them once more" {
+	daemon_start
+	workload_at a 2 200000 --rate 50000
+	exact_tool "$SESSION/tool" drain-again
+	wait_until 15 is_shared
+	exact_go "$SESSION/a"
+	exact_called "$SESSION/a"
+	[ "$(mapped | sed 's/.* //' | sort -u | wc -l)" = 1 ]
+	drained
+}
+
+@test "memory-mapped results beside others: the tool is killed, bpftimed goes on" {
+	daemon_start
+	drains alone 2
+	kill -9 "$TOOL_PID"
+	exact_waited "$TOOL_PID" || true
+	wait_until 5 bpftime_forgot "$TOOL_PID"
+	exact_tool "$SESSION/tool" bsscount
+	wait_until 15 is_shared
+}
+
+bpftime_forgot() {
+	! bpftime explain "$1" >/dev/null 2>&1
+}
+
+@test "memory-mapped results beside others: bpftimed ends while the tool is in a write that would come back short" {
+	daemon_start
+	workload_at a 2 50000 --rate 50000
+	exact_tool "$SESSION/tool" drain-wait
+	local before
+	before=$(mapped)
+	wait_until 15 is_shared
+	[ "$(mapped)" != "$before" ]
+	exact_go "$SESSION/a"
+	exact_called "$SESSION/a"
+	wait_until 5 grep -q '^1 ' "/proc/$TOOL_PID/syscall"
+	daemon_stop
+	[ "$(mapped)" = "$before" ]
+	drained
+}
+
+@test "memory-mapped results beside others: policy lets no tool be stopped" {
+	export BPFTIME_POLICY_DIR=$SESSION/policy.d
+	policy stop.json '{"version": 1, "settings": {"stop_tools": false}}'
+	daemon_start
+	workload_at a 2 5000
+	exact_tool "$SESSION/tool" funclatency
+	in_kernel "$TOOL_PID"
+	bpftime explain "$TOOL_PID" | grep -q 'policy lets no tool be stopped'
+	exact_go "$SESSION/a"
+	exact_called "$SESSION/a"
+	exact_tool_end "$TOOL_PID"
+	exact_compare "$SESSION/a" "$SESSION/tool" funclatency
+}
+
 @test "children of a process that is served: counted, too" {
 	daemon_start
 	victim fork 60 40
@@ -179,6 +303,14 @@ everywhere_flips() {
 
 @test "two users, 500 processes, 64 at once, 100 times there and back: bsscount" {
 	everywhere_flips bsscount 5000 60 100 500 64
+}
+
+@test "two users, 500 processes, 64 at once, 100 times there and back: funclatency" {
+	everywhere_flips funclatency 5000 60 100 500 64
+}
+
+@test "two users, 100 processes, 64 at once, bpftimed stops and starts 10 times: funclatency" {
+	everywhere_flips funclatency 5000 60 10 100 64 restart
 }
 
 @test "two users, 100 processes, 64 at once, bpftimed stops and starts 10 times: count_tid" {

@@ -224,8 +224,8 @@ void rider_start(struct rider *rd, struct rig *rig, pid_t pid)
 	rd->sites_fd = -1;
 	rd->arena = agent_arena__map(rd->arena_fd, &rd->sites_fd);
 	assert_non_null(rd->arena);
-	rd->map[0] = (struct target_mapping){rd->code_fd, 4096, PROT_READ | PROT_EXEC, 0, 0};
-	rd->map[1] = (struct target_mapping){rd->group_fd, GROUP_SIZE, PROT_READ | PROT_WRITE, 0, 0};
+	rd->map[0] = (struct target_mapping){.fd = rd->code_fd, .size = 4096, .prot = PROT_READ | PROT_EXEC};
+	rd->map[1] = (struct target_mapping){.fd = rd->group_fd, .size = GROUP_SIZE, .prot = PROT_READ | PROT_WRITE};
 	if (target__open(pid, &rd->t, &err) || agent_service__add(rig->service, pid, rd->arena_fd, &err) ||
 	    target__inject(rd->t, rig->image, rd->arena_fd, rd->sites_fd, &err) || target__map(rd->t, rd->map, 2, &err))
 		fail_msg("%s", err.text);

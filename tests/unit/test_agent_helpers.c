@@ -153,8 +153,9 @@ static void in_target(const char *victim, bool with_vdso)
 	so.offset = victim_symbol(victim, "work");
 	if (site__plan(rd.t, &so, &s, &err))
 		fail_msg("%s", err.text);
-	code_map = (struct target_mapping){agent_code_memfd("test-prog", code.bytes, code.size),
-					   (code.size + 4095) & ~4095ul, PROT_READ | PROT_EXEC, 0, 0};
+	code_map = (struct target_mapping){.fd = agent_code_memfd("test-prog", code.bytes, code.size),
+					   .size = (code.size + 4095) & ~4095ul,
+					   .prot = PROT_READ | PROT_EXEC};
 	if (target__map(rd.t, &code_map, 1, &err))
 		fail_msg("%s", err.text);
 	as = site__fill_addresses(s, rd.arena);

@@ -78,7 +78,7 @@ static void in_and_out(pid_t pid, int rounds, const char *what)
 	assert_int_equal(count_fds(pid), fds);
 	maps = count_maps(pid);
 	for (int i = 0; i < rounds; i++) {
-		struct target_mapping m = {rd.code_fd, 4096, PROT_READ | PROT_EXEC, 0, 0};
+		struct target_mapping m = {.fd = rd.code_fd, .size = 4096, .prot = PROT_READ | PROT_EXEC};
 
 		took[i] = now_us();
 		if (target__map(rd.t, &m, 1, &err))
@@ -159,7 +159,7 @@ static void inject_until_killed(pid_t pid, int code_fd, int ready)
 	int rc = target__open(pid, &t, &err);
 
 	for (int i = 0; !rc; i++) {
-		struct target_mapping m = {code_fd, 4096, PROT_READ | PROT_EXEC, 0, 0};
+		struct target_mapping m = {.fd = code_fd, .size = 4096, .prot = PROT_READ | PROT_EXEC};
 
 		rc = target__map(t, &m, 1, &err);
 		if (!rc)
@@ -274,7 +274,7 @@ static void test_leaderless(void **state)
 	victim_go(&v);
 	usleep(200000);
 	assert_true(target__alive(rd.t));
-	m = (struct target_mapping){rd.code_fd, 4096, PROT_READ | PROT_EXEC, 0, 0};
+	m = (struct target_mapping){.fd = rd.code_fd, .size = 4096, .prot = PROT_READ | PROT_EXEC};
 	for (int i = 0; i < 50; i++) {
 		if (target__map(rd.t, &m, 1, &err) || target__quiesce(rd.t, NULL, 0, 1000, false, &err) ||
 		    target__quiesce(rd.t, NULL, 0, 1000, true, &err))
@@ -305,7 +305,7 @@ static void test_exec(void **state)
 	victim_start(&v, argv);
 	victim_go(&v);
 	for (int generation = 0; generation <= 3000;) {
-		struct target_mapping m = {code_fd, 4096, PROT_READ | PROT_EXEC, 0, 0};
+		struct target_mapping m = {.fd = code_fd, .size = 4096, .prot = PROT_READ | PROT_EXEC};
 		struct agent_error err = {""};
 		struct target *t;
 
@@ -326,7 +326,8 @@ static void test_catches_calls(void **state)
 {
 	char *const argv[] = {"dispatch", NULL};
 	const uint8_t nothing[] = {0xc3};
-	struct target_mapping m = {agent_code_memfd("test-nothing", nothing, 1), 4096, PROT_READ | PROT_EXEC, 0, 0};
+	struct target_mapping m = {
+		.fd = agent_code_memfd("test-nothing", nothing, 1), .size = 4096, .prot = PROT_READ | PROT_EXEC};
 	struct agent_error err = {""};
 	struct target *t;
 	struct victim v;

@@ -77,7 +77,8 @@ static void form_of_a_tool(void **state)
 		    "{\"kind\":\"uprobe\",\"path\":\"/usr/bin/"
 		    "x\",\"offset\":4660,\"symbol\":\"main\",\"program\":\"on_call\","
 		    "\"state\":\"userspace\",\"reason\":null,\"hits\":18446744073709551615,\"targets\":[12,14],"
-		    "\"since\":1.500,\"refused\":[{\"pid\":16,\"reason\":\"process 16 is traced by gdb (15)\"}]}]}");
+		    "\"since\":1.500,\"switched_by\":null,\"refused\":[{\"pid\":16,\"reason\":\"process 16 is traced "
+		    "by gdb (15)\"}]}]}");
 }
 
 static void form_of_the_daemon(void **state)
