@@ -204,6 +204,9 @@ int agent_service__add(struct agent_service *s, pid_t tgid, int arena_fd, struct
 
 	if (!rc)
 		rc = change(s, (__u32)tgid, (__u32)arena_fd, info.id);
+	/* A fork child of another target was answered in that one's arena; now it has its own. */
+	if (!rc)
+		bpf_map_delete_elem(bpf_map__fd(s->skel->maps.children), &tgid);
 	return rc ? agent_fail(err, rc, "the arena of process %d cannot be registered: %s", tgid, strerror(-rc)) : 0;
 }
 

@@ -11,7 +11,7 @@
 #include "daemon/engine_impl.h"
 #include "daemon/procfs.h"
 
-#define SOON_NS	     8000000ull	   /* from the first hit to the agent */
+#define SOON_NS	     4000000ull	   /* from the first hit to the agent */
 #define LATER_NS     250000000ull  /* the same while many come: most of them end soon */
 #define SOON_MOST    4u		   /* processes at once to which the first applies, */
 #define REFILL_NS    50000000ull   /* and one more in this time */

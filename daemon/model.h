@@ -28,8 +28,8 @@
 #include "vm-llvm/vm.h"
 
 #define REASON_SIZE	 320
-#define GROUP_MAX_PROGS	 56 /* that differ */
-#define GROUP_MAX_PROBES 4096
+#define GROUP_MAX_PROGS	 56  /* that differ */
+#define GROUP_MAX_PROBES 256 /* tried with 141 in one program and with 114 in libc in 40 processes */
 
 #define HOST_FILES 4
 

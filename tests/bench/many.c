@@ -53,6 +53,7 @@ int main(int argc, char **argv)
 		err = opts.prog_fd < 0 ? opts.prog_fd : uprobe__attach(&opts, &event, &link);
 		if (err) {
 			fprintf(stderr, "many: offset 0x%lx: %s\n", opts.offset, strerror(-err));
+			close(opts.prog_fd);
 			continue;
 		}
 		n++;
