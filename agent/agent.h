@@ -182,6 +182,16 @@ size_t site__free_all(struct site **s, size_t n);
  */
 void agent_close_aside(void);
 void agent_closed_all(void);
+/*
+ * The kernel takes an int3 that no uprobe wants any more from all processes that have it: also from a fork child that
+ * still has the parent's jump, of which it is a part; the child would then jump anywhere. So with on the uprobes that
+ * protect places are not closed when these are given up, but one by one by agent_close_buried(), to be called while no
+ * target is forking and all children have been repaired. aside: see agent_close_aside(). false: there was none. These
+ * three may be called by any thread.
+ */
+void agent_bury_holds(bool on);
+bool agent_has_buried(void);
+bool agent_close_buried(bool aside);
 /* Forgets a site that cannot be freed. What of it is pinned goes on working, for site__adopt(). */
 void site__leave(struct site *s);
 

@@ -333,7 +333,8 @@ static long serve(struct pt_regs *regs, struct agent_site *site)
 			return GO_BOUNCE;
 again:
 	if (__builtin_expect(__atomic_load_n(&site->mode, __ATOMIC_ACQUIRE) == AGENT_SITE_BOUNCE, 0))
-		return in_child ? go_on : GO_BOUNCE;
+		/* The parent's place was closed since: what a child does here is the kernel's to see, too. */
+		return in_child && !await_repair(site) ? go_on : GO_BOUNCE;
 	for (a = site->action; a < end; a++) {
 		const __u32 *gate;
 		__u32 g;
@@ -345,7 +346,8 @@ again:
 		if (__builtin_expect(g == SHM_UGATE_OPEN, 1))
 			continue;
 		if (g != SHM_UGATE_WAIT)
-			return in_child ? go_on : GO_BOUNCE;
+			/* The parent's place was closed since: what a child does here is the kernel's to see, too. */
+		return in_child && !await_repair(site) ? go_on : GO_BOUNCE;
 		agent_wait(gate);
 		goto again;
 	}

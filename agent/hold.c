@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/bpf.h>
+#include <pthread.h>
 #include <linux/perf_event.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -313,11 +314,65 @@ static void close_aside(int link, int event)
 	close_both(link, event);
 }
 
+/* ---- not yet ---- */
+
+static struct buried {
+	struct buried *next;
+	struct closing fds;
+} * buried;
+static pthread_mutex_t buried_lock = PTHREAD_MUTEX_INITIALIZER;
+static bool buries;
+
+void agent_bury_holds(bool on)
+{
+	buries = on;
+}
+
+static bool bury(int link, int event)
+{
+	struct buried *b = buries && (link >= 0 || event >= 0) ? malloc(sizeof(*b)) : NULL;
+
+	if (!b)
+		return false;
+	b->fds = (struct closing){link, event};
+	pthread_mutex_lock(&buried_lock);
+	b->next = buried;
+	buried = b;
+	pthread_mutex_unlock(&buried_lock);
+	return true;
+}
+
+bool agent_has_buried(void)
+{
+	return __atomic_load_n(&buried, __ATOMIC_ACQUIRE) != NULL;
+}
+
+bool agent_close_buried(bool aside)
+{
+	struct buried *b;
+
+	pthread_mutex_lock(&buried_lock);
+	b = buried;
+	if (b)
+		buried = b->next;
+	pthread_mutex_unlock(&buried_lock);
+	if (!b)
+		return false;
+	if (aside)
+		close_aside(b->fds.link, b->fds.event);
+	else
+		close_both(b->fds.link, b->fds.event);
+	free(b);
+	return true;
+}
+
 static void hold_drop(struct hold *h, bool aside)
 {
 	if (h->pin[0])
 		unlink(h->pin);
-	if (aside && (h->event >= 0 || h->link >= 0))
+	if (bury(h->link, h->event))
+		;
+	else if (aside && (h->event >= 0 || h->link >= 0))
 		close_aside(h->link, h->event);
 	else
 		close_both(h->link, h->event);
@@ -330,7 +385,9 @@ static void hold_link_put(struct hold_link *l, bool aside)
 		return;
 	if (l->pin[0])
 		unlink(l->pin);
-	if (aside && l->link >= 0)
+	if (bury(l->link, -1))
+		;
+	else if (aside && l->link >= 0)
 		close_aside(l->link, -1);
 	else
 		close_both(l->link, -1);

@@ -18,6 +18,7 @@
 
 #include "agent/agent.h"
 #include "agent/aside.h"
+#include "agent/clock.h"
 #include "bpf/observe_abi.h"
 #include "daemon/log.h"
 #include "daemon/procfs.h"
@@ -26,24 +27,35 @@
 #define REPAIR_TRIES 3
 #define REPAIR_DEPTH 16	 /* generations */
 #define NICE	     -15 /* a child waits */
-#define SWEEP_MS     500 /* from a repair until the children's int3s are looked through, if nothing else comes */
+#define QUIET_MS     500 /* without a fork of a target: then none is under way, and all children have been repaired */
+
+#define ENDING_MS 20
 
 struct parent {
 	struct parent *next;
 	pid_t pid;
+	struct fork_sites *sites; /* NULL: it has ended, or none is left */
+	struct former *former;	  /* since the last time that it was quiet: a child may have these, too */
+	bool to_sweep;		  /* it has had children since the last time */
+};
+
+struct former {
+	struct former *next;
 	struct fork_sites *sites;
-	bool to_sweep; /* it has had children since the last time */
 };
 
 struct repairer {
 	pthread_mutex_t lock; /* of parents */
 	struct parent *bucket[PARENTS];
 	struct ring_buffer *ring;
-	int end_fd; /* eventfd: it is to end */
+	int wake_fd; /* eventfd: there is something to forget, or it is to end */
+	bool ends;
 	pthread_t thread;
 	bool runs;
 	unsigned int n_to_sweep; /* parents */
-	int n_sweepers;		 /* threads */
+	unsigned int n_former;
+	int n_sweepers;	       /* threads */
+	uint64_t last_fork_ms; /* CLOCK_MONOTONIC */
 };
 
 static struct parent **find(struct repairer *r, pid_t pid)
@@ -53,6 +65,58 @@ static struct parent **find(struct repairer *r, pid_t pid)
 	while (*link && (*link)->pid != pid)
 		link = &(*link)->next;
 	return link;
+}
+
+static void supersede(struct repairer *r, struct parent *p)
+{
+	struct former *f = p->sites ? malloc(sizeof(*f)) : NULL;
+
+	if (f) {
+		*f = (struct former){p->former, p->sites};
+		p->former = f;
+		r->n_former++;
+	} else {
+		fork_sites__free(p->sites);
+	}
+	p->sites = NULL;
+}
+
+static void forget_former(struct parent *p)
+{
+	while (p->former) {
+		struct former *f = p->former;
+
+		p->former = f->next;
+		fork_sites__free(f->sites);
+		free(f);
+	}
+}
+
+/* Whose children have all been repaired. Called when it is quiet. */
+static void forget_past(struct repairer *r)
+{
+	for (unsigned int i = 0; i < PARENTS; i++) {
+		for (struct parent **link = &r->bucket[i], *p; (p = *link);) {
+			forget_former(p);
+			if (p->sites) {
+				link = &p->next;
+				continue;
+			}
+			*link = p->next;
+			free(p);
+		}
+	}
+	r->n_former = 0;
+}
+
+static uint64_t now_ms(void)
+{
+	return (uint64_t)clock_us() / 1000;
+}
+
+static bool is_quiet(const struct repairer *r)
+{
+	return now_ms() - __atomic_load_n(&r->last_fork_ms, __ATOMIC_SEQ_CST) >= QUIET_MS;
 }
 
 int repairer__set(struct repairer *r, const struct target *t, struct site *const *s, size_t n)
@@ -75,15 +139,11 @@ int repairer__set(struct repairer *r, const struct target *t, struct site *const
 		}
 	}
 	if (p && !err) {
-		fork_sites__free(p->sites);
+		supersede(r, p);
 		p->sites = sites;
-		if (!sites) {
-			r->n_to_sweep -= p->to_sweep;
-			*link = p->next;
-			free(p);
-		}
 	}
 	pthread_mutex_unlock(&r->lock);
+	eventfd_write(r->wake_fd, 1);
 	return err;
 }
 
@@ -112,12 +172,17 @@ static int on_fork(void *arg, void *data, size_t size)
 	struct parent *p;
 
 	(void)size;
+	__atomic_store_n(&r->last_fork_ms, now_ms(), __ATOMIC_SEQ_CST);
 	pthread_mutex_lock(&r->lock);
 	p = *find(r, rec->tgid);
 	if (p) {
-		repair(p->sites, (pid_t)rec->arg, REPAIR_DEPTH);
-		r->n_to_sweep += !p->to_sweep;
-		p->to_sweep = true;
+		if (p->sites) {
+			repair(p->sites, (pid_t)rec->arg, REPAIR_DEPTH);
+			r->n_to_sweep += !p->to_sweep;
+			p->to_sweep = true;
+		}
+		for (struct former *f = p->former; f; f = f->next)
+			repair(f->sites, (pid_t)rec->arg, REPAIR_DEPTH);
 	}
 	pthread_mutex_unlock(&r->lock);
 	return 0;
@@ -136,9 +201,12 @@ static void *sweeper(void *arg)
 	struct sweep *s = arg;
 
 	for (size_t i = 0; i < s->n; i++) {
-		fork_sites__sweep(s->sites[i]);
+		if (is_quiet(s->r))
+			fork_sites__sweep(s->sites[i]);
 		fork_sites__free(s->sites[i]);
 	}
+	while (is_quiet(s->r) && agent_close_buried(false))
+		;
 	__atomic_sub_fetch(&s->r->n_sweepers, 1, __ATOMIC_SEQ_CST);
 	free(s);
 	return NULL;
@@ -152,17 +220,18 @@ static void sweep(struct repairer *r)
 	if (__atomic_load_n(&r->n_sweepers, __ATOMIC_SEQ_CST))
 		return;
 	pthread_mutex_lock(&r->lock);
-	if (r->n_to_sweep)
+	if (r->n_to_sweep || agent_has_buried())
 		s = calloc(1, sizeof(*s) + r->n_to_sweep * sizeof(struct fork_sites *));
 	for (unsigned int i = 0; s && i < PARENTS; i++) {
 		for (struct parent *p = r->bucket[i]; p; p = p->next) {
-			if (p->to_sweep)
+			if (p->to_sweep && p->sites)
 				s->sites[s->n++] = fork_sites__ref(p->sites);
 			p->to_sweep = false;
 		}
 	}
 	if (s)
 		r->n_to_sweep = 0;
+	forget_past(r);
 	pthread_mutex_unlock(&r->lock);
 	if (!s)
 		return;
@@ -177,7 +246,7 @@ static int until_sweep(struct repairer *r)
 	int ms;
 
 	pthread_mutex_lock(&r->lock);
-	ms = r->n_to_sweep ? SWEEP_MS : -1;
+	ms = r->n_to_sweep || r->n_former || agent_has_buried() ? QUIET_MS : -1;
 	pthread_mutex_unlock(&r->lock);
 	return ms;
 }
@@ -186,17 +255,26 @@ static void *run(void *arg)
 {
 	struct repairer *r = arg;
 	struct pollfd wait[2] = {{.fd = ring_buffer__epoll_fd(r->ring), .events = POLLIN},
-				 {.fd = r->end_fd, .events = POLLIN}};
+				 {.fd = r->wake_fd, .events = POLLIN}};
+	uint64_t deadline = 0;
+	eventfd_t ignored;
 
 	setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), NICE);
 	for (;;) {
-		int n = poll(wait, 2, until_sweep(r));
+		bool ends = __atomic_load_n(&r->ends, __ATOMIC_SEQ_CST);
+		int n = ends && (is_quiet(r) || (deadline && now_ms() > deadline))
+				? -1
+				: poll(wait, 2, ends ? ENDING_MS : until_sweep(r));
 
-		if ((n < 0 && errno != EINTR) || wait[1].revents)
+		if (n < 0 && (ends || errno != EINTR))
 			return NULL;
-		if (n)
+		if (ends && !deadline)
+			deadline = now_ms() + 4 * QUIET_MS;
+		if (n > 0 && wait[1].revents)
+			eventfd_read(r->wake_fd, &ignored);
+		if (n > 0)
 			ring_buffer__consume(r->ring);
-		else
+		else if (!ends && is_quiet(r))
 			sweep(r);
 	}
 }
@@ -210,9 +288,9 @@ int repairer__new(struct repairer **out, int forks_fd, char *err, size_t err_siz
 	if (!r)
 		goto fail;
 	pthread_mutex_init(&r->lock, NULL);
-	r->end_fd = eventfd(0, EFD_CLOEXEC);
+	r->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	r->ring = ring_buffer__new(forks_fd, on_fork, r, NULL);
-	if (!r->ring || r->end_fd < 0) {
+	if (!r->ring || r->wake_fd < 0) {
 		ret = -errno;
 		goto fail;
 	}
@@ -223,6 +301,7 @@ int repairer__new(struct repairer **out, int forks_fd, char *err, size_t err_siz
 	r->runs = !ret;
 	if (ret)
 		goto fail;
+	agent_bury_holds(true);
 	*out = r;
 	return 0;
 fail:
@@ -235,22 +314,28 @@ void repairer__free(struct repairer *r)
 {
 	if (!r)
 		return;
+	agent_bury_holds(false);
 	if (r->runs) {
-		eventfd_write(r->end_fd, 1);
+		__atomic_store_n(&r->ends, true, __ATOMIC_SEQ_CST);
+		eventfd_write(r->wake_fd, 1);
 		pthread_join(r->thread, NULL);
 	}
 	while (__atomic_load_n(&r->n_sweepers, __ATOMIC_SEQ_CST))
 		usleep(1000);
+	while (agent_close_buried(true))
+		;
+	agent_closed_all();
 	for (unsigned int i = 0; i < PARENTS; i++) {
 		for (struct parent *p = r->bucket[i], *next; p; p = next) {
 			next = p->next;
+			forget_former(p);
 			fork_sites__free(p->sites);
 			free(p);
 		}
 	}
 	ring_buffer__free(r->ring);
-	if (r->end_fd >= 0)
-		close(r->end_fd);
+	if (r->wake_fd >= 0)
+		close(r->wake_fd);
 	pthread_mutex_destroy(&r->lock);
 	free(r);
 }
