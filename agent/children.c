@@ -120,6 +120,21 @@ static int repair_in_tracer(struct target *child, void *arg)
 	return rc;
 }
 
+/* Threads of the child wait for the int3, which may be written at any time; for the rest they have to be stopped. */
+static void close_quickly(const struct target *child, const struct vmas *maps, const struct repair *r)
+{
+	const uint8_t byte = INT3;
+	uint8_t now[PATCH_MAX];
+
+	for (size_t i = 0; i < r->n; i++) {
+		const struct site *s = r->sites[i];
+
+		if (has_stub(maps, s) && is_copy(child, s) && !target_read(child, s->addr, now, s->size) &&
+		    now[0] == s->jump[0] && agent_is_behind(now, s->jump, (uint32_t)s->size))
+			target_write(child, s->addr, &byte, 1);
+	}
+}
+
 int agent_repair_child(pid_t child, const struct site *const *sites, size_t n_sites, struct agent_error *err)
 {
 	struct repair r = {sites, n_sites, err};
@@ -132,15 +147,18 @@ int agent_repair_child(pid_t child, const struct site *const *sites, size_t n_si
 		return 0;
 	for (size_t i = 0; i < n_sites && !any; i++)
 		any = has_stub(&maps, sites[i]);
-	vmas_clear(&maps);
-	if (!any)
+	if (!any) {
+		vmas_clear(&maps);
 		return 0;
-	pthread_mutex_lock(&one_at_a_time);
+	}
 	rc = target__open(child, &t, err);
 	if (rc) {
-		pthread_mutex_unlock(&one_at_a_time);
+		vmas_clear(&maps);
 		return rc == -ESRCH ? 0 : rc;
 	}
+	close_quickly(t, &maps, &r);
+	vmas_clear(&maps);
+	pthread_mutex_lock(&one_at_a_time);
 	for (int tries = 0; tries < 5; tries++) {
 		rc = tracer_run(t, repair_in_tracer, &r);
 		if (rc != -ETIMEDOUT)
