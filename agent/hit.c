@@ -321,6 +321,17 @@ static int await_repair(const struct agent_site *site)
 	return 0;
 }
 
+/* Of a place that was emptied since the fork nobody knows any more. */
+static int may_count_children(const struct agent_action *a, const struct agent_action *end)
+{
+	int is_empty = a == end;
+
+	while (a < end)
+		if (wanted(a++, 1))
+			return 1;
+	return is_empty;
+}
+
 /* What to do at a probed instruction, and where in the stub to go on: GO_*. */
 static long serve(struct pt_regs *regs, struct agent_site *site)
 {
@@ -328,9 +339,8 @@ static long serve(struct pt_regs *regs, struct agent_site *site)
 	int in_child = agent_in_fork_child(site->fork_page);
 	long go_on = site->call_resume ? GO_WITHOUT_RET : GO_ON;
 
-	for (a = site->action; in_child && a < end; a++)
-		if (wanted(a, in_child) && await_repair(site))
-			return GO_BOUNCE;
+	if (in_child && may_count_children(site->action, end) && await_repair(site))
+		return GO_BOUNCE;
 again:
 	if (__builtin_expect(__atomic_load_n(&site->mode, __ATOMIC_ACQUIRE) == AGENT_SITE_BOUNCE, 0))
 		/* The parent's place was closed since: what a child does here is the kernel's to see, too. */
@@ -346,8 +356,7 @@ again:
 		if (__builtin_expect(g == SHM_UGATE_OPEN, 1))
 			continue;
 		if (g != SHM_UGATE_WAIT)
-			/* The parent's place was closed since: what a child does here is the kernel's to see, too. */
-		return in_child && !await_repair(site) ? go_on : GO_BOUNCE;
+			return in_child && !await_repair(site) ? go_on : GO_BOUNCE;
 		agent_wait(gate);
 		goto again;
 	}
