@@ -79,6 +79,8 @@ static void show_refused(struct shown *s, struct status_probe *sp, pid_t pid, co
 		s->refused[sp->n_refused++] = (struct status_refused){pid, why};
 }
 
+_Static_assert(AGENT_MAX_ACTIONS == 8, "a reason below names it");
+
 /* Open places of this probe; the processes in which it stays in the kernel, with the reason. */
 static void fill_hosts(struct engine *e, const struct probe *p, struct report *r, size_t i)
 {
@@ -101,6 +103,8 @@ static void fill_hosts(struct engine *e, const struct probe *p, struct report *r
 			why = pl->why;
 		else if (h->why[0] && host__maps(h, p->o.dev, p->o.ino))
 			why = h->why;
+		else if (pl && p->group && p->group->state == GROUP_SHARED && place_is_crowded(&e->sw, h, pl))
+			why = "more than 8 probes are on this instruction";
 		else if (pl && p->group && p->group->state == GROUP_SHARED)
 			why = "another probe on this instruction stays in the kernel";
 		if (why)

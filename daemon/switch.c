@@ -65,6 +65,17 @@ bool group_is_host_wide(const struct group *g, const struct gprog *prog)
 	return false;
 }
 
+bool place_is_crowded(struct switcher *sw, const struct host *h, const struct place *pl)
+{
+	unsigned int n = 0;
+
+	for_each_probe_at(p, sw->at, pl->ino, pl->offset)
+	{
+		n += probe_reaches(p, h);
+	}
+	return n > AGENT_MAX_ACTIONS;
+}
+
 bool place_is_carried(struct switcher *sw, const struct host *h, const struct place *pl)
 {
 	unsigned int n = 0;

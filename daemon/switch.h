@@ -65,6 +65,8 @@ void switch_settle(struct switcher *sw);
 
 /* Is it a tool? */
 bool holds_probes(struct switcher *sw, pid_t pid);
+/* Are there more probes on this instruction than a place holds? */
+bool place_is_crowded(struct switcher *sw, const struct host *h, const struct place *pl);
 /* May every probe on this instruction be served in userspace? */
 bool place_is_carried(struct switcher *sw, const struct host *h, const struct place *pl);
 bool probe_reaches(const struct probe *p, const struct host *h);
