@@ -41,6 +41,20 @@ offloaded() {
 	"$B/bpftime" wait --tool "$TOOL_PID" --state offloaded --timeout 15
 }
 
+# killed_in_switches N: so often, at random moments, and started again.
+killed_in_switches() {
+	local i
+	for ((i = 0; i < $1; i++)); do
+		while "$B/bpftime" handback "$TOOL_PID" && "$B/bpftime" takeover "$TOOL_PID"; do :; done >/dev/null 2>&1 3>&- &
+		sleep "0.$((RANDOM % 5))$((RANDOM % 10))"
+		daemon_kill
+		wait $! || true
+		kill -0 "$WORKLOAD_PID"
+		daemon_start
+		offloaded
+	done
+}
+
 @test "killed under load: the target lives, the tool prints the truth while no daemon runs" {
 	exact_start "$SESSION/x" count_tid 4 300000 --rate 100000
 	offloaded
@@ -67,25 +81,15 @@ offloaded() {
 }
 
 @test "killed at random moments of switches, and started again: the target lives, the tool prints the truth" {
-	local i
 	export EXACT_TIMEOUT=120
 	exact_start "$SESSION/x" count_tid 4 2000000 --rate 100000
 	offloaded
 	exact_go "$SESSION/x"
-	for ((i = 0; i < 10; i++)); do
-		while "$B/bpftime" handback "$TOOL_PID" && "$B/bpftime" takeover "$TOOL_PID"; do :; done >/dev/null 2>&1 3>&- &
-		sleep "0.$((RANDOM % 5))$((RANDOM % 10))"
-		daemon_kill
-		wait $! || true
-		kill -0 "$WORKLOAD_PID"
-		daemon_start
-		offloaded
-	done
+	killed_in_switches 10
 	exact_finish "$SESSION/x" count_tid
 }
 
 @test "killed at random moments of switches, with a tool that sees shared memory: it prints the truth" {
-	local i
 	export EXACT_TIMEOUT=120
 	cp "$B/tests/tools/drain" "$SESSION/drain"
 	policy only.json "{\"version\": 1, \"tools\": [{\"exe\": \"$SESSION/drain\", \"action\": \"offload\"}],
@@ -98,34 +102,17 @@ offloaded() {
 	wait_for "$SESSION/x/tool" "$tool_ready" 20
 	offloaded
 	exact_go "$SESSION/x"
-	for ((i = 0; i < 5; i++)); do
-		while "$B/bpftime" handback "$TOOL_PID" && "$B/bpftime" takeover "$TOOL_PID"; do :; done >/dev/null 2>&1 3>&- &
-		sleep "0.$((RANDOM % 5))$((RANDOM % 10))"
-		daemon_kill
-		wait $! || true
-		kill -0 "$WORKLOAD_PID"
-		daemon_start
-		offloaded
-	done
+	killed_in_switches 5
 	exact_finish "$SESSION/x" drain-alone
 }
 
 @test "killed under load with a target that is not PIE, and started again: the tool prints the truth" {
-	local i
 	export EXACT_TIMEOUT=120
 	WORKLOAD=$B/tests/victims/low-workload
 	exact_start "$SESSION/x" count_tid 4 1000000 --rate 100000
 	offloaded
 	exact_go "$SESSION/x"
-	for ((i = 0; i < 5; i++)); do
-		while "$B/bpftime" handback "$TOOL_PID" && "$B/bpftime" takeover "$TOOL_PID"; do :; done >/dev/null 2>&1 3>&- &
-		sleep "0.$((RANDOM % 5))$((RANDOM % 10))"
-		daemon_kill
-		wait $! || true
-		kill -0 "$WORKLOAD_PID"
-		daemon_start
-		offloaded
-	done
+	killed_in_switches 5
 	exact_finish "$SESSION/x" count_tid
 }
 
