@@ -201,11 +201,12 @@ static void *sweeper(void *arg)
 	struct sweep *s = arg;
 
 	for (size_t i = 0; i < s->n; i++) {
-		if (is_quiet(s->r))
+		if (!__atomic_load_n(&s->r->ends, __ATOMIC_SEQ_CST) && is_quiet(s->r))
 			fork_sites__sweep(s->sites[i]);
 		fork_sites__free(s->sites[i]);
 	}
-	while (is_quiet(s->r) && agent_close_buried(false))
+	/* One after another; at the end repairer__free() closes many at a time. */
+	while (!__atomic_load_n(&s->r->ends, __ATOMIC_SEQ_CST) && is_quiet(s->r) && agent_close_buried(false))
 		;
 	__atomic_sub_fetch(&s->r->n_sweepers, 1, __ATOMIC_SEQ_CST);
 	free(s);
