@@ -330,7 +330,7 @@ void agent_bury_holds(bool on)
 
 static bool bury(int link, int event)
 {
-	struct buried *b = buries && (link >= 0 || event >= 0) ? malloc(sizeof(*b)) : NULL;
+	struct buried *b = buries ? malloc(sizeof(*b)) : NULL;
 
 	if (!b)
 		return false;
@@ -366,16 +366,21 @@ bool agent_close_buried(bool aside)
 	return true;
 }
 
+static void let_end(const char *pin, int link, int event, bool aside)
+{
+	if (pin[0])
+		unlink(pin);
+	if ((link < 0 && event < 0) || bury(link, event))
+		return;
+	if (aside)
+		close_aside(link, event);
+	else
+		close_both(link, event);
+}
+
 static void hold_drop(struct hold *h, bool aside)
 {
-	if (h->pin[0])
-		unlink(h->pin);
-	if (bury(h->link, h->event))
-		;
-	else if (aside && (h->event >= 0 || h->link >= 0))
-		close_aside(h->link, h->event);
-	else
-		close_both(h->link, h->event);
+	let_end(h->pin, h->link, h->event, aside);
 	*h = (struct hold){.event = -1, .link = -1};
 }
 
@@ -383,14 +388,7 @@ static void hold_link_put(struct hold_link *l, bool aside)
 {
 	if (--l->refs)
 		return;
-	if (l->pin[0])
-		unlink(l->pin);
-	if (bury(l->link, -1))
-		;
-	else if (aside && l->link >= 0)
-		close_aside(l->link, -1);
-	else
-		close_both(l->link, -1);
+	let_end(l->pin, l->link, -1, aside);
 	close_both(l->path_fd, -1);
 	free(l);
 }
