@@ -114,6 +114,11 @@ static uint64_t now_ms(void)
 	return (uint64_t)clock_us() / 1000;
 }
 
+static bool is_ending(const struct repairer *r)
+{
+	return __atomic_load_n(&r->ends, __ATOMIC_SEQ_CST);
+}
+
 static bool is_quiet(const struct repairer *r)
 {
 	return now_ms() - __atomic_load_n(&r->last_fork_ms, __ATOMIC_SEQ_CST) >= QUIET_MS;
@@ -201,12 +206,12 @@ static void *sweeper(void *arg)
 	struct sweep *s = arg;
 
 	for (size_t i = 0; i < s->n; i++) {
-		if (!__atomic_load_n(&s->r->ends, __ATOMIC_SEQ_CST) && is_quiet(s->r))
+		if (!is_ending(s->r) && is_quiet(s->r))
 			fork_sites__sweep(s->sites[i]);
 		fork_sites__free(s->sites[i]);
 	}
 	/* One after another; at the end repairer__free() closes many at a time. */
-	while (!__atomic_load_n(&s->r->ends, __ATOMIC_SEQ_CST) && is_quiet(s->r) && agent_close_buried(false))
+	while (!is_ending(s->r) && is_quiet(s->r) && agent_close_buried(false))
 		;
 	__atomic_sub_fetch(&s->r->n_sweepers, 1, __ATOMIC_SEQ_CST);
 	free(s);
@@ -262,15 +267,16 @@ static void *run(void *arg)
 
 	setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), NICE);
 	for (;;) {
-		bool ends = __atomic_load_n(&r->ends, __ATOMIC_SEQ_CST);
-		int n = ends && (is_quiet(r) || (deadline && now_ms() > deadline))
-				? -1
-				: poll(wait, 2, ends ? ENDING_MS : until_sweep(r));
+		bool ends = is_ending(r);
+		int n;
 
-		if (n < 0 && (ends || errno != EINTR))
-			return NULL;
 		if (ends && !deadline)
 			deadline = now_ms() + 4 * QUIET_MS;
+		if (ends && (is_quiet(r) || now_ms() > deadline))
+			return NULL;
+		n = poll(wait, 2, ends ? ENDING_MS : until_sweep(r));
+		if (n < 0 && errno != EINTR)
+			return NULL;
 		if (n > 0 && wait[1].revents)
 			eventfd_read(r->wake_fd, &ignored);
 		if (n > 0)
