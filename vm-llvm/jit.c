@@ -3,9 +3,10 @@
  * jit.c: from a module of IR to bytes that can be mapped anywhere.
  *
  * The library bitcode is the module; the program is lifted into it (lift.c), blobs become constants, everything but the
- * entry becomes internal and is inlined, and after optimisation nothing may be left but functions: no data, no
- * declarations. Code generation is held to general registers, without red zone, jump tables, constant pools or calls
- * that the compiler invents, because the result runs in the middle of foreign functions, on their stacks.
+ * entry becomes internal and is inlined, and after optimisation nothing may be left but functions and constants: no
+ * variables, no declarations. Code generation is held to general registers, without red zone, jump tables, constant
+ * pools or calls that the compiler invents, because the result runs in the middle of foreign functions, on their
+ * stacks.
  */
 #include "lift.h"
 #include "object.h"
@@ -119,7 +120,7 @@ static void define_blob(struct jit *j, const struct vm_blob *blob)
 	if (!old)
 		return; /* the library does not use it */
 	init = LLVMConstStringInContext2(j->ctx, blob->data, blob->size, true);
-	new = LLVMAddGlobal(j->mod, LLVMTypeOf(init), "");
+	new = LLVMAddGlobal(j->mod, LLVMTypeOf(init), "constant");
 	LLVMSetInitializer(new, init);
 	LLVMSetGlobalConstant(new, true);
 	LLVMSetLinkage(new, LLVMInternalLinkage);
@@ -270,13 +271,12 @@ static int optimise(struct jit *j)
 	return r;
 }
 
-/* Nothing from outside, no data. */
+/* Nothing from outside, no variables. */
 static int check_closed(struct jit *j)
 {
 	for (LLVMValueRef g = LLVMGetFirstGlobal(j->mod); g; g = LLVMGetNextGlobal(g))
-		if (LLVMGetFirstUse(g) || !LLVMIsDeclaration(g))
-			return vm_fail(j->err, j->err_size, -ENOEXEC,
-				       "the library's variable '%s' cannot be made a constant",
+		if (LLVMIsDeclaration(g) ? !!LLVMGetFirstUse(g) : !LLVMIsGlobalConstant(g))
+			return vm_fail(j->err, j->err_size, -ENOEXEC, "the library's variable '%s' is not a constant",
 				       LLVMGetValueName2(g, &(size_t){0}));
 	for (LLVMValueRef fn = LLVMGetFirstFunction(j->mod); fn; fn = LLVMGetNextFunction(fn))
 		if (LLVMIsDeclaration(fn) && !is_intrinsic(fn) && LLVMGetFirstUse(fn))
@@ -378,8 +378,8 @@ static int emit(struct jit *j, struct vm_code *out)
 	r = stack_size(j, &out->stack_size);
 	if (r)
 		return r;
-	return vm_object__text(LLVMGetBufferStart(j->object), LLVMGetBufferSize(j->object), VM_ENTRY_NAME, &out->bytes,
-			       &out->size, &out->entry, j->err, j->err_size);
+	return vm_object__image(LLVMGetBufferStart(j->object), LLVMGetBufferSize(j->object), VM_ENTRY_NAME, &out->bytes,
+				&out->size, &out->entry, j->err, j->err_size);
 }
 
 static int build(struct jit *j, const struct bpf_insn *insns, size_t n_insns, const struct vm_compile_opts *o,

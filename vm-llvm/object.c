@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define NO_PLACE ((size_t)-1)
+
 struct object {
 	const uint8_t *base;
 	size_t size;
@@ -15,6 +17,7 @@ struct object {
 	const Elf64_Shdr *sh;
 	const char *names; /* of sections */
 	unsigned int text; /* index of .text */
+	size_t *place;	   /* per section: its offset in the image, or NO_PLACE */
 	char *err;
 	size_t err_size;
 };
@@ -39,20 +42,41 @@ static int open_object(struct object *o)
 	return 0;
 }
 
-/* Finds .text; nothing else may be loaded at run time but the tables for unwinders, which nobody uses here. */
+/* Finds .text; what else is loaded at run time must be constants. Tables for unwinders are used by nobody here. */
 static int check_sections(struct object *o)
 {
 	for (unsigned int i = 1; i < o->eh->e_shnum; i++) {
-		const char *name = o->names + o->sh[i].sh_name;
+		const Elf64_Shdr *s = &o->sh[i];
+		const char *name = o->names + s->sh_name;
 
-		if (!(o->sh[i].sh_flags & SHF_ALLOC) || o->sh[i].sh_size == 0 || !strcmp(name, ".eh_frame"))
+		o->place[i] = NO_PLACE;
+		if (!(s->sh_flags & SHF_ALLOC) || s->sh_size == 0 || !strcmp(name, ".eh_frame"))
 			continue;
-		if (strcmp(name, ".text"))
-			return vm_fail(o->err, o->err_size, -ENOEXEC, "the compiled code needs a data section (%s)",
-				       name);
-		o->text = i;
+		if (s->sh_type != SHT_PROGBITS || s->sh_flags & SHF_WRITE)
+			return vm_fail(o->err, o->err_size, -ENOEXEC, "the compiled code needs variables (%s)", name);
+		o->place[i] = 0;
+		if (!strcmp(name, ".text"))
+			o->text = i;
 	}
 	return o->text ? 0 : vm_fail(o->err, o->err_size, -ENOEXEC, "the compiled program has no code");
+}
+
+/* The code first, its constants behind it. Returns the size of all. */
+static size_t lay_out(struct object *o)
+{
+	size_t end = o->sh[o->text].sh_size;
+
+	for (unsigned int i = 1; i < o->eh->e_shnum; i++) {
+		const Elf64_Shdr *s = &o->sh[i];
+
+		if (i == o->text || o->place[i] == NO_PLACE)
+			continue;
+		if (s->sh_addralign)
+			end = (end + s->sh_addralign - 1) / s->sh_addralign * s->sh_addralign;
+		o->place[i] = end;
+		end += s->sh_size;
+	}
+	return end;
 }
 
 static int relocate_one(struct object *o, const Elf64_Rela *rel, const Elf64_Shdr *symtab, uint8_t *code, size_t size)
@@ -62,12 +86,12 @@ static int relocate_one(struct object *o, const Elf64_Rela *rel, const Elf64_Shd
 	uint32_t type = ELF64_R_TYPE(rel->r_info);
 	int32_t v;
 
-	if ((type != R_X86_64_PC32 && type != R_X86_64_PLT32) || sym->st_shndx != o->text || rel->r_offset > size ||
-	    size - rel->r_offset < sizeof(v))
+	if ((type != R_X86_64_PC32 && type != R_X86_64_PLT32) || !sym->st_shndx || sym->st_shndx >= o->eh->e_shnum ||
+	    o->place[sym->st_shndx] == NO_PLACE || rel->r_offset > size || size - rel->r_offset < sizeof(v))
 		return vm_fail(o->err, o->err_size, -ENOEXEC,
 			       "the compiled code refers to %s outside itself (relocation %u)",
 			       strings[sym->st_name] ? strings + sym->st_name : "a section", type);
-	v = (int32_t)(sym->st_value + rel->r_addend - rel->r_offset);
+	v = (int32_t)(o->place[sym->st_shndx] + sym->st_value + rel->r_addend - rel->r_offset);
 	memcpy(code + rel->r_offset, &v, sizeof(v));
 	return 0;
 }
@@ -80,8 +104,11 @@ static int relocate(struct object *o, uint8_t *code, size_t size)
 		const Elf64_Shdr *s = &o->sh[i];
 		const Elf64_Rela *rel = (const Elf64_Rela *)(o->base + s->sh_offset);
 
-		if (s->sh_type != SHT_RELA || s->sh_info != o->text)
+		if (s->sh_type != SHT_RELA || s->sh_info >= o->eh->e_shnum || o->place[s->sh_info] == NO_PLACE)
 			continue;
+		if (s->sh_info != o->text)
+			return vm_fail(o->err, o->err_size, -ENOEXEC,
+				       "the compiled code needs constants with addresses");
 		for (size_t k = 0; !r && k < s->sh_size / sizeof(*rel); k++)
 			r = relocate_one(o, &rel[k], &o->sh[s->sh_link], code, size);
 	}
@@ -108,29 +135,42 @@ static int find_entry(struct object *o, const char *name, size_t *entry)
 	return vm_fail(o->err, o->err_size, -ENOEXEC, "the compiled code has no %s", name);
 }
 
-int vm_object__text(const void *object, size_t object_size, const char *name, uint8_t **code, size_t *size,
-		    size_t *entry, char *err, size_t err_size)
+static int copy_sections(struct object *o, uint8_t **code, size_t *size)
+{
+	*size = lay_out(o);
+	*code = calloc(1, *size);
+	if (!*code)
+		return vm_fail(o->err, o->err_size, -ENOMEM, "no memory for %zu bytes of code", *size);
+	for (unsigned int i = 1; i < o->eh->e_shnum; i++)
+		if (o->place[i] != NO_PLACE)
+			memcpy(*code + o->place[i], o->base + o->sh[i].sh_offset, o->sh[i].sh_size);
+	return 0;
+}
+
+int vm_object__image(const void *object, size_t object_size, const char *name, uint8_t **code, size_t *size,
+		     size_t *entry, char *err, size_t err_size)
 {
 	struct object o = {.base = object, .size = object_size, .err = err, .err_size = err_size};
-	const Elf64_Shdr *text;
 	int r = open_object(&o);
 
-	if (!r)
-		r = check_sections(&o);
-	if (!r)
-		r = find_entry(&o, name, entry);
+	*code = NULL;
 	if (r)
 		return r;
-	text = &o.sh[o.text];
-	*size = text->sh_size;
-	*code = malloc(*size);
-	if (!*code)
-		return vm_fail(err, err_size, -ENOMEM, "no memory for %zu bytes of code", *size);
-	memcpy(*code, o.base + text->sh_offset, *size);
-	r = relocate(&o, *code, *size);
+	o.place = calloc(o.eh->e_shnum + 1, sizeof(*o.place));
+	if (!o.place)
+		return vm_fail(err, err_size, -ENOMEM, "no memory for %u sections", o.eh->e_shnum);
+	o.place[0] = NO_PLACE;
+	r = check_sections(&o);
+	if (!r)
+		r = find_entry(&o, name, entry);
+	if (!r)
+		r = copy_sections(&o, code, size);
+	if (!r)
+		r = relocate(&o, *code, o.sh[o.text].sh_size);
 	if (r) {
 		free(*code);
 		*code = NULL;
 	}
+	free(o.place);
 	return r;
 }

@@ -7,11 +7,11 @@
 #include <stdint.h>
 
 /*
- * Copies .text out of an x86-64 relocatable object, with the relocations that stay within it applied. Refuses any other
- * section with contents at run time and any symbol from outside: the code must stand alone. code: malloc'ed. *entry:
- * offset of the function symbol `name`.
+ * Copies the code out of an x86-64 relocatable object, its constants behind it, with the relocations applied that stay
+ * within the two: the image can be mapped anywhere, read-only. Refuses variables, constants that hold addresses, and
+ * any symbol from outside: the image must stand alone. code: malloc'ed. *entry: offset of the function symbol `name`.
  */
-int vm_object__text(const void *object, size_t object_size, const char *name, uint8_t **code, size_t *size,
-		    size_t *entry, char *err, size_t err_size);
+int vm_object__image(const void *object, size_t object_size, const char *name, uint8_t **code, size_t *size,
+		     size_t *entry, char *err, size_t err_size);
 
 #endif

@@ -35,7 +35,7 @@ struct vm_compile_opts {
 };
 
 struct vm_code {
-	uint8_t *bytes; /* position-independent, no relocations, no data; malloc'ed, owned by the caller */
+	uint8_t *bytes; /* position-independent, no relocations, constants behind the code; malloc'ed, yours */
 	size_t size;
 	size_t entry;	   /* offset of: uint64_t entry(void *ctx, void *env) */
 	size_t stack_size; /* bytes of stack that one call may use, return address included */

@@ -31,6 +31,7 @@ tool_command() { # NAME [PID]: without, every process is probed
 	changing) BPFTRACE_MAP_KEYS_MAX=512 exec bpftrace "${limit[@]}" -e "$probe { @[nsecs / 3000000] = count(); }" ;;
 	sum) exec bpftrace "${limit[@]}" -e "$probe { @[comm, arg0] = sum(arg2); }" ;;
 	filter) exec bpftrace "${limit[@]}" -e "$probe /arg0 == 3/ { @ = count(); }" ;;
+	choice) exec bpftrace "${limit[@]}" -e "$probe { if (arg0 == 3) { @n++; } else { @rest += 2; } }" ;;
 	str_key) exec bpftrace "${limit[@]}" -e "$probe { @[str(arg0)] = count(); }" ;;
 	latency) exec bpftrace "${limit[@]}" -e "$probe { @start[tid] = nsecs; } $ret /@start[tid]/ { @n = count(); @sum = sum(nsecs - @start[tid]); delete(@start[tid]); }" ;;
 	return) exec bpftrace "${limit[@]}" -e "$ret { @[tid] = count(); @v = sum(retval); }" ;;
@@ -53,6 +54,7 @@ truth_of() { # NAME WORKLOAD_OUTPUT
 	hist) awk '/^log2/ { print $2, $3 }' "$2" | sort ;;
 	sum) awk '/^sum/ { print $2, $3, $5 }' "$2" | sort ;;
 	filter) awk '/^arg0 3/ { print "n", $3 }' "$2" ;;
+	choice) awk '/^calls/ { n = $2 } /^arg0 3/ { k = $3 } END { print "n", k; print "rest", 2 * (n - k) }' "$2" ;;
 	str_key) sed -nE 's/^arg0 (.*) ([0-9]+) [0-9]+$/\1 \2/p' "$2" | sort ;;
 	latency) awk '/^calls/ { print "n", $2; print "start 0" }' "$2" ;;
 	funclatency | hashcount) awk '/^calls/ { print "n", $2 }' "$2" ;;
@@ -63,6 +65,7 @@ truth_of() { # NAME WORKLOAD_OUTPUT
 
 answer_of() { # NAME TOOL_OUTPUT
 	case $1 in
+	choice) sed -nE 's/^@(n|rest): ([0-9]+)$/\1 \2/p' "$2" | sort ;;
 	count | filter) awk '/^@: / { print "n", $2 }' "$2" ;;
 	count_tid*) sed -nE 's/^@\[([0-9]+)\]: ([0-9]+)$/\1 \2/p' "$2" | sort ;;
 	return) sed -nE 's/^@\[([0-9]+)\]: ([0-9]+)$/\1 \2/p; s/^@v: ([0-9]+)$/v \1/p' "$2" | sort ;;

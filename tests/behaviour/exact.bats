@@ -71,6 +71,10 @@ offloaded_is_exact() {
 	offloaded_is_exact filter 8 50000
 }
 
+@test "choice, 8 threads: the answer is the truth" {
+	offloaded_is_exact choice 8 50000
+}
+
 @test "str_key, 1 thread: the answer is the truth" {
 	offloaded_is_exact str_key 1 400000
 }

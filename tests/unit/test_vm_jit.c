@@ -178,6 +178,48 @@ static void maps(void **state)
 	vm_code__clear(&code);
 }
 
+/* Which map it is, only the run tells: the table of maps goes with the code, wherever it is mapped. */
+static void chosen_map(void **state)
+{
+	static const struct bpf_insn prog[] = {
+		LDX(BPF_DW, 3, 1, 0),
+		I(BPF_ST | BPF_MEM | BPF_W, 10, 0, -4, 3),
+		MOV(2, 10),
+		ADDI(2, -4),
+		LDDW(1, BPF_PSEUDO_MAP_FD, 2, 0),
+		I(BPF_JMP | BPF_JEQ | BPF_K, 3, 0, 2, 0),
+		LDDW(1, BPF_PSEUDO_MAP_FD, 1, 0),
+		CALL(1),
+		I(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 3, 0),
+		LDX(BPF_DW, 1, 0, 0),
+		ADDI(1, 7),
+		STX(BPF_DW, 0, 0, 1),
+		MOVI(0, 0),
+		EXIT,
+	};
+	uint64_t ctx[1] = {0};
+	struct vm_code code;
+	char err[256] = "";
+	entry_fn entry;
+	void *mem;
+
+	env.values[4 + 3] = 200;
+	env.values[8 + 2 * 3] = 100;
+	if (vm_compile(prog, N_INSNS(prog), &with_library, &code, err, sizeof(err)))
+		fail_msg("%s", err);
+	assert_true(code.size >= sizeof(lib_maps));
+	entry = map_code(&code, &mem);
+	entry(ctx, &env);
+	assert_int_equal(env.values[4 + 3], 200);
+	assert_int_equal(env.values[8 + 2 * 3], 107);
+	ctx[0] = 1;
+	entry(ctx, &env);
+	assert_int_equal(env.values[4 + 3], 207);
+	assert_int_equal(env.values[8 + 2 * 3], 107);
+	munmap(mem, code.size);
+	vm_code__clear(&code);
+}
+
 /* Every shape of read-add-write that becomes atomic gives the same registers and memory. */
 static void atomic_rmw_same(void **state)
 {
@@ -398,6 +440,7 @@ int main(void)
 		cmocka_unit_test(forms_as_interpreter),
 		cmocka_unit_test(helpers),
 		cmocka_unit_test(maps),
+		cmocka_unit_test(chosen_map),
 		cmocka_unit_test(atomic_rmw_same),
 		cmocka_unit_test(block_operations),
 		cmocka_unit_test(stack_bound),
