@@ -28,9 +28,9 @@
 #define ERR_SIZE	   200
 #define LINK_LEAST	   8 /* probes of a program; fewer get a perf event each */
 
-static void explain(struct group *g, const char *what, const char *name, int err, const char *detail)
+static void explain(char reason[REASON_SIZE], const char *what, const char *name, int err, const char *detail)
 {
-	snprintf(g->reason, sizeof(g->reason), "%s%s: %s", what, name, detail && detail[0] ? detail : strerror(-err));
+	snprintf(reason, REASON_SIZE, "%s%s: %s", what, name, detail && detail[0] ? detail : strerror(-err));
 }
 
 /* ---- arena ---- */
@@ -66,7 +66,7 @@ static int lay_out(struct group *g, uint64_t *size)
 			continue;
 		err = gmap__lay_out(m, off, &why);
 		if (err) {
-			explain(g, "map ", m->m.name, err, why);
+			explain(g->reason, "map ", m->m.name, err, why);
 			return err;
 		}
 		off = m->is_viewed ? m->geo.nodes_off + m->map_size : (m->geo.end_off + 63) & ~63ull;
@@ -75,7 +75,7 @@ static int lay_out(struct group *g, uint64_t *size)
 	return 0;
 }
 
-static int make_arena(struct group *g)
+int group__make_arena(struct group *g)
 {
 	LIBBPF_OPTS(bpf_map_create_opts, opts, .map_flags = BPF_F_MMAPABLE);
 	uint64_t size;
@@ -90,18 +90,18 @@ static int make_arena(struct group *g)
 	}
 	g->arena_fd = bpf_map_create(BPF_MAP_TYPE_ARRAY, "bpftimed_arena", 4, (uint32_t)size, 1, &opts);
 	if (g->arena_fd < 0) {
-		explain(g, "shared memory", "", -errno, NULL);
+		explain(g->reason, "shared memory", "", -errno, NULL);
 		return -errno;
 	}
 	err = pins__add(g->arena_fd, PIN_GROUP, g->id);
 	if (err) {
-		explain(g, "pinning shared memory", "", err, NULL);
+		explain(g->reason, "pinning shared memory", "", err, NULL);
 		return err;
 	}
 	g->arena_size = size;
 	g->arena = mapped__array(g->arena_fd, size, NULL, NULL);
 	if (!g->arena) {
-		explain(g, "shared memory", "", -errno, NULL);
+		explain(g->reason, "shared memory", "", -errno, NULL);
 		return -errno;
 	}
 	*g->arena = (struct shm_group_hdr){
@@ -120,7 +120,7 @@ static int make_arena(struct group *g)
 
 /* ---- code ---- */
 
-static int compile(struct group *g, struct gprog *p, struct vm_worker *worker)
+static int compile(struct group *g, struct gprog *p, struct vm_worker *worker, char reason[REASON_SIZE])
 {
 	struct shm_geo geo[SHM_MAX_MAPS] = {0};
 	struct vm_blob blob = {"bpftime_maps", geo, sizeof(geo)};
@@ -140,13 +140,13 @@ static int compile(struct group *g, struct gprog *p, struct vm_worker *worker)
 	err = vm_worker__compile(worker, p->insns, p->n_insns, &opts, COMPILE_TIMEOUT_MS, &p->code, err_text,
 				 sizeof(err_text));
 	if (err) {
-		explain(g, "compiling program ", p->name, err, err_text);
+		explain(reason, "compiling program ", p->name, err, err_text);
 		return err;
 	}
 	if (p->code.stack_size > AGENT_STACK_PROGRAM) {
 		snprintf(err_text, sizeof(err_text), "it needs %zu bytes of the stacks of those whom it probes",
 			 p->code.stack_size);
-		explain(g, "program ", p->name, -EOPNOTSUPP, err_text);
+		explain(reason, "program ", p->name, -EOPNOTSUPP, err_text);
 		return -EOPNOTSUPP;
 	}
 	log_debug("program %s: %zu bytes of code, %zu of stack", p->name, p->code.size, p->code.stack_size);
@@ -154,7 +154,7 @@ static int compile(struct group *g, struct gprog *p, struct vm_worker *worker)
 		   !agent_code_has_strings(p->code.bytes, p->code.size);
 	p->code_fd = agent_code_memfd("bpftimed-program", p->code.bytes, p->code.size);
 	if (p->code_fd < 0) {
-		explain(g, "code memory for program ", p->name, p->code_fd, NULL);
+		explain(reason, "code memory for program ", p->name, p->code_fd, NULL);
 		return p->code_fd;
 	}
 	return 0;
@@ -184,7 +184,7 @@ static bool wants_links(const struct group *g, const struct gprog *prog)
 	return n >= LINK_LEAST && uprobe__has_links();
 }
 
-static int load_khalf(struct group *g, struct gprog *p, const struct observer *o)
+static int load_khalf(struct group *g, struct gprog *p, const struct observer *o, char reason[REASON_SIZE])
 {
 	struct shm_geo geo[SHM_MAX_MAPS];
 	int direct[SHM_MAX_MAPS];
@@ -212,14 +212,14 @@ static int load_khalf(struct group *g, struct gprog *p, const struct observer *o
 	p->is_multi = opts.expected_attach_type == UPROBE_LINK_TYPE;
 	p->khalf_fd = khalf_load(p->insns, p->n_insns, &opts, err_text, sizeof(err_text));
 	if (p->khalf_fd < 0) {
-		explain(g, "the kernel half of program ", p->name, p->khalf_fd, err_text);
+		explain(reason, "the kernel half of program ", p->name, p->khalf_fd, err_text);
 		return p->khalf_fd;
 	}
 	return 0;
 }
 
 /* Where no kernel half tells of new processes, a program that does nothing else. */
-static int load_watcher(struct group *g, const struct observer *o)
+static int load_watcher(struct group *g, const struct observer *o, char reason[REASON_SIZE])
 {
 	char err_text[ERR_SIZE] = "";
 	int arrived_fd, arrivals_fd;
@@ -227,28 +227,26 @@ static int load_watcher(struct group *g, const struct observer *o)
 	observer__arrivals(o, &arrived_fd, &arrivals_fd);
 	g->watcher_fd = khalf_load_watcher(arrived_fd, arrivals_fd, err_text, sizeof(err_text));
 	if (g->watcher_fd < 0) {
-		explain(g, "watching for processes", "", g->watcher_fd, err_text);
+		explain(reason, "watching for processes", "", g->watcher_fd, err_text);
 		return g->watcher_fd;
 	}
 	return 0;
 }
 
-int group__build(struct group *g, struct vm_worker *worker, const struct observer *o)
+int group__build(struct group *g, struct vm_worker *worker, const struct observer *o, const bool *gives_up,
+		 char reason[REASON_SIZE])
 {
-	int err;
+	int err = 0;
 
-	if (g->built)
-		return 0;
-	g->reason[0] = 0;
-	err = make_arena(g);
 	for (unsigned int i = 0; !err && i < g->n_progs; i++) {
-		err = compile(g, &g->prog[i], worker);
+		if (__atomic_load_n(gives_up, __ATOMIC_RELAXED))
+			return -ECANCELED;
+		err = compile(g, &g->prog[i], worker, reason);
 		if (!err && g->has_khalf)
-			err = load_khalf(g, &g->prog[i], o);
+			err = load_khalf(g, &g->prog[i], o, reason);
 	}
 	if (!err && !g->has_khalf && group_is_host_wide(g, NULL))
-		err = load_watcher(g, o);
-	g->built = !err;
+		err = load_watcher(g, o, reason);
 	return err;
 }
 
@@ -330,7 +328,7 @@ static int attach_links(struct group *g)
 			continue;
 		err = add_link(g, p);
 		if (err) {
-			explain(g, "the kernel half cannot be attached to ", p->symbol, err, NULL);
+			explain(g->reason, "the kernel half cannot be attached to ", p->symbol, err, NULL);
 			return err;
 		}
 	}
@@ -365,7 +363,7 @@ int group__attach_khalf(struct group *g)
 		if (!err && g->has_khalf)
 			err = pins__add(p->khalf_link_fd, PIN_KHALF, g->id, i);
 		if (err) {
-			explain(g, "the kernel half cannot be attached to ", p->symbol, err, NULL);
+			explain(g->reason, "the kernel half cannot be attached to ", p->symbol, err, NULL);
 			return err;
 		}
 	}

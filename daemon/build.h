@@ -14,8 +14,14 @@
  * -EOPNOTSUPP with *why.
  */
 int gmap__lay_out(struct gmap *m, uint64_t off, const char **why);
-/* 0, or -errno with g->reason. What was made stays until group__unbuild(). */
-int group__build(struct group *g, struct vm_worker *worker, const struct observer *o);
+/*
+ * The arena, empty; and, once there is one, native code and the kernel half's programs, which may take long:
+ * *gives_up (atomic) ends it between two programs. The latter touches nothing of the group but its programs and its
+ * watcher. 0, or -errno with the reason. What was made stays until group__unbuild().
+ */
+int group__make_arena(struct group *g);
+int group__build(struct group *g, struct vm_worker *worker, const struct observer *o, const bool *gives_up,
+		 char reason[REASON_SIZE]);
 /*
  * Attaches the kernel half, closed (it only counts), to all of the group's probes; where there is none, what tells of
  * new processes to those that are not limited to one.

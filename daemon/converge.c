@@ -141,6 +141,7 @@ static void destroy_group(struct engine *e, struct group *g)
 			carriers__remove(e->carriers, g->map[i].carrier);
 		g->map[i].carrier = -1;
 	}
+	builder__cancel(e->builder, g);
 	switch_settle(&e->sw);
 	switch_forget(&e->sw, g);
 	unlink_group(e, g);
@@ -288,7 +289,7 @@ static int claim_tool(struct engine *e, struct group *g)
 static bool is_worked_on(const struct engine *e, const struct tool *t)
 {
 	for (const struct group *g = e->groups; g; g = g->next)
-		if (g->tool == t && g->built)
+		if (g->tool == t && (g->built || g->building))
 			return true;
 	return false;
 }
@@ -320,43 +321,87 @@ static uint64_t retry_at(struct engine *e, struct group *g, int err, bool is_cla
 	return passing && ++g->attempts < RETRY_MAX ? now_ns() + (RETRY_FIRST_NS << g->attempts) : UINT64_MAX;
 }
 
-static int try_takeover(struct engine *e, struct group *g)
+static void takeover_failed(struct engine *e, struct group *g, int err, bool is_claimed)
+{
+	/* What was begun and not finished is not to be gone on with by the next try. */
+	if (!g->built)
+		group__unbuild(g);
+	g->retry_at = retry_at(e, g, err, is_claimed);
+	if (strcmp(g->reason, g->probe[0]->reason))
+		log_info("%s (%d): stays in the kernel: %s", g->tool->comm, g->tool->pid, g->reason);
+	if (!is_worked_on(e, g->tool))
+		claims__drop_tool(e->claims, g->tool->pid);
+	group__set_reasons(g);
+}
+
+static int plan(struct engine *e, struct group *g)
+{
+	int err = group__plan(g, e->observer);
+
+	g->planned = !err;
+	if (!err)
+		err = group__make_arena(g);
+	return err;
+}
+
+static void takeover(struct engine *e, struct group *g)
 {
 	int err = claim_tool(e, g);
 	bool is_claimed = err == -EALREADY || err == -EAGAIN;
 
 	if (!err)
 		err = check_whole(e, g);
-	if (!err && !g->planned) {
-		err = group__plan(g, e->observer);
-		g->planned = !err;
-	}
+	if (!err && !g->planned)
+		err = plan(e, g);
 	if (!err)
-		err = group__build(g, e->worker, e->observer);
-	/* What was begun and not finished is not to be gone on with by the next try. */
-	if (err && !g->built)
-		group__unbuild(g);
+		err = group__check_strangers(g);
+	if (!err && !g->built) {
+		err = builder__start(e->builder, g);
+		if (!err && !g->probe[0]->reason[0]) {
+			snprintf(g->reason, sizeof(g->reason), "its programs are being compiled and verified");
+			group__set_reasons(g);
+		}
+		if (!err)
+			return;
+	}
 	if (!err)
 		err = group__attach_khalf(g);
 	if (!err)
 		err = switch_takeover(&e->sw, g);
-	if (!err) {
-		g->attempts = 0;
-		g->retry_at = 0;
-		converge__watch_hosts(e, g);
-		/* Those that have come since we looked, and those that were told of for another group. */
-		observer__await_arrival(e->observer, 0);
-		follow__group(e, g);
-		log_info("%s (%d): %u probe(s) now run in userspace", g->tool->comm, g->tool->pid, g->n_probes);
-	} else {
-		g->retry_at = retry_at(e, g, err, is_claimed);
-		if (strcmp(g->reason, g->probe[0]->reason))
-			log_info("%s (%d): stays in the kernel: %s", g->tool->comm, g->tool->pid, g->reason);
+	if (err) {
+		takeover_failed(e, g, err, is_claimed);
+		return;
 	}
-	if (err && !is_worked_on(e, g->tool))
-		claims__drop_tool(e->claims, g->tool->pid);
+	g->attempts = 0;
+	g->retry_at = 0;
+	converge__watch_hosts(e, g);
+	/* Those that have come since we looked, and those that were told of for another group. */
+	observer__await_arrival(e->observer, 0);
+	follow__group(e, g);
+	log_info("%s (%d): %u probe(s) now run in userspace", g->tool->comm, g->tool->pid, g->n_probes);
 	group__set_reasons(g);
-	return err;
+}
+
+bool converge__is_building(const struct engine *e, const struct tool *t)
+{
+	for (const struct group *g = e->groups; g; g = g->next)
+		if (g->building && (!t || g->tool == t))
+			return true;
+	return false;
+}
+
+void converge__built(struct engine *e)
+{
+	struct group *g;
+	int err;
+
+	while ((g = builder__done(e->builder, &err))) {
+		g->built = !err;
+		g->retry_at = 0;
+		if (err)
+			takeover_failed(e, g, err, false);
+		converge__changed(e);
+	}
 }
 
 /* ---- scans ---- */
@@ -626,8 +671,8 @@ static void run_tool(struct engine *e, struct tool *t, uint64_t now)
 				switch_handback(&e->sw, g, !g->has_viewed);
 			snprintf(g->reason, sizeof(g->reason), "%s", t->refusal);
 			group__set_reasons(g);
-		} else if (g->state == GROUP_KERNEL && g->retry_at <= now) {
-			try_takeover(e, g);
+		} else if (g->state == GROUP_KERNEL && !g->building && g->retry_at <= now) {
+			takeover(e, g);
 			converge__changed(e);
 		}
 	}
@@ -648,14 +693,14 @@ uint64_t converge__run(struct engine *e)
 	for (struct tool *t = e->tools; t; t = t->next)
 		if (t->dirty_at && (!next || t->dirty_at + settle_ns(t) < next))
 			next = t->dirty_at + settle_ns(t);
-	if (!next)
+	if (!next && !converge__is_building(e, NULL))
 		claims__drop_last(e->claims);
 	for (struct group *g = e->groups; g; g = g->next)
 		if (g->state == GROUP_SHARED && g->has_viewed && g->tool->refusal[0])
 			next = earlier(now + CLAIMS_NS, next);
 	for (struct group *g = e->groups; g; g = g->next)
-		if (g->state == GROUP_KERNEL && !g->tool->refusal[0] && g->retry_at && g->retry_at != UINT64_MAX &&
-		    (!next || g->retry_at < next))
+		if (g->state == GROUP_KERNEL && !g->building && !g->tool->refusal[0] && g->retry_at &&
+		    g->retry_at != UINT64_MAX && (!next || g->retry_at < next))
 			next = g->retry_at;
 	next = earlier(follow__run(e, now), next);
 	return earlier(watch__run(e, now), next);

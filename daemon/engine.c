@@ -84,6 +84,15 @@ static int on_readable(sd_event_source *source, int fd, uint32_t revents, void *
 	return 0;
 }
 
+static int on_built(sd_event_source *source, int fd, uint32_t revents, void *arg)
+{
+	struct engine *e = arg;
+
+	converge__built(e);
+	run(e);
+	return 0;
+}
+
 static void on_new_host(void *arg, pid_t pid)
 {
 	struct engine *e = arg;
@@ -124,6 +133,9 @@ static int start(struct engine *e, const struct engine_opts *opts, char *err, si
 	ret = observer__new(&e->observer, on_observed, e, err, err_size);
 	if (ret)
 		return ret;
+	ret = builder__new(&e->builder, e->worker, e->observer, err, err_size);
+	if (ret)
+		return ret;
 	ret = carriers__new(&e->carriers, err, err_size);
 	if (ret)
 		return ret;
@@ -142,6 +154,8 @@ static int start(struct engine *e, const struct engine_opts *opts, char *err, si
 	e->sw = (struct switcher){
 		.hosts = &e->hosts, .groups = &e->groups, .probes = &e->probes, .at = &e->at, .carriers = e->carriers};
 	ret = sd_event_add_io(e->event, &e->observer_source, observer__epoll_fd(e->observer), EPOLLIN, on_readable, e);
+	if (ret >= 0)
+		ret = sd_event_add_io(e->event, &e->builder_source, builder__fd(e->builder), EPOLLIN, on_built, e);
 	if (ret >= 0)
 		ret = sd_event_add_time(e->event, &e->timer, CLOCK_MONOTONIC, 0, 1000, on_timer, e);
 	if (ret < 0) {
@@ -184,9 +198,11 @@ void engine__free(struct engine *e)
 	e->changed = NULL;
 	sd_event_source_disable_unref(e->timer);
 	sd_event_source_disable_unref(e->observer_source);
+	sd_event_source_disable_unref(e->builder_source);
 	e->timer = NULL;
 	if (e->observer)
 		converge__drop_all(e);
+	builder__free(e->builder);
 	follow__free(&e->follow);
 	hosts__fini(&e->hosts);
 	repairer__free(e->repairer);
@@ -278,6 +294,11 @@ int engine__takeover(struct engine *e, pid_t pid, char *err, size_t err_size)
 		if (g->tool == t)
 			g->retry_at = 0;
 	run(e);
+	while (converge__is_building(e, t)) {
+		builder__wait(e->builder);
+		converge__built(e);
+		run(e);
+	}
 	for (struct group *g = e->groups; g; g = g->next)
 		if (g->tool == t && g->state != GROUP_SHARED) {
 			snprintf(err, err_size, "%s", g->reason);

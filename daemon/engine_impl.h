@@ -6,6 +6,7 @@
 #include <limits.h>
 #include <systemd/sd-event.h>
 
+#include "daemon/builder.h"
 #include "daemon/claims.h"
 #include "daemon/engine.h"
 #include "daemon/hosts.h"
@@ -32,6 +33,8 @@ struct engine {
 	void *changed_arg;
 	struct observer *observer;
 	struct vm_worker *worker;
+	struct builder *builder;
+	sd_event_source *builder_source;
 	struct carriers *carriers;
 	struct claims *claims;
 	struct repairer *repairer;
@@ -83,6 +86,9 @@ uint64_t follow__run(struct engine *e, uint64_t now); /* does what is due; when 
 void follow__free(struct follow *f);
 /* Does what is due; returns CLOCK_MONOTONIC ns at which to come back, or 0. */
 uint64_t converge__run(struct engine *e);
+/* Are groups of this tool, or of any (NULL), being built? */
+bool converge__is_building(const struct engine *e, const struct tool *t);
+void converge__built(struct engine *e); /* the builder has something to say */
 int converge__handback_tool(struct engine *e, struct tool *t, bool force, char *err, size_t err_size);
 /* The process may not carry the agent any longer: its groups are handed back, and taken over again without it. */
 void converge__evict(struct engine *e, struct host *h);

@@ -113,8 +113,9 @@ struct group {
 	unsigned int n_probes, room;
 	struct khalf_link *link; /* of the kernel half, for many probes at once */
 	unsigned int n_links;
-	bool planned; /* all of it can be carried */
-	bool leaving; /* no place is to name it any longer */
+	bool planned;  /* all of it can be carried */
+	bool leaving;  /* no place is to name it any longer */
+	bool building; /* its code is being made: daemon/builder.h */
 	bool built;
 	bool has_khalf; /* a kernel half serves what still reaches the kernel; else the tool's own program does */
 	bool has_direct, has_mirrored;

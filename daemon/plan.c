@@ -381,7 +381,8 @@ static int find_stranger(struct group *g, const uint32_t *known)
 			continue;
 		for (uint32_t k = 0; k < info.nr_map_ids && k < 64; k++)
 			for (unsigned int i = 0; i < g->n_maps; i++)
-				if (g->map[i].m.id == ids[k] && g->map[i].geo.kind != SHM_DIRECT)
+				if (g->map[i].m.id == ids[k] && g->map[i].geo.kind != SHM_DIRECT &&
+				    g->map[i].carrier < 0)
 					return refuse(g,
 						      "map %s is also used by program %s (%u), which is not attached "
 						      "to a uprobe",
@@ -390,7 +391,7 @@ static int find_stranger(struct group *g, const uint32_t *known)
 	return 0;
 }
 
-static int plan_strangers(struct group *g)
+int group__check_strangers(struct group *g)
 {
 	uint32_t *known = calloc(g->n_probes, sizeof(*known));
 	int err;
@@ -448,8 +449,6 @@ int group__plan(struct group *g, struct observer *o)
 	err = plan_additive(g);
 	if (!err)
 		err = plan_views(g);
-	if (!err)
-		err = plan_strangers(g);
 	if (!err)
 		g->has_khalf = g->has_mirrored && !g->has_direct;
 	return err;

@@ -13,6 +13,11 @@
  * when the group can be carried; else -EOPNOTSUPP (or -errno) and g->reason.
  */
 int group__plan(struct group *g, struct observer *o);
+/*
+ * Does a program of the kernel that is not in the planned group use its maps, by now? Maps that have a carrier are not
+ * looked at: that is such a program, too. 0, or -EOPNOTSUPP and g->reason.
+ */
+int group__check_strangers(struct group *g);
 
 /* "bpf_perf_event_output" for 25. */
 const char *bpf_helper_name(uint32_t id);
