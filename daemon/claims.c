@@ -19,6 +19,7 @@
 
 #define MAP_NAME    "bpftimed_claims"
 #define MAX_CLAIMS  65536
+#define MAX_SURE_ID (INT32_MAX / 2)
 #define TRIES	    100
 #define TRY_WAIT_NS 1000000L
 
@@ -49,6 +50,9 @@ struct claims {
 	uint32_t id;
 	int last_fd; /* the map of this runtime folder's last daemon, or -1 */
 	uint32_t last_id;
+	uint32_t looked_at; /* the last id of a map that was looked at */
+	uint32_t *others;   /* ids of other daemons' maps, ascending; some may be gone */
+	size_t n_others;
 	struct process self;
 };
 
@@ -68,36 +72,83 @@ static bool same_process(const struct process *a, const struct process *b)
 
 /* ---- the maps of the others ---- */
 
-/* 1 and a descriptor: the next such map that is neither ours nor our last one's, with its id in *id; 0: there is none;
- * or -errno. */
-static int next_map(const struct claims *c, uint32_t *id, int *fd)
+/* 1: it is a map of claims, or was meant to be; 0: it is not, or is gone; or -errno. */
+static int open_map(uint32_t id, int *fd, struct bpf_map_info *info)
+{
+	uint32_t len = sizeof(*info);
+
+	*fd = bpf_map_get_fd_by_id(id);
+	if (*fd < 0)
+		return errno == ENOENT ? 0 : -errno;
+	memset(info, 0, sizeof(*info));
+	if (!bpf_obj_get_info_by_fd(*fd, info, &len) && !strcmp(info->name, MAP_NAME))
+		return 1;
+	close(*fd);
+	return 0;
+}
+
+static int remember(struct claims *c, uint32_t id)
+{
+	uint32_t *more = realloc(c->others, (c->n_others + 1) * sizeof(*more));
+
+	if (!more)
+		return -ENOMEM;
+	c->others = more;
+	more[c->n_others++] = id;
+	return 0;
+}
+
+/*
+ * Maps that were made since the last time: ids only grow, for the first two thousand million of them. The others are
+ * not opened again, which is not free for them: closing a program array makes the kernel empty it when nobody else has
+ * it open (bpf_map_put_uref() in kernel/bpf/syscall.c).
+ */
+static int look_for_maps(struct claims *c)
 {
 	struct bpf_map_info info;
-	uint32_t len;
+	uint32_t id;
+	int fd, r;
 
-	while (!bpf_map_get_next_id(*id, id)) {
-		if (*id == c->id || *id == c->last_id)
+	if (c->looked_at > MAX_SURE_ID) {
+		c->looked_at = 0;
+		c->n_others = 0;
+	}
+	for (id = c->looked_at; !bpf_map_get_next_id(id, &id); c->looked_at = id) {
+		if (id == c->id || id == c->last_id)
 			continue;
-		*fd = bpf_map_get_fd_by_id(*id);
-		if (*fd < 0 && errno == ENOENT)
-			continue;
-		if (*fd < 0)
-			return -errno;
-		memset(&info, 0, sizeof(info));
-		len = sizeof(info);
-		if (!bpf_obj_get_info_by_fd(*fd, &info, &len) && !strcmp(info.name, MAP_NAME)) {
-			if (info.type == BPF_MAP_TYPE_HASH && info.key_size == sizeof(struct claim) &&
-			    info.value_size == sizeof(struct claimant))
-				return 1;
-			close(*fd);
-			return -EPROTO;
+		r = open_map(id, &fd, &info);
+		if (r > 0) {
+			close(fd);
+			r = remember(c, id);
 		}
-		close(*fd);
+		if (r < 0)
+			return r;
 	}
 	return errno == ENOENT ? 0 : -errno;
 }
 
-bool claims__is_daemon(const struct claims *c, pid_t pid)
+/* 1 and a descriptor: the next such map that is neither ours nor our last one's, with its id in *id; 0: there is none;
+ * or -errno. */
+static int next_map(struct claims *c, uint32_t *id, int *fd)
+{
+	struct bpf_map_info info;
+	int r = *id ? 0 : look_for_maps(c);
+
+	for (size_t i = 0; !r && i < c->n_others; i++) {
+		if (c->others[i] <= *id)
+			continue;
+		*id = c->others[i];
+		r = open_map(*id, fd, &info);
+		if (r > 0 && (info.type != BPF_MAP_TYPE_HASH || info.key_size != sizeof(struct claim) ||
+			      info.value_size != sizeof(struct claimant))) {
+			close(*fd);
+			r = -EPROTO;
+		}
+	}
+	return r;
+}
+
+bool claims__is_daemon(struct claims *c, pid_t pid)
 {
 	const struct claim key = {.what = CLAIM_DAEMON};
 	struct process asked, parent;
@@ -119,7 +170,7 @@ bool claims__is_daemon(const struct claims *c, pid_t pid)
 }
 
 /* 1: another one has one of these, or wants it; 0: none does; or -errno. */
-static int look(const struct claims *c, const struct claim *keys, size_t n, struct claimant *found, uint32_t *found_id)
+static int look(struct claims *c, const struct claim *keys, size_t n, struct claimant *found, uint32_t *found_id)
 {
 	bool any = false;
 	uint32_t id = 0;
@@ -343,5 +394,6 @@ void claims__free(struct claims *c)
 		drop(c->fd, 0, 0);
 		close(c->fd);
 	}
+	free(c->others);
 	free(c);
 }

@@ -36,7 +36,7 @@ void claims__free(struct claims *c);
  * Is this process a bpftimed other than this one, or the child of any, which has its descriptors until it executes
  * another program? In doubt it is: looking at a bpftimed would wake it in turn.
  */
-bool claims__is_daemon(const struct claims *c, pid_t pid);
+bool claims__is_daemon(struct claims *c, pid_t pid);
 
 /*
  * Claims the tool, for which its programs stand; those that were claimed before stay claimed. 0, or -errno with a
