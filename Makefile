@@ -35,7 +35,7 @@ BPF_CFLAGS := -target bpf -mcpu=v3 -O2 -g -Wall -Werror -Wno-unused-function -Wn
 	      -I/usr/include/x86_64-linux-gnu -D__TARGET_ARCH_x86
 BC_CFLAGS  := -target x86_64-linux-gnu -O1 -Xclang -disable-llvm-passes -ffreestanding -fno-builtin -fPIC -mno-red-zone -mgeneral-regs-only \
 	      -fno-stack-protector -fno-jump-tables -fno-unwind-tables -fno-asynchronous-unwind-tables -Wall -Wextra -Werror \
-	      -Wno-unused-function -Wno-unused-parameter -I. -I$(B) -emit-llvm
+	      -Wno-unused-function -Wno-unused-parameter -I. -I$(B) -DSHM_BITCODE -emit-llvm
 
 PROGRAMS :=
 UNIT     :=

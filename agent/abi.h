@@ -6,14 +6,16 @@
  *   - the agent image: one sealed read-only code memfd for the whole host (agent/image.S, agent/hit.c);
  *   - one sealed code memfd per compiled program;
  *   - the *target arena*, struct agent_target: first the value of a BPF_MAP_TYPE_ARRAY (BPF_F_MMAPABLE, one element of
- *     AGENT_ARENA_SIZE bytes), shared by the target, the daemon and the kernel-side programs: thread slots; behind it a
- *     memfd of a fixed size, shared by the target and the daemon: site descriptors, pages of which cost nothing before
- *     they are used;
+ *     AGENT_ARENA_SIZE bytes), shared by the target, the daemon and the kernel-side programs: thread slots, which the
+ *     target may write; behind it a memfd of a fixed size, shared by the target and the daemon: site descriptors, which
+ *     it may not, pages of which cost nothing before they are used;
  *   - the fork page: private, anonymous, MADV_WIPEONFORK: its first word is 1 in the target and 0 in a fork child;
  * behind it a page in which the arguments of injected system calls lie (agent/inject.c);
  *   - trampoline pages near the probed functions: per-site stubs (code, r-x, from a sealed memfd).
  *
- * Everything here may be scribbled upon by a hostile target; it then harms only itself.
+ * What the target may write here may be scribbled upon by a hostile one; it then harms only itself. A fork child has
+ * it, too, and may have become another user's since: so nothing of it says where code is, or where something is
+ * written.
  */
 #ifndef BPFTIME_AGENT_ABI_H
 #define BPFTIME_AGENT_ABI_H
@@ -22,7 +24,7 @@
 #include "../shm-runtime/shm.h"
 #endif
 
-#define AGENT_ABI_VERSION   4
+#define AGENT_ABI_VERSION   5
 #define AGENT_MAX_ACTIONS   8u /* programs at one site; more: the site stays in the kernel */
 #define AGENT_MAX_DIRECT    6u
 #define AGENT_MAX_SITES	    4096u
@@ -122,7 +124,7 @@ struct agent_site {
 	__u32 jump_size; /* what is at the probed instruction while the place is open: see below */
 	__u32 pad;
 	__u64 fork_page; /* as in struct agent_env */
-	__u64 shadow;	 /* as in struct agent_target: a return finds its way without any action */
+	__u64 shadow;	 /* struct agent_shadow[AGENT_MAX_THREADS] */
 	struct agent_action action[AGENT_MAX_ACTIONS];
 	__u8 jump[16];
 };
@@ -160,7 +162,7 @@ struct agent_thread {
 } __attribute__((aligned(64))); /* no two threads' in one line of the cache */
 
 /*
- * A thread's pending returns. These lie in memory private to the target's mm (agent_target.shadow), at the index of the
+ * A thread's pending returns. These lie in memory private to the target's mm (agent_site.shadow), at the index of the
  * thread's slot, so that a fork child has its own copy, as it has of the stack. Only code in the target touches them.
  */
 struct agent_return {
@@ -201,14 +203,13 @@ enum agent_target_flags {
 	AGENT_TARGET_LATE_CHILD = 8,  /* set by the agent: a fork child was not repaired in time, see hit.c */
 };
 
-/* Filled by target__inject() up to shadow; sites by the daemon; the rest by the kernel-side programs and the agent. */
+/* Filled by target__inject() up to flags; sites by the daemon; the rest by the kernel-side programs and the agent. */
 struct agent_target {
 	__u32 version;
 	__u32 tgid;    /* initial namespace */
 	__u32 n_sites; /* no site at this index or above was ever used */
 	__u32 flags;
-	__u64 shadow; /* struct agent_shadow[AGENT_MAX_THREADS] */
-	__u64 self;   /* address of this in the target */
+	__u64 self; /* address of this in the target */
 	/*
 	 * 1: no other task has this memory, so that hits can be counted without lock or owner. The daemon says it when
 	 * it has seen so, a kernel-side program takes it back before a second thread runs.
@@ -218,6 +219,7 @@ struct agent_target {
 	__u64 alone_hits[AGENT_COUNTED_SITES]; /* as agent_thread.hits, of the thread that was alone */
 	struct agent_thread thread[AGENT_MAX_THREADS];
 	struct agent_thread spare[AGENT_MAX_SPARES]; /* claimed through busy */
+	/* From here on the target may only read. */
 	struct agent_site site[AGENT_MAX_SITES] __attribute__((aligned(4096)));
 };
 

@@ -57,6 +57,11 @@ void target__free(struct target *t);
  * made when it is -1. NULL with errno.
  */
 struct agent_target *agent_arena__map(int arena_fd, int *sites_fd);
+/*
+ * The memory of the sites where a process has it mapped, as agent_arena__map() wants it: arena is its address there,
+ * which the process may have made up, as what is mapped: then this is some memory of its own, or -EPERM. -errno.
+ */
+int agent_sites__open(pid_t pid, uint64_t arena);
 void agent_arena__unmap(struct agent_target *arena); /* NULL is allowed */
 
 /*
@@ -77,6 +82,11 @@ struct target_mapping {
 	int prot;
 	uint64_t addr;
 	uint64_t offset; /* in the file */
+	/*
+	 * The part of it that may be written, whole pages, where prot does not say so of all; size 0: none. What lies
+	 * outside cannot be made writable by the target.
+	 */
+	size_t writable_from, writable_size;
 };
 #define TARGET_MAP_MAX 60 /* mappings made at once */
 int target__map(struct target *t, struct target_mapping *m, size_t n, struct agent_error *err);
@@ -220,8 +230,8 @@ int target__quiesce(struct target *t, const struct code_range *ranges, size_t n_
 void target__resume(struct target *t);
 
 /*
- * How many returns of the probed functions are pending in the target's shadow stacks (user half). Of those pending in
- * the kernel see daemon/observe.h.
+ * Is a return of a probed function pending in the target's shadow stacks (user half)? 1, 0 or -errno. Of those pending
+ * in the kernel see daemon/observe.h.
  */
 int target__pending_returns(const struct target *t, const struct agent_target *arena);
 

@@ -120,15 +120,16 @@ static void register_thread(struct agent_site *site)
 }
 
 /* The pending returns of the calling thread, when the slot has to be looked for; NULL when there is none for it. */
-static __attribute__((noinline)) struct agent_shadow *shadow_slowly(struct agent_target *t, __u64 fork_page)
+static __attribute__((noinline)) struct agent_shadow *shadow_slowly(struct agent_target *t,
+								    const struct agent_site *site)
 {
-	struct agent_shadow *all = (struct agent_shadow *)t->shadow;
+	struct agent_shadow *all = (struct agent_shadow *)site->shadow;
 	__u64 fs_base = agent_fs_base();
 	__u32 i = agent_find_slot(t, fs_base), n;
 	struct agent_shadow *s;
 
 	if (i == AGENT_NO_SLOT) {
-		agent_ask(t, (__u64)agent_service, fork_page, AGENT_OP_REGISTER, fs_base);
+		agent_ask(t, (__u64)agent_service, site->fork_page, AGENT_OP_REGISTER, fs_base);
 		i = agent_find_slot(t, fs_base);
 		if (i == AGENT_NO_SLOT)
 			return 0;
@@ -150,11 +151,11 @@ static __attribute__((noinline)) struct agent_shadow *shadow_slowly(struct agent
 }
 
 /* The same without looking far: nearly always the thread has the first slot of its window. NULL: it has not. */
-static inline struct agent_shadow *shadow_first(struct agent_target *t)
+static inline struct agent_shadow *shadow_first(struct agent_target *t, const struct agent_site *site)
 {
 	__u64 fs_base = agent_fs_base();
 	__u32 i = agent_slot_first(fs_base);
-	struct agent_shadow *s = (struct agent_shadow *)t->shadow + i;
+	struct agent_shadow *s = (struct agent_shadow *)site->shadow + i;
 
 	if (__builtin_expect(s->fs_base == fs_base &&
 				     __atomic_load_n(&t->thread[i].fs_base, __ATOMIC_ACQUIRE) == fs_base &&
@@ -194,10 +195,10 @@ static inline void push_at(struct agent_shadow *s, const struct agent_site *site
 static int push_return(struct agent_site *site, const struct agent_action *a, __u64 sp)
 {
 	struct agent_target *t = (struct agent_target *)a->env.target;
-	struct agent_shadow *s = shadow_first(t);
+	struct agent_shadow *s = shadow_first(t, site);
 
 	if (!s)
-		s = shadow_slowly(t, a->env.fork_page);
+		s = shadow_slowly(t, site);
 	if (!s) {
 		__atomic_fetch_or(&t->flags, AGENT_TARGET_NO_SLOT, __ATOMIC_RELAXED);
 		return 0;
@@ -413,7 +414,7 @@ int agent_push(struct agent_site *site, __u64 sp)
 
 	if (!is_plain(site, AGENT_SITE_PLAIN_RETURN))
 		return 0;
-	s = shadow_first((struct agent_target *)site->action[0].env.target);
+	s = shadow_first((struct agent_target *)site->action[0].env.target, site);
 	if (__builtin_expect(!s || s->depth >= AGENT_SHADOW_DEPTH, 0))
 		return 0;
 	push_at(s, site, sp);

@@ -50,7 +50,8 @@ struct want {
 	uint64_t addr; /* wanted address or 0 */
 	uint64_t at;   /* where it is, 0: not made */
 	uint64_t offset;
-	bool over; /* covers the beginning of the one before it */
+	bool over;			     /* covers the beginning of the one before it */
+	size_t writable_from, writable_size; /* as in struct target_mapping */
 	struct advice advice[2];
 };
 
@@ -114,7 +115,7 @@ static int send_fds(int sock, const int *fds, size_t n)
 	c->cmsg_type = SCM_RIGHTS;
 	c->cmsg_len = CMSG_LEN(n * sizeof(int));
 	memcpy(CMSG_DATA(c), fds, n * sizeof(int));
-	return sendmsg(sock, &m, MSG_NOSIGNAL) < 0 ? -errno : 0;
+	return sendmsg(sock, &m, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? -errno : 0;
 }
 
 /* A copy of the target's descriptor. A main thread that has ended has none any more; then we ask the one that we hold.
@@ -175,7 +176,9 @@ static int transfer(struct remote *r, const int *fds, size_t n)
 	rc = target_read(r->t, at, &sc, sizeof(sc));
 	if (rc)
 		return agent_fail(r->err, rc, "process %d ended", r->t->pid);
-	if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS && c->cmsg_len <= CMSG_LEN(n * sizeof(int))) {
+	/* Another thread may write over all that was read here. */
+	if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS && c->cmsg_len >= CMSG_LEN(0) &&
+	    c->cmsg_len <= CMSG_LEN(n * sizeof(int))) {
 		r->n_fds = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
 		memcpy(r->fds, sc.control + CMSG_LEN(0), r->n_fds * sizeof(int));
 	}
@@ -196,6 +199,12 @@ static int map_one(struct remote *r, struct want *w, int fd)
 	w->at = (uint64_t)ret;
 	if (w->addr && w->at != w->addr) /* kernels before MAP_FIXED_NOREPLACE take it for a hint */
 		return agent_fail(r->err, -EEXIST, "address %lx of process %d is taken", w->addr, r->t->pid);
+	if (w->writable_size) {
+		rc = call(r, &ret, "mmap()", SYS_mmap, (long)(w->at + w->writable_from), (long)w->writable_size,
+			  PROT_READ | PROT_WRITE, w->flags | MAP_FIXED, fd, (long)w->writable_from);
+		if (rc)
+			return rc;
+	}
 	for (int i = 0; i < 2 && w->advice[i].what; i++) {
 		const struct advice *a = &w->advice[i];
 
@@ -443,20 +452,37 @@ static int make_room(struct target *t, struct agent_error *err)
 	return rc;
 }
 
-/* Of a fixed size: a target cannot take from under our feet what we have mapped. */
+/* Of a fixed size: a target cannot take from under our feet what we have mapped. No file on a disk has such seals. */
+#define SITES_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
+
 static int new_sites(void)
 {
 	int fd = memfd_create("bpftime-sites", MFD_CLOEXEC | MFD_ALLOW_SEALING), err;
 
 	if (fd < 0)
 		return -1;
-	if (!ftruncate(fd, sizeof(struct agent_target)) &&
-	    !fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
+	if (!ftruncate(fd, sizeof(struct agent_target)) && !fcntl(fd, F_ADD_SEALS, SITES_SEALS))
 		return fd;
 	err = errno;
 	close(fd);
 	errno = err;
 	return -1;
+}
+
+int agent_sites__open(pid_t pid, uint64_t arena)
+{
+	char path[96];
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/map_files/%lx-%lx", pid, arena + AGENT_ARENA_SIZE,
+		 arena + sizeof(struct agent_target));
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	if (fcntl(fd, F_GET_SEALS) == SITES_SEALS)
+		return fd;
+	close(fd);
+	return -EPERM;
 }
 
 struct agent_target *agent_arena__map(int arena_fd, int *sites_fd)
@@ -490,6 +516,16 @@ void agent_arena__unmap(struct agent_target *arena)
 		munmap(arena, sizeof(*arena));
 }
 
+/* Mapped from this, memory can never be made writable again by who has it mapped (do_mmap() in mm/mmap.c). */
+static int open_for_reading(int fd)
+{
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
 int target__inject(struct target *t, const struct agent_image *img, int arena_fd, int sites_fd, struct agent_error *err)
 {
 	enum { IMAGE, SITES, ARENA, N };
@@ -500,10 +536,7 @@ int target__inject(struct target *t, const struct agent_image *img, int arena_fd
 			   .size = agent_image__size(),
 			   .prot = PROT_READ | PROT_EXEC,
 			   .flags = MAP_PRIVATE},
-		[SITES] = {.fd = sites_fd,
-			   .size = sizeof(struct agent_target),
-			   .prot = PROT_READ | PROT_WRITE,
-			   .flags = MAP_SHARED},
+		[SITES] = {.fd = -1, .size = sizeof(struct agent_target), .prot = PROT_READ, .flags = MAP_SHARED},
 		[ARENA] = {.fd = arena_fd,
 			   .size = AGENT_ARENA_SIZE,
 			   .prot = PROT_READ | PROT_WRITE,
@@ -520,6 +553,11 @@ int target__inject(struct target *t, const struct agent_image *img, int arena_fd
 	arena = mmap(NULL, want[ARENA].size, PROT_READ | PROT_WRITE, MAP_SHARED, arena_fd, 0);
 	if (arena == MAP_FAILED)
 		return agent_fail(err, -errno, "the arena of process %d cannot be mapped: %s", t->pid, strerror(errno));
+	want[SITES].fd = rc = open_for_reading(sites_fd);
+	if (rc < 0) {
+		agent_fail(err, rc, "the sites of process %d cannot be opened: %s", t->pid, strerror(-rc));
+		goto out;
+	}
 	/* Two stops: each is half as long. */
 	rc = make_room(t, err);
 	if (rc)
@@ -535,12 +573,13 @@ int target__inject(struct target *t, const struct agent_image *img, int arena_fd
 	arena->version = AGENT_ABI_VERSION;
 	arena->tgid = (uint32_t)t->pid;
 	arena->flags = cpu_has_rdpid() ? AGENT_TARGET_RDPID : 0;
-	arena->shadow = t->shadow;
 	arena->self = t->arena;
 	rc = target_write(t, t->fork_page, &alive, sizeof(alive));
 	if (rc)
 		agent_fail(err, rc, "process %d ended", t->pid);
 out:
+	if (want[SITES].fd >= 0)
+		close(want[SITES].fd);
 	munmap(arena, want[ARENA].size);
 	return rc;
 }
@@ -559,7 +598,9 @@ int target__map(struct target *t, struct target_mapping *m, size_t n, struct age
 					.prot = m[i].prot,
 					.flags = MAP_SHARED,
 					.addr = m[i].addr,
-					.offset = m[i].offset};
+					.offset = m[i].offset,
+					.writable_from = m[i].writable_from,
+					.writable_size = m[i].writable_size};
 	rc = run_job(t, &j);
 	for (size_t i = 0; !rc && i < n; i++)
 		m[i].addr = want[i].at;

@@ -347,7 +347,7 @@ int target__pending_returns(const struct target *t, const struct agent_target *a
 
 	if (!s)
 		return -ENOMEM;
-	for (uint32_t i = 0; t->shadow && i < AGENT_MAX_THREADS; i++) {
+	for (uint32_t i = 0; t->shadow && i < AGENT_MAX_THREADS && !n; i++) {
 		if (arena->thread[i].state == AGENT_THREAD_FREE)
 			continue;
 		if (target_read(t, t->shadow + i * sizeof(*s), s, sizeof(*s))) {
@@ -356,8 +356,8 @@ int target__pending_returns(const struct target *t, const struct agent_target *a
 		}
 		if (s->fs_base != arena->thread[i].fs_base)
 			continue;
-		for (uint64_t k = 0; k < s->depth && k < AGENT_SHADOW_DEPTH; k++)
-			n += is_pending(t, arena, i, &s->at[k]);
+		for (uint64_t k = 0; k < s->depth && k < AGENT_SHADOW_DEPTH && !n; k++)
+			n = is_pending(t, arena, i, &s->at[k]);
 	}
 	free(s);
 	return n;

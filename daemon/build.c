@@ -58,6 +58,7 @@ static int lay_out(struct group *g, uint64_t *size)
 	uint64_t off = SHM_HDR_SIZE + PAGE_ROUND(sizeof(uint64_t) * n_cpus * g->n_probes);
 	const char *why = NULL;
 
+	g->n_cpus = n_cpus;
 	for (unsigned int i = 0; i < g->n_maps; i++) {
 		struct gmap *m = &g->map[i];
 		int err;
@@ -107,7 +108,7 @@ int group__make_arena(struct group *g)
 	*g->arena = (struct shm_group_hdr){
 		.magic = SHM_MAGIC,
 		.version = SHM_LAYOUT_VERSION,
-		.n_cpus = (uint32_t)libbpf_num_possible_cpus(),
+		.n_cpus = g->n_cpus,
 		.size = size,
 		.hits_off = SHM_HDR_SIZE,
 		.n_probes = g->n_probes,

@@ -761,21 +761,28 @@ void converge__mapped(struct engine *e, pid_t pid, uint32_t map_id)
 	}
 }
 
+void group__retry(struct group *g)
+{
+	g->retry_at = 0;
+	g->attempts = 0;
+	g->tool->dirty_at = now_ns();
+}
+
+void converge__renew(struct engine *e, struct host *h)
+{
+	for (struct group *g = e->groups; g; g = g->next)
+		if (host__lodging(h, g))
+			group__retry(g);
+	converge__evict(e, h);
+	converge__changed(e);
+}
+
 void converge__leader_gone(struct engine *e, pid_t pid)
 {
 	struct host *h = hosts__find(&e->hosts, pid);
 
-	if (!h || !h->injected || procfs_start_time(pid) != h->start_time)
-		return;
-	for (struct group *g = e->groups; g; g = g->next) {
-		if (!host__lodging(h, g))
-			continue;
-		g->retry_at = 0;
-		g->attempts = 0;
-		g->tool->dirty_at = now_ns();
-	}
-	converge__evict(e, h);
-	converge__changed(e);
+	if (h && h->injected && procfs_start_time(pid) == h->start_time)
+		converge__renew(e, h);
 }
 
 void converge__drop_all(struct engine *e)

@@ -49,6 +49,8 @@ struct engine {
 	bool stopping;
 	unsigned int settle_tries;
 	uint64_t claims_look_at; /* CLOCK_MONOTONIC ns, see watch_claims(); 0: nothing to look at */
+	uint64_t users_look_at;	 /* the same, see watch_users() */
+	unsigned int users_looks;
 };
 
 /* A tool must have been quiet for this long before what it attached is taken over: it is often not done yet. */
@@ -92,6 +94,10 @@ void converge__built(struct engine *e); /* the builder has something to say */
 int converge__handback_tool(struct engine *e, struct tool *t, bool force, char *err, size_t err_size);
 /* The process may not carry the agent any longer: its groups are handed back, and taken over again without it. */
 void converge__evict(struct engine *e, struct host *h);
+/* The same where it may, but not as it did: it is looked at anew. */
+void converge__renew(struct engine *e, struct host *h);
+/* The group is taken over again as soon as may be, whatever was in the way before. */
+void group__retry(struct group *g);
 /*
  * The main thread of a process has ended. The uprobes that hold our places are limited to the process by that thread
  * (uprobe_perf_filter() in kernel/trace/trace_uprobe.c compares its mm): the kernel takes their int3s away when it

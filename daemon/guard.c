@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "agent/abi.h"
+#include "agent/agent.h"
 #include "agent/aside.h"
 #include "bpf/carry.h"
 #include "daemon/khalf.h"
@@ -107,25 +108,30 @@ static void close_places(const char *name, void *arg)
 	struct agent_target *t;
 	char path[64];
 	size_t size;
-	int pid, mem;
+	int pid, mem, sites = -1;
 
 	if (!s->n || sscanf(name, PIN_HOST, &pid, &start) != 2 || procfs_start_time(pid) != start)
 		return;
 	t = map_pin(name, AGENT_ARENA_SIZE, &size, NULL);
 	snprintf(path, sizeof(path), "/proc/%d/mem", pid);
 	mem = open(path, O_RDWR | O_CLOEXEC);
-	for (uint32_t i = 0; t && mem >= 0 && i < t->n_sites && i < AGENT_MAX_SITES; i++) {
+	/* The sites themselves have no pin: they are where the target has them. */
+	if (t)
+		sites = agent_sites__open(pid, t->self);
+	for (uint32_t i = 0; sites >= 0 && mem >= 0 && i < t->n_sites && i < AGENT_MAX_SITES; i++) {
 		const uint32_t bounce = AGENT_SITE_BOUNCE;
 		struct agent_site site;
-		/* The sites themselves have no pin: they are where the target has them. */
-		off_t at = (off_t)(t->self + AGENT_ARENA_SIZE + i * sizeof(site));
+		off_t at = (off_t)offsetof(struct agent_target, site[i]);
 
-		if (pread(mem, &site, sizeof(site), at) != sizeof(site) || !site.site || !has_stranded_action(&site, s))
+		if (pread(sites, &site, sizeof(site), at) != sizeof(site) || !site.site ||
+		    !has_stranded_action(&site, s))
 			continue;
 		if (is_jump(&site, mem) && pwrite(mem, &closed, 1, (off_t)site.site) != 1)
 			continue;
-		pwrite(mem, &bounce, sizeof(bounce), at + (off_t)offsetof(struct agent_site, mode));
+		pwrite(sites, &bounce, sizeof(bounce), at + (off_t)offsetof(struct agent_site, mode));
 	}
+	if (sites >= 0)
+		close(sites);
 	if (mem >= 0)
 		close(mem);
 	mapped__end(t, size);

@@ -376,8 +376,11 @@ static int map_all(struct host *h, struct lodging *l, struct agent_error *err)
 	l->maps = calloc(1 + g->n_progs + g->n_maps, sizeof(*l->maps));
 	if (!l->maps)
 		return -ENOMEM;
-	l->maps[n++] =
-		(struct target_mapping){.fd = g->arena_fd, .size = g->arena_size, .prot = PROT_READ | PROT_WRITE};
+	l->maps[n++] = (struct target_mapping){.fd = g->arena_fd,
+					       .size = g->arena_size,
+					       .prot = PROT_READ,
+					       .writable_from = SHM_HDR_SIZE,
+					       .writable_size = g->arena_size - SHM_HDR_SIZE};
 	for (unsigned int i = 0; i < g->n_progs; i++)
 		l->maps[n++] = (struct target_mapping){.fd = g->prog[i].code_fd,
 						       .size = PAGE_ROUND(g->prog[i].code.size),
@@ -590,8 +593,7 @@ void host__settle_hits(struct host *h, struct place *p)
 	if (!h->arena)
 		return;
 	if (p->counts && host__lodging(h, p->counts))
-		home = (uint64_t *)((char *)p->counts->arena + p->counts->arena->hits_off) +
-		       (size_t)p->hit_index * p->counts->arena->n_cpus;
+		home = group__hits(p->counts, p->hit_index);
 	agent_settle_hits(h->arena, (uint32_t)(p - h->place), home);
 	p->counts = NULL;
 }

@@ -186,6 +186,7 @@ int map_copy_in(int tool_map_fd, void *arena, const struct shm_geo *g, char *err
 	struct copy c = {.fd = tool_map_fd, .arena = arena, .g = g, .err = err, .err_size = err_size};
 	int ret = copy_open(&c);
 
+	shm_work_begin(g);
 	if (!ret) {
 		shm_map_init(arena, g);
 		ret = in_by_batches(&c);
@@ -194,6 +195,7 @@ int map_copy_in(int tool_map_fd, void *arena, const struct shm_geo *g, char *err
 			ret = in_by_keys(&c);
 		}
 	}
+	shm_work_end();
 	return ret;
 }
 
@@ -265,6 +267,7 @@ int map_copy_out(void *arena, const struct shm_geo *g, int tool_map_fd, char *er
 	struct copy c = {.fd = tool_map_fd, .arena = arena, .g = g, .err = err, .err_size = err_size};
 	int ret = copy_open(&c);
 
+	shm_work_begin(g);
 	if (!ret) {
 		/* Now that nobody works on the map any more, all has arrived. */
 		shm_map_settle(arena, g);
@@ -272,5 +275,6 @@ int map_copy_out(void *arena, const struct shm_geo *g, int tool_map_fd, char *er
 	}
 	if (!ret)
 		ret = out_all(&c);
+	shm_work_end();
 	return ret;
 }

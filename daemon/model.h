@@ -120,15 +120,26 @@ struct group {
 	bool has_khalf; /* a kernel half serves what still reaches the kernel; else the tool's own program does */
 	bool has_direct, has_mirrored;
 	bool has_viewed; /* some map is_viewed */
-	int watcher_fd;	 /* without a kernel half: what stands in its place and tells of new processes, or -1 */
+	/* Of a group that is not limited to a process, see domain.h: */
+	bool has_domain, several_users;
+	uid_t domain;	  /* whose processes may have its memory */
+	bool domain_over; /* they were another user's until now: they are to lose it */
+	int watcher_fd;	  /* without a kernel half: what stands in its place and tells of new processes, or -1 */
 	int arena_fd;
-	struct shm_group_hdr *arena;
+	struct shm_group_hdr *arena; /* what it says is not asked, but for the gates: a target may have got at it */
 	size_t arena_size;
+	uint32_t n_cpus;	  /* possible CPUs, for which there are hit counters */
 	char reason[REASON_SIZE]; /* why it is not shared, or empty */
 	unsigned int attempts;	  /* take-overs that failed one after another */
 	uint64_t retry_at;	  /* CLOCK_MONOTONIC ns */
 	struct timespec since;	  /* CLOCK_REALTIME of the last switch; 0: none */
 };
+
+/* Hit counters of a probe, one for each CPU. */
+static inline uint64_t *group__hits(const struct group *g, unsigned int hit_index)
+{
+	return (uint64_t *)((char *)g->arena + SHM_HDR_SIZE) + (size_t)hit_index * g->n_cpus;
+}
 
 /* Where a group's memory and code are in one host. */
 struct lodging {

@@ -138,6 +138,20 @@ int procfs_uid(pid_t pid, uid_t *uid)
 	return err;
 }
 
+int procfs_only_user(pid_t pid, uid_t *uid)
+{
+	unsigned int real, effective, saved, fs;
+	char buf[4096], *p;
+
+	if (read_file(pid, "status", buf, sizeof(buf)))
+		return -ESRCH;
+	p = strstr(buf, "\nUid:");
+	if (!p || sscanf(p, "\nUid: %u %u %u %u", &real, &effective, &saved, &fs) != 4)
+		return -ESRCH;
+	*uid = real;
+	return real == effective && real == saved && real == fs ? 0 : -EXDEV;
+}
+
 pid_t procfs_tracer(pid_t pid)
 {
 	unsigned long value;

@@ -14,6 +14,7 @@ int procfs_children(pid_t pid, pid_t **children);
 void procfs_comm(pid_t pid, char *comm, size_t size);
 void procfs_exe(pid_t pid, char *exe, size_t size); /* empty when it cannot be told */
 int procfs_uid(pid_t pid, uid_t *uid);		    /* real */
+int procfs_only_user(pid_t pid, uid_t *uid);	    /* real, effective, saved and of files; -EXDEV: not all the same */
 pid_t procfs_tracer(pid_t pid);			    /* 0: nobody */
 pid_t procfs_parent(pid_t pid);			    /* 0: none, or no such process */
 pid_t procfs_innermost_pid(pid_t pid);		    /* as the process knows itself; 0: no such process */

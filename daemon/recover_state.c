@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "agent/adopt.h"
+#include "agent/clock.h"
 #include "agent/cpus.h"
 #include "daemon/khalf.h"
 #include "daemon/log.h"
@@ -163,13 +164,10 @@ static struct agent_target *map_arena(pid_t pid, uint64_t start, const struct ta
 {
 	int fd = pins__get(PIN_HOST, pid, (unsigned long long)start), sites;
 	struct agent_target *arena;
-	char path[96];
 
 	if (fd < 0)
 		return NULL;
-	snprintf(path, sizeof(path), "/proc/%d/map_files/%lx-%lx", pid, t->arena + AGENT_ARENA_SIZE,
-		 t->arena + sizeof(*arena));
-	sites = open(path, O_RDWR | O_CLOEXEC);
+	sites = agent_sites__open(pid, t->arena);
 	/* A process that has moved it has harmed itself: something of the size is enough for us. */
 	arena = agent_arena__map(fd, &sites);
 	if (sites >= 0)
@@ -300,7 +298,9 @@ static void wait_for_returns(struct old *old)
 {
 	const struct timespec step = {.tv_nsec = 500000};
 
-	for (int i = 0; i < 2 * RETURNS_TIMEOUT_MS && pending_returns(old) > 0; i++)
+	int64_t deadline = clock_us() + RETURNS_TIMEOUT_MS * 1000ll;
+
+	while (pending_returns(old) > 0 && clock_us() < deadline)
 		nanosleep(&step, NULL);
 }
 

@@ -47,13 +47,11 @@ static double seconds_since(const struct timespec *then)
 /* But for those that threads count for themselves: fill_hosts(). */
 static uint64_t hits_of(const struct probe *p)
 {
-	const struct shm_group_hdr *a = p->group ? p->group->arena : NULL;
+	const struct group *g = p->group && p->group->arena ? p->group : NULL;
 	uint64_t sum = 0;
 
-	for (uint32_t cpu = 0; a && cpu < a->n_cpus; cpu++)
-		sum += __atomic_load_n((const uint64_t *)((const char *)a + SHM_HDR_SIZE) + p->hit_index * a->n_cpus +
-					       cpu,
-				       __ATOMIC_RELAXED);
+	for (uint32_t cpu = 0; g && cpu < g->n_cpus; cpu++)
+		sum += __atomic_load_n(group__hits(g, p->hit_index) + cpu, __ATOMIC_RELAXED);
 	return sum;
 }
 

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "agent/cpus.h"
+#include "daemon/domain.h"
 #include "daemon/log.h"
 #include "daemon/occupy.h"
 #include "daemon/state.h"
@@ -305,8 +306,7 @@ static void fill_action(struct agent_action *a, const struct host *h, const stru
 				.target = target__arena_addr(h->target),
 				.service = target__service_addr(h->target),
 				.vdso_gettime = target__vdso_gettime(h->target),
-				.hits_off = g->arena->hits_off +
-					    (uint64_t)p->hit_index * g->arena->n_cpus * sizeof(uint64_t),
+				.hits_off = (uint64_t)((char *)group__hits(g, p->hit_index) - (char *)g->arena),
 				.func_ip = site__address(pl->site),
 				.cookie = p->o.cookie,
 				.fork_page = target__fork_page(h->target),
@@ -411,9 +411,11 @@ static int pending_returns(struct switcher *sw, struct group *g)
 static int wait_for_returns(struct switcher *sw, struct group *g, int timeout_ms)
 {
 	const struct timespec step = {.tv_nsec = 500000};
+	struct timespec begin;
 
-	for (int i = 0; pending_returns(sw, g); i++) {
-		if (i >= timeout_ms * 2)
+	clock_gettime(CLOCK_MONOTONIC, &begin);
+	while (pending_returns(sw, g)) {
+		if (microseconds_since(&begin) >= timeout_ms * 1000l)
 			return -EAGAIN;
 		nanosleep(&step, NULL);
 	}
@@ -682,6 +684,9 @@ static int lodge_process(struct switcher *sw, struct group *g, pid_t pid)
 			 h->comm, rule);
 		return -EPERM;
 	}
+	err = domain__admit(sw->hosts, g, h, h->why, sizeof(h->why));
+	if (err)
+		return err;
 	for (struct host *other = sw->hosts->list; other; other = other->next)
 		if (other != h && host__lodging(other, g) && other->uid != h->uid &&
 		    !policy__setting(policy, POLICY_SHARE_ACROSS_USERS, &rule)) {
@@ -792,6 +797,20 @@ static unsigned int lodge(struct switcher *sw, struct group *g)
 	return n;
 }
 
+/* Who may not have the group's memory any more loses it first. */
+static unsigned int lodge_domain(struct switcher *sw, struct group *g)
+{
+	unsigned int n;
+
+	do {
+		if (g->domain_over)
+			switch_forget(sw, g);
+		g->domain_over = false;
+		n = lodge(sw, g);
+	} while (g->domain_over);
+	return n;
+}
+
 /* Nobody maps what it probes, but somebody may later: the kernel half waits for him. */
 static bool waits_for_processes(const struct switcher *sw, const struct group *g)
 {
@@ -853,7 +872,7 @@ int switch_takeover(struct switcher *sw, struct group *g)
 	struct viewing viewing;
 	int err;
 
-	if (!lodge(sw, g) && !waits_for_processes(sw, g)) {
+	if (!lodge_domain(sw, g) && !waits_for_processes(sw, g)) {
 		why_nowhere(sw, g);
 		return -EOPNOTSUPP;
 	}

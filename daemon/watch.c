@@ -6,6 +6,7 @@
  */
 #include <stdio.h>
 
+#include "daemon/domain.h"
 #include "daemon/engine_impl.h"
 #include "daemon/log.h"
 #include "daemon/state.h"
@@ -214,6 +215,60 @@ static uint64_t watch_claims(struct engine *e, uint64_t now)
 	return e->claims_look_at;
 }
 
+/* ---- who may share memory ---- */
+
+#define USERS_NS   1000000000ull
+#define USERS_MOST 128u /* processes that are looked at at once */
+
+/* A process that is another user's by now leaves the memory that it shared as the one that it was. */
+static void look_at_users(struct engine *e)
+{
+	unsigned int n = 0, turns;
+
+	for (struct host *h = e->hosts.list; h; h = h->next)
+		n += h->lodgings != NULL;
+	turns = 1 + n / USERS_MOST;
+	e->users_looks++;
+	for (struct host *h = e->hosts.list, *next; h; h = next) {
+		next = h->next;
+		if (!h->lodgings || ((unsigned int)h->pid + e->users_looks) % turns || !domain__has_left(&e->hosts, h))
+			continue;
+		log_info("process %d (%s) has become another user's", h->pid, h->comm);
+		converge__renew(e, h);
+	}
+}
+
+/*
+ * Groups whose memory another user is to have from now on, and processes that have become another user's. Returns when
+ * to look again, or 0.
+ */
+static uint64_t watch_users(struct engine *e, uint64_t now)
+{
+	bool some = false;
+
+	for (struct group *g = e->groups; g; g = g->next) {
+		if (g->state != GROUP_SHARED || !group_is_host_wide(g, NULL))
+			continue;
+		some = true;
+		if (!g->domain_over)
+			continue;
+		log_info("%s (%d): processes of several users hit its probes", g->tool->comm, g->tool->pid);
+		switch_handback(&e->sw, g, true);
+		group__retry(g);
+		converge__changed(e);
+	}
+	if (!some) {
+		e->users_look_at = 0;
+		return 0;
+	}
+	if (now >= e->users_look_at) {
+		if (e->users_look_at)
+			look_at_users(e);
+		e->users_look_at = now + USERS_NS;
+	}
+	return e->users_look_at;
+}
+
 static bool has_carriers(const struct group *g)
 {
 	for (unsigned int i = 0; i < g->n_maps; i++)
@@ -285,6 +340,7 @@ uint64_t watch__run(struct engine *e, uint64_t now)
 
 	next = earlier(watch_targets(e, now), next);
 	next = earlier(watch_claims(e, now), next);
+	next = earlier(watch_users(e, now), next);
 	next = earlier(watch_carriers(e, now), next);
 	next = earlier(watch_nodes(e, now), next);
 	return earlier(settle_again(e, now), next);

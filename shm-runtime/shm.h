@@ -5,7 +5,7 @@
  * A group is a set of programs that share maps. Its truth lives in one *arena*: the value of a one-element
  * BPF_MAP_TYPE_ARRAY with BPF_F_MMAPABLE, so that the same bytes are reached by native code in targets (mmap), by
  * kernel programs (the map's value) and by the daemon (mmap). The arena begins with a struct shm_group_hdr, then the
- * hit counters, then the maps, each described by a struct shm_geo.
+ * hit counters, then the maps, each described by a struct shm_geo. Targets map the header for reading only.
  *
  * This header has layouts and constants only and compiles for x86-64, BPF and LLVM bitcode alike. The algorithms are
  * in shm_map.h.

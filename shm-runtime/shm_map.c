@@ -19,6 +19,22 @@
 
 #define LINE 64u
 
+#define STEPS_MOST  (~0ull)
+#define STEPS_LEAST (1ull << 20)
+#define STEPS_EACH  256u
+
+__thread __u64 shm_steps_left = STEPS_MOST;
+
+void shm_work_begin(const struct shm_geo *g)
+{
+	shm_steps_left = STEPS_LEAST + (__u64)STEPS_EACH * g->n_nodes;
+}
+
+void shm_work_end(void)
+{
+	shm_steps_left = STEPS_MOST;
+}
+
 /* Map types that can be mirrored. */
 static const struct {
 	__u32 type;
@@ -247,8 +263,11 @@ __u64 shm_map_collect(void *arena, const struct shm_geo *g, __u64 keep)
 
 	if (!shm_is_hash(g))
 		return 0;
-	if (shm_is_percpu(g))
+	if (shm_is_percpu(g)) {
+		shm_work_begin(g);
 		retire(arena, g, keep);
+		shm_work_end();
+	}
 	for (__u32 i = 0; i < SHM_MAX_TRIES; i++) {
 		__u64 word = shm_read(gone);
 
@@ -260,6 +279,7 @@ __u64 shm_map_collect(void *arena, const struct shm_geo *g, __u64 keep)
 
 void shm_map_release(void *arena, const struct shm_geo *g, __u64 first)
 {
+	shm_work_begin(g);
 	/* A target can have made a circle of it. */
 	for (__u64 n = 0; first && first < g->n_nodes && n < g->n_nodes; n++) {
 		struct shm_waste one = {first, first};
@@ -271,6 +291,7 @@ void shm_map_release(void *arena, const struct shm_geo *g, __u64 first)
 		shm_write(shm_at(arena, off + SHM_NODE_HASH), SHM_DELETED);
 		shm_waste_give_back(arena, g, &one, SHM_CTL_FREE);
 	}
+	shm_work_end();
 }
 
 /* ---- repair ---- */

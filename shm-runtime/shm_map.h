@@ -188,12 +188,29 @@ _Static_assert(sizeof(struct shm_node) == SHM_NODE_KEY, "layout");
 #define shm_swap(p, v)	    __atomic_exchange_n((__u64 *)(p), (v), __ATOMIC_SEQ_CST)
 #define shm_keep(x)	    ((void)0)
 #define shm_bound(x, limit) ((void)0)
-#define SHM_MAX_STEPS	    100000u
 #define SHM_MAX_TRIES	    100000u
 #define SHM_MAX_ROUNDS	    100u
 #define SHM_ADD_ROUNDS	    SHM_MAX_ROUNDS
 #define SHM_CALLER_WIDTH    8u
 
+#endif
+
+#if defined(__BPF__)
+#define shm_may_step(step) ((step) < SHM_MAX_STEPS)
+#elif defined(SHM_BITCODE)
+#define SHM_MAX_STEPS	   100000u
+#define shm_may_step(step) ((step) < SHM_MAX_STEPS)
+#else
+/*
+ * What the daemon does for all entries of a map is bounded as a whole: a hostile target makes every chain as long as
+ * one call would follow it. Steps that are left to this thread, see shm_work_begin().
+ */
+extern __thread __u64 shm_steps_left;
+
+static __always_inline int shm_may_step(__u32 step)
+{
+	return step < 100000u && shm_steps_left && shm_steps_left--;
+}
 #endif
 
 struct shm_u64_any {
@@ -468,7 +485,7 @@ static __always_inline __u64 shm_hash_find(void *arena, const struct shm_geo *g,
 	__u64 index, off, next, differs, zero = shm_zero(arena, g);
 	__u32 step;
 
-	for (step = 0; step < SHM_MAX_STEPS; step++) {
+	for (step = 0; shm_may_step(step); step++) {
 		anchor = (anchor + zero) & ~7ull;
 		cursor += zero;
 		word += zero;
@@ -519,7 +536,7 @@ static __always_inline long shm_hash_change(void *arena, const struct shm_geo *g
 	__u32 step, list = SHM_CTL_FREE;
 	long ret = -SHM_EBUSY;
 
-	for (step = 0; step < SHM_MAX_STEPS; step++) {
+	for (step = 0; shm_may_step(step); step++) {
 		anchor = (anchor + zero) & ~7ull;
 		cursor += zero;
 		word += zero;
@@ -1116,6 +1133,12 @@ static inline void *shm_map_node(void *arena, const struct shm_geo *g, __u32 ind
  */
 int shm_geo__plan(struct shm_geo *g, __u32 bpf_map_type, __u32 key_size, __u32 value_size, __u32 max_entries,
 		  __u32 map_flags, __u32 n_cpus, __u64 off, const char **why);
+/*
+ * Around work on many entries of a map that hostile targets may write: some hundred steps for each are enough wherever
+ * nobody made chains long on purpose; when they are used up, nothing is found or changed any more. Not nested.
+ */
+void shm_work_begin(const struct shm_geo *g);
+void shm_work_end(void);
 /* Empties the map: zeroed memory, or a map of the same geometry. Nobody else may work on it. */
 void shm_map_init(void *arena, const struct shm_geo *g);
 /*
