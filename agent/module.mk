@@ -67,7 +67,13 @@ $(B)/tests/victims/stripped-calls: $(B)/tests/victims/low-calls
 	$(call say,VICTIM)
 	$(Q)strip -o $@ $<
 
-VICTIMS += $(B)/tests/victims/low-workload $(B)/tests/victims/stripped-calls
+# Not a program: stands in front of malloc() in programs that are run with it.
+$(B)/tests/victims/preload/%.so: tests/victims/preload/%.c Makefile agent/module.mk
+	@mkdir -p $(@D)
+	$(call say,VICTIM)
+	$(Q)$(CC) -std=gnu11 -D_GNU_SOURCE -O2 -g $(WARN) -fPIC -shared -MMD -MP -o $@ $< -ldl
+
+VICTIMS += $(B)/tests/victims/low-workload $(B)/tests/victims/stripped-calls $(B)/tests/victims/preload/mallocs.so
 
 AGENT_TESTS := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(wildcard tests/unit/test_agent*.c))
 UNIT += $(AGENT_TESTS)
