@@ -22,12 +22,58 @@ stop_daemon() {
 	DAEMON=
 }
 
-trap 'exact_kill; stop_daemon; rm -rf "$dir"' EXIT
+# What a killed one has left a new one takes away.
+clean_up() {
+	exact_kill
+	stop_daemon
+	[ ! -e "$BPFTIME_RUNTIME_DIR/state.json" ] || { start_daemon && stop_daemon; }
+	umount -l "$BPFTIME_RUNTIME_DIR/bpf" 2>/dev/null
+	rm -rf "$dir"
+}
+
+trap clean_up EXIT
 trap 'exit 1' INT TERM
+
+# said_by_tool: the sum of what the tool's map says now. The map is the biggest hash that the tool holds.
+said_by_tool() {
+	local id
+	for id in $(sed -n 's/^map_id:\t//p' "/proc/$TOOL_PID/fdinfo/"* 2>/dev/null | sort -un); do
+		bpftool map show id "$id" | grep -q 'name AT_' || continue
+		bpftool map dump id "$id" -j | python3 -c '
+import json, sys
+print(sum(int.from_bytes(bytes(int(b, 16) for b in v["value"]), "little") for e in json.load(sys.stdin) for v in e["values"]))'
+		return
+	done
+}
+
+# kill_daemon: without a chance to do anything, every other time in the middle of a switch; then one anew. Meanwhile the tool's map goes on
+# to tell the calls.
+kill_daemon() {
+	local switching= before after
+	if ((RANDOM % 2)); then
+		while "$BUILD/bpftime" handback "$TOOL_PID" && "$BUILD/bpftime" takeover "$TOOL_PID"; do :; done >/dev/null 2>&1 3>&- &
+		switching=$!
+	fi
+	sleep "0.$((RANDOM % 3))$((RANDOM % 10))"
+	kill -9 "$DAEMON"
+	wait "$DAEMON" 2>/dev/null
+	[ -z "$switching" ] || wait "$switching"
+	before=$(said_by_tool)
+	sleep "0.$((RANDOM % 3))"
+	after=$(said_by_tool)
+	((after > before)) || {
+		echo "while no bpftimed ran the tool's map said $before, then $after" >&2
+		return 1
+	}
+	start_daemon || return 1
+	"$BUILD/bpftime" wait --tool "$TOOL_PID" --state offloaded --timeout 15 || failed=$((failed + 1))
+}
 
 # flip: to the kernel and back. Counts in `failed` what was refused.
 flip() {
-	if [ "$how" = restart ]; then
+	if [ "$how" = kill ]; then
+		kill_daemon || exit 1
+	elif [ "$how" = restart ]; then
 		stop_daemon
 		sleep 0.0$((RANDOM % 9))
 		start_daemon || exit 1
