@@ -19,6 +19,7 @@ setup() {
 	. "$BATS_TEST_DIRNAME/exact.bash"
 	need_root
 	need_alone
+	export BPFTIME_RUNTIME_DIR=$SESSION/run BPFTIME_POLICY_DIR=$SESSION/policy.d
 	cp "$(command -v bpftrace)" "$SESSION/kept"
 	policy kept.json "{\"version\": 1, \"tools\": [{\"exe\": \"$SESSION/kept\", \"action\": \"kernel\"}]}"
 	daemon_start
