@@ -12,10 +12,14 @@ int domain__admit(const struct hosts *hs, struct group *g, const struct host *h,
 	const char *rule = NULL;
 	uid_t uid = 0;
 	bool is_one;
+	int err;
 
 	if (!group_is_host_wide(g, NULL) || policy__setting(hs->policy, POLICY_SHARE_ACROSS_USERS, &rule))
 		return 0;
-	is_one = !procfs_only_user(h->pid, &uid);
+	err = procfs_only_user(h->pid, &uid);
+	if (err == -ESRCH)
+		return err;
+	is_one = !err;
 	if (is_one && !g->has_domain) {
 		g->has_domain = true;
 		g->domain = uid;

@@ -112,13 +112,14 @@ static json_object *host_state(const struct host *h)
 	return o;
 }
 
-void state__save(const struct group *groups, const struct hosts *hosts)
+int state__save(const struct group *groups, const struct hosts *hosts)
 {
 	json_object *o, *gs, *hs;
 	char temporary[PATH_MAX + 8];
+	int err = 0;
 
 	if (!path[0])
-		return;
+		return 0;
 	o = json_object_new_object();
 	gs = json_object_new_array();
 	hs = json_object_new_array();
@@ -136,9 +137,12 @@ void state__save(const struct group *groups, const struct hosts *hosts)
 	json_object_object_add(o, "hosts", hs);
 	snprintf(temporary, sizeof(temporary), "%s.new", path);
 	if (json_object_to_file_ext(temporary, o, JSON_C_TO_STRING_PLAIN) || chmod(temporary, 0600) ||
-	    rename(temporary, path))
-		log_warning("%s cannot be written: %s", path, strerror(errno));
+	    rename(temporary, path)) {
+		err = errno ? -errno : -EIO;
+		log_warning("%s cannot be written: %s", path, strerror(-err));
+	}
 	json_object_put(o);
+	return err;
 }
 
 void state__remove(void)

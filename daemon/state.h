@@ -20,8 +20,11 @@ struct json_object;
 
 /* Where; call once. */
 void state__open(const char *runtime_dir);
-/* Written as a whole or not at all. Call before threads are held, and when something has been taken apart. */
-void state__save(const struct group *groups, const struct hosts *hosts);
+/*
+ * Written as a whole or not at all. Call before threads are held, and when something has been taken apart. -errno: what
+ * was to be done to a target must not be done, because nobody could undo it.
+ */
+int state__save(const struct group *groups, const struct hosts *hosts);
 /* At the end: the file is removed, unless something is left. */
 void state__remove(void);
 

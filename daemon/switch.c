@@ -880,10 +880,13 @@ int switch_takeover(struct switcher *sw, struct group *g)
 	if (err)
 		return err;
 	g->arena->kgate = 0;
+	err = state__save(*sw->groups, sw->hosts);
+	if (err)
+		return fail(g, err, "what the next bpftimed would have to undo cannot be written down: %s",
+			    strerror(-err));
 	err = prepare_views(sw, g, &viewing, true);
 	if (err)
 		return err;
-	state__save(*sw->groups, sw->hosts);
 	arm_places(sw, g);
 	/* From here threads wait; every path below lets them go. */
 	hold(sw, g);
@@ -980,17 +983,35 @@ static void open_joined(struct switcher *sw, struct group *g, const struct joini
 	}
 }
 
+static void give_up_joining(struct switcher *sw, struct group *g, struct joining *j)
+{
+	struct host *h = hosts__find(sw->hosts, j->pid);
+
+	if (j->is_new && h)
+		host__unlodge(h, g);
+	j->err = -EAGAIN;
+}
+
 void switch_join_all(struct switcher *sw, struct group *g, struct joining *j, size_t n)
 {
+	int saved;
+
 	hosts__look_anew();
 	for (size_t i = 0; i < n; i++) {
 		j[i].is_prepared = false;
 		j[i].err = prepare_join(sw, g, &j[i]);
 	}
-	state__save(*sw->groups, sw->hosts);
-	for (size_t i = 0; i < n; i++)
-		if (j[i].is_prepared)
+	saved = state__save(*sw->groups, sw->hosts);
+	for (size_t i = 0; i < n; i++) {
+		if (!j[i].is_prepared)
+			continue;
+		if (!saved)
 			open_joined(sw, g, &j[i]);
+		else
+			give_up_joining(sw, g, &j[i]);
+	}
+	if (saved)
+		switch_settle(sw);
 }
 
 int switch_join(struct switcher *sw, struct group *g, pid_t pid)
