@@ -176,7 +176,8 @@ struct agent_shadow {
 	__u64 pid_tgid;
 	__u64 depth;
 	struct agent_return at[AGENT_SHADOW_DEPTH];
-	__u64 unused[61];
+	__u64 generation; /* of the first slot: see struct agent_target */
+	__u64 unused[60];
 };
 
 /* What a hit finds its slot by is no multiplication. */
@@ -219,12 +220,17 @@ struct agent_target {
 	__u64 alone_hits[AGENT_COUNTED_SITES]; /* as agent_thread.hits, of the thread that was alone */
 	struct agent_thread thread[AGENT_MAX_THREADS];
 	struct agent_thread spare[AGENT_MAX_SPARES]; /* claimed through busy */
-	/* From here on the target may only read. */
-	struct agent_site site[AGENT_MAX_SITES] __attribute__((aligned(4096)));
+	/*
+	 * From here on the target may only read. generation: changes with every mapping that comes or goes; the target
+	 * has it in memory of its own, too (agent_shadow.generation of the first slot), where a fork child has the one
+	 * of its birth. What the descriptors say later is not for the child's mappings.
+	 */
+	__u64 generation __attribute__((aligned(4096)));
+	struct agent_site site[AGENT_MAX_SITES];
 };
 
 /* What the BPF map has; and the rest. */
-#define AGENT_ARENA_SIZE __builtin_offsetof(struct agent_target, site)
+#define AGENT_ARENA_SIZE __builtin_offsetof(struct agent_target, generation)
 _Static_assert(AGENT_ARENA_SIZE % 4096 == 0 && sizeof(struct agent_target) % 4096 == 0, "whole pages");
 
 /*

@@ -333,6 +333,15 @@ static int may_count_children(const struct agent_action *a, const struct agent_a
 	return is_empty;
 }
 
+/* Does a fork child have what the descriptor, which its parent goes on to use, speaks of? */
+static int has_mappings(const struct agent_site *site)
+{
+	const struct agent_target *t = (const struct agent_target *)site->action[0].env.target;
+
+	return t && __atomic_load_n(&t->generation, __ATOMIC_ACQUIRE) ==
+			    ((const struct agent_shadow *)site->shadow)->generation;
+}
+
 /* What to do at a probed instruction, and where in the stub to go on: GO_*. */
 static long serve(struct pt_regs *regs, struct agent_site *site)
 {
@@ -346,6 +355,8 @@ again:
 	if (__builtin_expect(__atomic_load_n(&site->mode, __ATOMIC_ACQUIRE) == AGENT_SITE_BOUNCE, 0))
 		/* The parent's place was closed since: what a child does here is the kernel's to see, too. */
 		return in_child && !await_repair(site) ? go_on : GO_BOUNCE;
+	if (in_child && !has_mappings(site))
+		return go_on;
 	for (a = site->action; a < end; a++) {
 		const __u32 *gate;
 		__u32 g;
@@ -358,6 +369,8 @@ again:
 			continue;
 		if (g != SHM_UGATE_WAIT)
 			return in_child && !await_repair(site) ? go_on : GO_BOUNCE;
+		if (in_child && !has_mappings(site))
+			return go_on;
 		agent_wait(gate);
 		goto again;
 	}
@@ -378,10 +391,10 @@ again:
 /* The site's only action, at an open gate, not in a fork child: the commonest case. */
 static inline int is_plain(const struct agent_site *site, __u32 mode)
 {
-	return __builtin_expect(__atomic_load_n(&site->mode, __ATOMIC_ACQUIRE) == mode &&
-					__atomic_load_n(gate_of(&site->action[0]), __ATOMIC_ACQUIRE) ==
-						SHM_UGATE_OPEN &&
-					!agent_in_fork_child(site->fork_page),
+	/* A fork child may not have the gate's memory: it looks no further. */
+	return __builtin_expect(!agent_in_fork_child(site->fork_page) &&
+					__atomic_load_n(&site->mode, __ATOMIC_ACQUIRE) == mode &&
+					__atomic_load_n(gate_of(&site->action[0]), __ATOMIC_ACQUIRE) == SHM_UGATE_OPEN,
 				1);
 }
 

@@ -607,6 +607,11 @@ int target__map(struct target *t, struct target_mapping *m, size_t n, struct age
 	return rc;
 }
 
+int target__tell_generation(const struct target *t, uint64_t generation)
+{
+	return target_write(t, t->shadow + offsetof(struct agent_shadow, generation), &generation, sizeof(generation));
+}
+
 int target__unmap(struct target *t, const struct target_mapping *m, size_t n, struct agent_error *err)
 {
 	struct job j = {.unmap = m, .n_unmap = n, .err = err};

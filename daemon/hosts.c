@@ -367,6 +367,12 @@ static int inject(struct hosts *hs, struct host *h, struct agent_error *err)
 	return 0;
 }
 
+/* A fork child that still has the places does not follow them to where it has nothing. */
+static void tell_generation(struct host *h)
+{
+	target__tell_generation(h->target, __atomic_load_n(&h->arena->generation, __ATOMIC_SEQ_CST));
+}
+
 static int map_all(struct host *h, struct lodging *l, struct agent_error *err)
 {
 	struct group *g = l->group;
@@ -435,6 +441,8 @@ int host__lodge(struct hosts *hs, struct host *h, struct group *g, char *why, si
 	}
 	l->next = h->lodgings;
 	h->lodgings = l;
+	__atomic_fetch_add(&h->arena->generation, 1, __ATOMIC_SEQ_CST);
+	tell_generation(h);
 	return 0;
 }
 
@@ -448,8 +456,11 @@ void host__unlodge(struct host *h, struct group *g)
 			continue;
 		for_each_used_place(pl, h) if (pl->counts == g) host__settle_hits(h, pl);
 		*link = l->next;
-		if (h->target && target__alive(h->target))
+		if (h->target && target__alive(h->target)) {
+			__atomic_fetch_add(&h->arena->generation, 1, __ATOMIC_SEQ_CST);
 			target__unmap(h->target, l->maps, l->n_maps, &err);
+			tell_generation(h);
+		}
 		free_lodging(l);
 		return;
 	}
