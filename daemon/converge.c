@@ -503,6 +503,20 @@ static void remove_unseen(struct engine *e, const struct tool *t)
 	}
 }
 
+/* The tool has passed it on: another process has it, and the tool itself has not any more. */
+static bool has_moved(const struct probe *p, const struct obs_probe *o)
+{
+	return o->tool != p->tool->pid && (o->n_holders == 1 || procfs_start_time(p->tool->pid) != p->tool->start_time);
+}
+
+static bool has_unseen(struct engine *e, const struct tool *t)
+{
+	for (const struct probe *p = e->probes; p; p = p->next)
+		if (p->tool == t && !p->seen)
+			return true;
+	return false;
+}
+
 static void take_scan(struct engine *e, struct tool *only, const struct obs_scan *scan)
 {
 	pid_t daemon = 0; /* one that was recognised: it may have many probes */
@@ -515,7 +529,7 @@ static void take_scan(struct engine *e, struct tool *only, const struct obs_scan
 		struct probe *p = find_probe(e, o);
 		struct tool *t;
 
-		if (p) {
+		if (p && !has_moved(p, o)) {
 			p->seen = o->enabled;
 			continue;
 		}
@@ -534,6 +548,11 @@ static void take_scan(struct engine *e, struct tool *only, const struct obs_scan
 		add_probe(e, t, o);
 		if (!t->dirty_at)
 			t->dirty_at = now_ns();
+	}
+	/* What a tool has no more another process may have got from it: only a look at all of them tells. */
+	if (only && has_unseen(e, only)) {
+		converge__everything(e);
+		return;
 	}
 	for (struct tool *t = e->tools; t; t = t->next)
 		if (!only || t == only)
@@ -598,6 +617,8 @@ void converge__tool_gone(struct engine *e, pid_t pid)
 
 	if (!t || procfs_start_time(pid) == t->start_time)
 		return;
+	converge__everything(e);
+	/* Also when the host could not be scanned. */
 	for (struct probe *p = e->probes; p; p = p->next)
 		if (p->tool == t)
 			p->seen = false;
