@@ -83,6 +83,7 @@ all() { sed -nE 's/^@\[[0-9]+\]: ([0-9]+)$/\1/p' "$1" | awk '{ n += $1 } END { p
 	go
 	for i in 1 2 3; do
 		tool_run "$SESSION/kept.$i" "$SESSION/kept" -e "uprobe:$WORKLOAD:work { @[pid] = count(); }"
+		wait_until 10 attached_in_kernel "$TOOL_PID" 1
 		"$WORKLOAD" --calls 1000 <<<go >"$SESSION/visitor.$i"
 		if ((i == 2)); then
 			kill -9 "$TOOL_PID"
