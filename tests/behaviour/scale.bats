@@ -39,6 +39,57 @@ tool_ends() {
 	same calls "$(victim_calls)" "$(counted "$SESSION/tool")"
 }
 
+# A script at which the kernel's verifier is long: 24 programs, no two alike, each with four maps.
+large_script() {
+	local i f
+	for ((i = 0; i < 24; i++)); do
+		f=$(printf '%s/tests/victims/many:many_%03d' "$B" $i)
+		echo "uprobe:$f { @a[tid, arg0 & $i] = count(); @b[comm] = sum(arg0 & $i); @c = hist(arg0); @d[arg0 & 7] = count(); }"
+	done
+}
+
+says() { bpftime explain "$TOOL_PID" | grep -q "$1"; }
+is_built() { ! says 'being compiled and verified'; }
+
+# The tool is there, and the daemon, which is building, says so.
+large_tool() {
+	daemon_start
+	victim many 200
+	tool_run "$SESSION/tool" bpftrace -e "$(large_script)"
+	wait_until 20 says 'being compiled and verified'
+}
+
+@test "a script that takes long to verify: bpftimed answers meanwhile, every call is counted" {
+	large_tool
+	wait_until 60 is_built
+	wait_until 15 shared
+	victim_go
+	victim_end
+	tool_ends
+	same calls $((24 * 200)) "$(sed -nE 's/^@d.*: //p' "$SESSION/tool" | awk '{ n += $1 } END { print n + 0 }')"
+}
+
+@test "a script that takes long to verify: the tool is killed meanwhile, another one is taken over" {
+	large_tool
+	kill -9 "$TOOL_PID"
+	exact_waited "$TOOL_PID" || true
+	tool_run "$SESSION/tool" bpftrace -e "uprobe:$B/tests/victims/many:many_001 { @ = count(); }"
+	offloaded "$TOOL_PID"
+	victim_go
+	victim_end
+	exact_tool_end "$TOOL_PID"
+	same calls 200 "$(counted "$SESSION/tool")"
+}
+
+@test "a script that takes long to verify: bpftimed ends meanwhile" {
+	large_tool
+	daemon_stop
+	victim_go
+	victim_end
+	tool_ends
+	same calls $((24 * 200)) "$(sed -nE 's/^@d.*: //p' "$SESSION/tool" | awk '{ n += $1 } END { print n + 0 }')"
+}
+
 @test "200 children of a process that is served, while others come: each is counted, nothing is given back" {
 	daemon_start
 	victim fork 200 5
