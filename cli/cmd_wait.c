@@ -4,6 +4,7 @@
 
 #include "cli.h"
 #include "client.h"
+#include "output.h"
 
 /* The daemon answers when time is up; only one that hangs needs more. */
 #define EXTRA_PATIENCE 5.0
@@ -30,6 +31,10 @@ enum cli_exit cmd_wait(const struct cli_args *args)
 	json_object_object_add(request, "state", json_object_new_string(args->state));
 	json_object_object_add(request, "timeout", json_object_new_double(args->timeout));
 	code = client_ask(args, request, args->timeout + EXTRA_PATIENCE, false, &result);
+	if (code == CLI_DONE && args->json) {
+		json_object_object_add(result, "tool", json_object_new_int(args->tool));
+		print_json(result);
+	}
 	json_object_put(result);
 	return code;
 }

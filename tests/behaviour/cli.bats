@@ -23,7 +23,7 @@ fake=tests/fake/bpftimed
 	[[ $stderr == "bpftime: '--json' must stand behind the command"* ]]
 	fails 2 bpftime status --nonsense
 	[[ $stderr == *"no option '--nonsense'"* ]]
-	fails 2 bpftime wait --json --tool 1
+	fails 2 bpftime handback --json 1
 	fails 2 bpftime status extra
 	[[ $stderr == *"one argument too many"* ]]
 	fails 2 bpftime explain
@@ -270,6 +270,9 @@ s.accept()[0].close()
 	fake_tools "$(fake_tool $$ kernel)"
 	fake_start
 	run -0 bpftime wait --tool $$ --state kernel --timeout 5
+	[ -z "$output" ]
+	run -0 bpftime wait --tool $$ --state kernel --json
+	python3 -c 'import json, sys; assert json.loads(sys.argv[1]) == {"tool": int(sys.argv[2]), "state": "kernel"}' "$output" $$
 	bpftime wait --tool $$ --state offloaded --timeout 20 3>&- &
 	waiting=$!
 	sleep 0.3
