@@ -82,6 +82,46 @@ static const char *step_into(const char *s, const struct json_step *step, const 
 	return found;
 }
 
+/* s is at '{'. Does the object have what is written at key before that, too? */
+static bool has_key_before(const char *s, const char *key, size_t len)
+{
+	for (s = skip_space(s + 1); s < key; s = skip_space(s + (*s == ','))) {
+		const char *end = skip_string(s);
+
+		if ((size_t)(end - s) == len && memcmp(s, key, len) == 0)
+			return true;
+		s = skip_space(end);
+		s = skip_space(skip_value(skip_space(s + (*s == ':'))));
+	}
+	return false;
+}
+
+const char *json_place__repeated_key(const char *text, size_t *len)
+{
+	const char *s = text;
+
+	while (*s) {
+		const char *object = s, *end;
+
+		if (*s == '"')
+			s = skip_string(s);
+		else
+			s++;
+		if (*object != '{')
+			continue;
+		/* Its own keys; those of the objects in it when their turn comes. */
+		for (const char *key = skip_space(s); *key == '"'; key = skip_space(end + (*end == ','))) {
+			end = skip_string(key);
+			*len = (size_t)(end - key);
+			if (has_key_before(object, key, *len))
+				return key;
+			end = skip_space(end);
+			end = skip_space(skip_value(skip_space(end + (*end == ':'))));
+		}
+	}
+	return NULL;
+}
+
 unsigned int json_place__line_at(const char *text, size_t offset)
 {
 	unsigned int line = 1;

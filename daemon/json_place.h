@@ -21,6 +21,12 @@ struct json_step {
  */
 unsigned int json_place__line(const char *text, const struct json_step *steps, size_t n_steps);
 
+/*
+ * A key that an object of the text has a second time: where it stands that time, from its quote to behind the closing
+ * one, with the length in *len. NULL: there is none. text as above.
+ */
+const char *json_place__repeated_key(const char *text, size_t *len);
+
 /* The line, from 1, of the byte at offset. */
 unsigned int json_place__line_at(const char *text, size_t offset);
 

@@ -454,6 +454,12 @@ static bool read_policy_file(struct policy *p, const char *path, struct policy_e
 		return untrusted;
 	root = parse(path, text, errors);
 	if (root) {
+		size_t len;
+		const char *again = json_place__repeated_key(text, &len);
+
+		if (again)
+			mistake(errors, "%s:%u: %.*s: this key is there twice", path,
+				json_place__line_at(text, (size_t)(again - text)), (int)len - 2, again + 1);
 		p->files = must(reallocarray(p->files, p->n_files + 1, sizeof(*p->files)));
 		p->files[p->n_files] = (struct policy_file){0};
 		r.file = &p->files[p->n_files++];

@@ -199,6 +199,10 @@ static const struct {
 	{"{\"version\": 1, \"tools\": [{\"action\": \"kernel\",\n\"user\": null}]}",
 	 ":2:", "tools[0].user: must be a user"},
 	{"{\"version\": 1, \"tools\": [{\"action\": \"kernel\",\n\"user\": -1}]}", ":2:", "there is no user \"-1\""},
+	{"{\"version\": 1,\n\"version\": 1}", ":2:", "version: this key is there twice"},
+	{"{\"version\": 1, \"tools\": [{\"comm\": \"comm\", \"action\": \"kernel\"},\n{\"comm\": \"a\", \"action\": "
+	 "\"kernel\",\n\"comm\": \"b\"}]}",
+	 ":3:", "comm: this key is there twice"},
 	{"{\"version\": 1, \"tools\": [[[[[[[[[[]]]]]]]]]]}", ":1:", "not JSON"},
 	{"{\"version\": 1, \"default\": \"\xff\"}", ":1:", "not JSON"},
 };
