@@ -246,7 +246,7 @@ struct fork_sites *fork_sites__new(const struct target *t, struct site *const *s
 struct fork_sites *fork_sites__ref(struct fork_sites *f);
 void fork_sites__free(struct fork_sites *f); /* one reference; NULL is allowed */
 int fork_sites__repair(struct fork_sites *f, pid_t child, struct agent_error *err);
-/* After that: the children lose the int3s that were the parent's only. Takes the kernel a tenth of a second. */
+/* After that: the children lose the int3s that were the parent's only, by the next agent_close_buried(). */
 void fork_sites__sweep(const struct fork_sites *f);
 
 #endif

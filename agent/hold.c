@@ -155,17 +155,6 @@ static int multi_link(const char *path, pid_t pid, const uint64_t *offsets, size
 	return fd < 0 ? -errno : fd;
 }
 
-void hold_sweep(int path_fd, pid_t pid, const uint64_t *offsets, size_t n)
-{
-	char path[32];
-	int link;
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", path_fd);
-	link = multi_prog() >= 0 ? multi_link(path, pid, offsets, n) : -1;
-	if (link >= 0)
-		close(link);
-}
-
 static int try_link(struct site *const *s, size_t n, const struct site_opts *o, struct agent_error *err)
 {
 	uint64_t *offsets = malloc(n * PATCH_MAX * sizeof(*offsets));
@@ -364,6 +353,17 @@ bool agent_close_buried(bool aside)
 		close_both(b->fds.link, b->fds.event);
 	free(b);
 	return true;
+}
+
+void hold_sweep(int path_fd, pid_t pid, const uint64_t *offsets, size_t n)
+{
+	char path[32];
+	int link;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", path_fd);
+	link = multi_prog() >= 0 ? multi_link(path, pid, offsets, n) : -1;
+	if (link >= 0 && !bury(link, -1))
+		close(link);
 }
 
 static void let_end(const char *pin, int link, int event, bool aside)

@@ -134,7 +134,8 @@ enum site_result hold_sites(struct site *const *s, size_t n, const struct site_o
 void hold_stand_in(struct site *s);
 /*
  * Fork children of the process have the int3s of such a link, and the kernel does not take them away when the child
- * meets them, as it does those of a perf event. It looks whose they are whenever a uprobe there ends: so one does.
+ * meets them, as it does those of a perf event. It looks whose they are whenever a uprobe there ends: so one
+ * does, with what is buried.
  */
 void hold_sweep(int path_fd, pid_t pid, const uint64_t *offsets, size_t n);
 void hold_drop_all(struct site *s);

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/poll.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -48,7 +49,8 @@ struct repairer {
 	pthread_mutex_t lock; /* of parents */
 	struct parent *bucket[PARENTS];
 	struct ring_buffer *ring;
-	int wake_fd; /* eventfd: there is something to forget, or it is to end */
+	const unsigned long *consumed, *produced; /* bytes of the ring; a page each */
+	int wake_fd;				  /* eventfd: there is something to forget, or it is to end */
 	bool ends;
 	pthread_t thread;
 	bool runs;
@@ -119,9 +121,18 @@ static bool is_ending(const struct repairer *r)
 	return __atomic_load_n(&r->ends, __ATOMIC_SEQ_CST);
 }
 
+/*
+ * All forks have been read of, and what is to be done for their children is done: a record counts as read when
+ * on_fork() has returned. (Documentation/bpf/ringbuf.rst)
+ */
+static bool has_read_all(const struct repairer *r)
+{
+	return __atomic_load_n(r->produced, __ATOMIC_ACQUIRE) == __atomic_load_n(r->consumed, __ATOMIC_ACQUIRE);
+}
+
 static bool is_quiet(const struct repairer *r)
 {
-	return now_ms() - __atomic_load_n(&r->last_fork_ms, __ATOMIC_SEQ_CST) >= QUIET_MS;
+	return has_read_all(r) && now_ms() - __atomic_load_n(&r->last_fork_ms, __ATOMIC_SEQ_CST) >= QUIET_MS;
 }
 
 int repairer__set(struct repairer *r, const struct target *t, struct site *const *s, size_t n)
@@ -206,7 +217,7 @@ static void *sweeper(void *arg)
 	struct sweep *s = arg;
 
 	for (size_t i = 0; i < s->n; i++) {
-		if (!is_ending(s->r) && is_quiet(s->r))
+		if (!is_ending(s->r))
 			fork_sites__sweep(s->sites[i]);
 		fork_sites__free(s->sites[i]);
 	}
@@ -286,6 +297,20 @@ static void *run(void *arg)
 	}
 }
 
+static const unsigned long *map_page(int fd, int n)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+	void *m = mmap(NULL, page, PROT_READ, MAP_SHARED, fd, (off_t)page * n);
+
+	return m == MAP_FAILED ? NULL : m;
+}
+
+static void unmap_page(const unsigned long *m)
+{
+	if (m)
+		munmap((void *)m, (size_t)sysconf(_SC_PAGESIZE));
+}
+
 int repairer__new(struct repairer **out, int forks_fd, char *err, size_t err_size)
 {
 	struct repairer *r = calloc(1, sizeof(*r));
@@ -297,7 +322,9 @@ int repairer__new(struct repairer **out, int forks_fd, char *err, size_t err_siz
 	pthread_mutex_init(&r->lock, NULL);
 	r->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	r->ring = ring_buffer__new(forks_fd, on_fork, r, NULL);
-	if (!r->ring || r->wake_fd < 0) {
+	r->consumed = map_page(forks_fd, 0);
+	r->produced = map_page(forks_fd, 1);
+	if (!r->ring || r->wake_fd < 0 || !r->consumed || !r->produced) {
 		ret = -errno;
 		goto fail;
 	}
@@ -341,6 +368,8 @@ void repairer__free(struct repairer *r)
 		}
 	}
 	ring_buffer__free(r->ring);
+	unmap_page(r->consumed);
+	unmap_page(r->produced);
 	if (r->wake_fd >= 0)
 		close(r->wake_fd);
 	pthread_mutex_destroy(&r->lock);
