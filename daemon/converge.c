@@ -344,6 +344,15 @@ static int plan(struct engine *e, struct group *g)
 	return err;
 }
 
+/* Once it has failed, that is what is to be read of it, until it has not. */
+static void tell_building(struct group *g)
+{
+	if (g->probe[0]->reason[0])
+		return;
+	snprintf(g->reason, sizeof(g->reason), "its programs are being compiled and verified");
+	group__set_reasons(g);
+}
+
 static void takeover(struct engine *e, struct group *g)
 {
 	int err = claim_tool(e, g);
@@ -357,12 +366,10 @@ static void takeover(struct engine *e, struct group *g)
 		err = group__check_strangers(g);
 	if (!err && !g->built) {
 		err = builder__start(e->builder, g);
-		if (!err && !g->probe[0]->reason[0]) {
-			snprintf(g->reason, sizeof(g->reason), "its programs are being compiled and verified");
-			group__set_reasons(g);
-		}
-		if (!err)
+		if (!err) {
+			tell_building(g);
 			return;
+		}
 	}
 	if (!err)
 		err = group__attach_khalf(g);
@@ -627,6 +634,13 @@ void converge__tool_gone(struct engine *e, pid_t pid)
 	converge__changed(e);
 }
 
+void group__retry(struct group *g)
+{
+	g->retry_at = 0;
+	g->attempts = 0;
+	g->tool->dirty_at = now_ns();
+}
+
 void converge__host_gone(struct engine *e, pid_t pid)
 {
 	struct host *h = hosts__find(&e->hosts, pid);
@@ -642,9 +656,7 @@ void converge__host_gone(struct engine *e, pid_t pid)
 			continue;
 		if (g->state == GROUP_SHARED)
 			switch_handback(&e->sw, g, true);
-		g->retry_at = 0;
-		g->attempts = 0;
-		g->tool->dirty_at = now_ns();
+		group__retry(g);
 	}
 	if (!engine__tool(e, pid))
 		observer__unwatch(e->observer, pid);
@@ -780,13 +792,6 @@ void converge__mapped(struct engine *e, pid_t pid, uint32_t map_id)
 			break;
 		}
 	}
-}
-
-void group__retry(struct group *g)
-{
-	g->retry_at = 0;
-	g->attempts = 0;
-	g->tool->dirty_at = now_ns();
 }
 
 void converge__renew(struct engine *e, struct host *h)

@@ -35,8 +35,7 @@ int domain__admit(const struct hosts *hs, struct group *g, const struct host *h,
 		return 0;
 	snprintf(why, why_size,
 		 "policy lets no memory be shared across users (%s): the processes are several users', so that only "
-		 "root's "
-		 "have it, and process %d is not root's alone",
+		 "root's have it, and process %d is not root's alone",
 		 rule, h->pid);
 	return -EPERM;
 }
