@@ -397,6 +397,19 @@ bool converge__is_building(const struct engine *e, const struct tool *t)
 	return false;
 }
 
+bool converge__is_decided(const struct engine *e, const struct tool *t)
+{
+	if (t->refusal[0])
+		return true;
+	for (const struct probe *p = e->probes; p; p = p->next)
+		if (p->tool == t && !p->group)
+			return false;
+	for (const struct group *g = e->groups; g; g = g->next)
+		if (g->tool == t && g->state == GROUP_KERNEL && (g->building || !g->retry_at))
+			return false;
+	return true;
+}
+
 void converge__built(struct engine *e)
 {
 	struct group *g;

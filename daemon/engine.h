@@ -50,7 +50,7 @@ json_object *engine__ps(struct engine *e);     /* array of tools */
 /* One tool, explained, or NULL with a sentence in err when no tool has this pid. */
 json_object *engine__explain(struct engine *e, pid_t tool, char *err, size_t err_size);
 
-/* STATUS_UNKNOWN when no tool has this pid (yet). */
+/* STATUS_UNKNOWN when no tool has this pid (yet); STATUS_UNDECIDED while some probe of it is still to be tried. */
 enum status_state engine__tool_state(struct engine *e, pid_t tool);
 
 /*

@@ -90,6 +90,8 @@ void follow__free(struct follow *f);
 uint64_t converge__run(struct engine *e);
 /* Are groups of this tool, or of any (NULL), being built? */
 bool converge__is_building(const struct engine *e, const struct tool *t);
+/* Has every probe of the tool been tried, so that what runs where is more than a beginning? */
+bool converge__is_decided(const struct engine *e, const struct tool *t);
 void converge__built(struct engine *e); /* the builder has something to say */
 int converge__handback_tool(struct engine *e, struct tool *t, bool force, char *err, size_t err_size);
 /* The process may not carry the agent any longer: its groups are handed back, and taken over again without it. */

@@ -210,8 +210,8 @@ enum status_state engine__tool_state(struct engine *e, pid_t pid)
 	struct report *r = t ? report_tool(e, t) : NULL;
 	enum status_state state = STATUS_UNKNOWN;
 
-	if (r && r->tool.n_probes && !converge__is_building(e, t))
-		state = status_tool__state(&r->tool);
+	if (r && r->tool.n_probes)
+		state = converge__is_decided(e, t) ? status_tool__state(&r->tool) : STATUS_UNDECIDED;
 	report_free(r);
 	return state;
 }

@@ -182,6 +182,9 @@ static int client__look(struct client *c)
 		return client__refuse(c, "process %d does not exist", c->wait_tool);
 	if (now >= c->wait_until && state == STATUS_UNKNOWN)
 		return client__refuse(c, "time is up: process %d has no probes that bpftimed knows", c->wait_tool);
+	if (now >= c->wait_until && state == STATUS_UNDECIDED)
+		return client__refuse(c, "time is up: where the probes of tool %d are to run is not decided yet",
+				      c->wait_tool);
 	if (now >= c->wait_until)
 		return client__refuse(c, "time is up: the state of tool %d is %s, not %s", c->wait_tool,
 				      status_state__name(state), status_state__name(c->wait_state));

@@ -12,6 +12,7 @@ static const char *const state_names[] = {
 	[STATUS_KERNEL] = "kernel",
 	[STATUS_PARTLY] = "partly",
 	[STATUS_OFFLOADED] = "offloaded",
+	[STATUS_UNDECIDED] = "undecided",
 };
 
 const char *status_state__name(enum status_state state)

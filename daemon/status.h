@@ -23,6 +23,7 @@ enum status_state {
 	STATUS_KERNEL = 1,    /* every probe of it runs in the kernel */
 	STATUS_PARTLY = 2,    /* some probes run in userspace */
 	STATUS_OFFLOADED = 3, /* all probes run in userspace */
+	STATUS_UNDECIDED = 4, /* bpftimed has yet to try some of them; nothing can wait for this */
 };
 
 /* "offloaded", ...; and back: STATUS_UNKNOWN for a name that is none. */
