@@ -197,13 +197,20 @@ void agent_closed_all(void);
 /*
  * The kernel takes an int3 that no uprobe wants any more from all processes that have it: also from a fork child that
  * still has the parent's jump, of which it is a part; the child would then jump anywhere. So with on the uprobes that
- * protect places are not closed when these are given up, but one by one by agent_close_buried(), to be called while no
- * target is forking and all children have been repaired. aside: see agent_close_aside(). false: there was none. These
- * three may be called by any thread.
+ * protect places are not closed when these are given up, but later: agent_look_at_buried() finds those whose processes
+ * have no fork under way that began before, and when all children have been repaired that were told of until then,
+ * agent_close_buried() closes one of these. It returns false when there was none. all: one of the others, too; aside:
+ * see agent_close_aside(). These four may be called by any thread. agent_look_at_buried(): are all found?
  */
 void agent_bury_holds(bool on);
 bool agent_has_buried(void);
-bool agent_close_buried(bool aside);
+bool agent_look_at_buried(void);
+bool agent_close_buried(bool all, bool aside);
+/*
+ * Is a thread of the process in a system call that copies the process? 1 may also mean that it was a moment ago. 1, 0
+ * or -errno.
+ */
+int agent_is_forking(pid_t pid);
 /* Forgets a site that cannot be freed. What of it is pinned goes on working, for site__adopt(). */
 void site__leave(struct site *s);
 
@@ -243,10 +250,7 @@ int agent_repair_child(pid_t child, const struct site *const *sites, size_t n_si
 /* What that needs to know, by itself: for a thread that repairs while another plans and frees sites. */
 struct fork_sites;
 struct fork_sites *fork_sites__new(const struct target *t, struct site *const *s, size_t n);
-struct fork_sites *fork_sites__ref(struct fork_sites *f);
-void fork_sites__free(struct fork_sites *f); /* one reference; NULL is allowed */
+void fork_sites__free(struct fork_sites *f); /* NULL is allowed */
 int fork_sites__repair(struct fork_sites *f, pid_t child, struct agent_error *err);
-/* After that: the children lose the int3s that were the parent's only, by the next agent_close_buried(). */
-void fork_sites__sweep(const struct fork_sites *f);
 
 #endif

@@ -8,11 +8,9 @@
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "adopt.h"
 #include "site.h"
@@ -51,22 +49,50 @@ struct repair {
 	struct agent_error *err;
 };
 
-static void repair_one(const struct target *child, const struct site *s, struct stopped *stopped, size_t n)
+/* Has the child the parent's jump, closed or open, and has every thread left it? */
+static bool is_to_repair(const struct target *child, const struct site *s, struct stopped *stopped, size_t n)
 {
-	uint8_t now[PATCH_MAX], byte = INT3;
+	uint8_t now[PATCH_MAX];
 
 	if (target_read(child, s->addr, now, s->size))
-		return;
+		return false;
 	if ((now[0] != s->jump[0] && now[0] != INT3) || !agent_is_behind(now, s->jump, (uint32_t)s->size))
-		return;
+		return false;
 	for (size_t i = 0; i < n; i++)
 		if (step_leave_stopped(child, s, &stopped[i]))
-			return;
-	/* An int3 is right for the kernel in any case: it takes it away when no uprobe is for this process. */
-	target_write(child, s->addr, &byte, 1);
-	for (size_t i = 1; i < s->size; i++)
-		if (!(s->d.boundary_mask & (1u << i)))
-			target_write(child, s->addr + i, &s->file[i], 1);
+			return false;
+	return true;
+}
+
+/* An int3 is right for the kernel in any case, but costs each time: it is the parent's. */
+static void put_back(const struct target *child, const struct site *s)
+{
+	const uint8_t byte = INT3;
+
+	for (size_t i = 0; i < s->size; i++)
+		target_write(child, s->addr + i, s->d.boundary_mask & (1u << i) ? &byte : &s->file[i], 1);
+}
+
+static void repair_stopped(struct target *child, struct stopped *stopped, size_t n, const struct repair *r)
+{
+	const struct site **patched = malloc(r->n * sizeof(*patched));
+	size_t n_patched = 0;
+	struct vmas maps;
+
+	if (!patched || !n || proc_maps(child->pid, &maps)) {
+		free(patched);
+		return;
+	}
+	for (size_t i = 0; i < r->n; i++)
+		if (has_stub(&maps, r->sites[i]) && is_copy(child, r->sites[i]) &&
+		    is_to_repair(child, r->sites[i], stopped, n))
+			patched[n_patched++] = r->sites[i];
+	if (n_patched)
+		n_patched = pages_give_up(child, &stopped[0], &maps, patched, n_patched);
+	for (size_t i = 0; i < n_patched; i++)
+		put_back(child, patched[i]);
+	vmas_clear(&maps);
+	free(patched);
 }
 
 static int repair_in_tracer(struct target *child, void *arg)
@@ -74,7 +100,6 @@ static int repair_in_tracer(struct target *child, void *arg)
 	struct repair *r = arg;
 	struct stopped *stopped = NULL;
 	size_t n = 0, before;
-	struct vmas maps;
 	int rc = 0;
 
 	/* All threads of the child, and those that they start meanwhile. */
@@ -108,12 +133,8 @@ static int repair_in_tracer(struct target *child, void *arg)
 		if (n_tids >= 0)
 			free(tids);
 	} while (!rc && n != before);
-	if (!rc && !proc_maps(child->pid, &maps)) {
-		for (size_t i = 0; i < r->n; i++)
-			if (has_stub(&maps, r->sites[i]) && is_copy(child, r->sites[i]))
-				repair_one(child, r->sites[i], stopped, n);
-		vmas_clear(&maps);
-	}
+	if (!rc)
+		repair_stopped(child, stopped, n, r);
 	for (size_t i = 0; i < n; i++)
 		thread_resume(child, &stopped[i]);
 	free(stopped);
@@ -209,52 +230,10 @@ void children_repair(struct site *const *s, size_t n)
 /* ---- what is known of a parent ---- */
 
 struct fork_sites {
-	int refs;
 	struct target parent; /* as far as a repair looks at it */
-	struct swept {
-		unsigned int link;
-		int path_fd;
-		uint64_t *offsets; /* of what the link holds */
-		size_t n, room;
-	} * swept;
-	size_t n_swept;
 	size_t n;
 	struct site_record record[];
 };
-
-static struct swept *swept_by(struct fork_sites *f, const struct hold_link *l)
-{
-	struct swept *more;
-
-	/* Mostly it is the last one. */
-	for (size_t i = f->n_swept; i--;)
-		if (f->swept[i].link == l->id)
-			return &f->swept[i];
-	more = realloc(f->swept, (f->n_swept + 1) * sizeof(*more));
-	if (!more)
-		return NULL;
-	f->swept = more;
-	more[f->n_swept] = (struct swept){.link = l->id, .path_fd = fcntl(l->path_fd, F_DUPFD_CLOEXEC, 0)};
-	return &more[f->n_swept++];
-}
-
-static void note_holds(struct fork_sites *f, const struct site *s)
-{
-	struct swept *w = s->held && s->held->path_fd >= 0 ? swept_by(f, s->held) : NULL;
-
-	if (w && w->room < w->n + PATCH_MAX) {
-		uint64_t *more = realloc(w->offsets, (w->room = 2 * w->room + PATCH_MAX) * sizeof(*more));
-
-		if (!more) {
-			w->room = w->n;
-			return;
-		}
-		w->offsets = more;
-	}
-	for (unsigned int k = 0; w && k < s->size; k++)
-		if (s->d.boundary_mask & (1u << k))
-			w->offsets[w->n++] = s->offset + k;
-}
 
 struct fork_sites *fork_sites__new(const struct target *t, struct site *const *s, size_t n)
 {
@@ -262,39 +241,16 @@ struct fork_sites *fork_sites__new(const struct target *t, struct site *const *s
 
 	if (!f)
 		return NULL;
-	f->refs = 1;
 	f->parent = (struct target){.pid = t->pid, .fork_page = t->fork_page};
 	f->n = n;
-	for (size_t i = 0; i < n; i++) {
+	for (size_t i = 0; i < n; i++)
 		site__record(s[i], &f->record[i]);
-		note_holds(f, s[i]);
-	}
-	return f;
-}
-
-struct fork_sites *fork_sites__ref(struct fork_sites *f)
-{
-	__atomic_add_fetch(&f->refs, 1, __ATOMIC_SEQ_CST);
 	return f;
 }
 
 void fork_sites__free(struct fork_sites *f)
 {
-	if (!f || __atomic_sub_fetch(&f->refs, 1, __ATOMIC_SEQ_CST))
-		return;
-	for (size_t i = 0; i < f->n_swept; i++) {
-		free(f->swept[i].offsets);
-		if (f->swept[i].path_fd >= 0)
-			close(f->swept[i].path_fd);
-	}
-	free(f->swept);
 	free(f);
-}
-
-void fork_sites__sweep(const struct fork_sites *f)
-{
-	for (size_t i = 0; i < f->n_swept; i++)
-		hold_sweep(f->swept[i].path_fd, f->parent.pid, f->swept[i].offsets, f->swept[i].n);
 }
 
 static void from_record(struct site *s, struct stub_area *area, struct target *parent, const struct site_record *r)

@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "aside.h"
+#include "clock.h"
 #include "site.h"
 
 #define STAND_INS  3 /* threads; one that lives is enough */
@@ -305,9 +306,14 @@ static void close_aside(int link, int event)
 
 /* ---- not yet ---- */
 
+#define LONGEST_FORK_US 500000 /* taken for it where nothing tells */
+
 static struct buried {
 	struct buried *next;
+	pid_t pid;
 	struct closing fds;
+	int64_t since; /* clock_us() */
+	bool is_safe;  /* no fork of the process is under way that began before */
 } * buried;
 static pthread_mutex_t buried_lock = PTHREAD_MUTEX_INITIALIZER;
 static bool buries;
@@ -317,13 +323,13 @@ void agent_bury_holds(bool on)
 	buries = on;
 }
 
-static bool bury(int link, int event)
+static bool bury(pid_t pid, int link, int event)
 {
 	struct buried *b = buries ? malloc(sizeof(*b)) : NULL;
 
 	if (!b)
 		return false;
-	b->fds = (struct closing){link, event};
+	*b = (struct buried){.pid = pid, .fds = {link, event}, .since = clock_us()};
 	pthread_mutex_lock(&buried_lock);
 	b->next = buried;
 	buried = b;
@@ -336,14 +342,36 @@ bool agent_has_buried(void)
 	return __atomic_load_n(&buried, __ATOMIC_ACQUIRE) != NULL;
 }
 
-bool agent_close_buried(bool aside)
+bool agent_look_at_buried(void)
 {
-	struct buried *b;
+	int64_t old = clock_us() - LONGEST_FORK_US;
+	int forks = 0;
+	pid_t pid = 0;
+	bool all = true;
 
 	pthread_mutex_lock(&buried_lock);
-	b = buried;
+	for (struct buried *b = buried; b; b = b->next) {
+		if (b->is_safe)
+			continue;
+		/* Mostly many in a row are of the same process. */
+		if (b->pid != pid)
+			forks = agent_is_forking(pid = b->pid);
+		b->is_safe = forks < 0 ? b->since < old : !forks;
+		all &= b->is_safe;
+	}
+	pthread_mutex_unlock(&buried_lock);
+	return all;
+}
+
+bool agent_close_buried(bool all, bool aside)
+{
+	struct buried **link = &buried, *b;
+
+	pthread_mutex_lock(&buried_lock);
+	while ((b = *link) && !all && !b->is_safe)
+		link = &b->next;
 	if (b)
-		buried = b->next;
+		*link = b->next;
 	pthread_mutex_unlock(&buried_lock);
 	if (!b)
 		return false;
@@ -355,22 +383,11 @@ bool agent_close_buried(bool aside)
 	return true;
 }
 
-void hold_sweep(int path_fd, pid_t pid, const uint64_t *offsets, size_t n)
-{
-	char path[32];
-	int link;
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", path_fd);
-	link = multi_prog() >= 0 ? multi_link(path, pid, offsets, n) : -1;
-	if (link >= 0 && !bury(link, -1))
-		close(link);
-}
-
-static void let_end(const char *pin, int link, int event, bool aside)
+static void let_end(const char *pin, pid_t pid, int link, int event, bool aside)
 {
 	if (pin[0])
 		unlink(pin);
-	if ((link < 0 && event < 0) || bury(link, event))
+	if ((link < 0 && event < 0) || bury(pid, link, event))
 		return;
 	if (aside)
 		close_aside(link, event);
@@ -378,17 +395,17 @@ static void let_end(const char *pin, int link, int event, bool aside)
 		close_both(link, event);
 }
 
-static void hold_drop(struct hold *h, bool aside)
+static void hold_drop(struct hold *h, pid_t pid, bool aside)
 {
-	let_end(h->pin, h->link, h->event, aside);
+	let_end(h->pin, pid, h->link, h->event, aside);
 	*h = (struct hold){.event = -1, .link = -1};
 }
 
-static void hold_link_put(struct hold_link *l, bool aside)
+static void hold_link_put(struct hold_link *l, pid_t pid, bool aside)
 {
 	if (--l->refs)
 		return;
-	let_end(l->pin, l->link, -1, aside);
+	let_end(l->pin, pid, l->link, -1, aside);
 	close_both(l->path_fd, -1);
 	free(l);
 }
@@ -437,13 +454,14 @@ void hold_stand_in(struct site *s)
 void hold_drop_all(struct site *s)
 {
 	bool aside = closes_aside || !target__alive(s->t);
+	pid_t pid = s->t->pid;
 
 	if (s->held)
-		hold_link_put(s->held, aside);
+		hold_link_put(s->held, pid, aside);
 	for (int i = 0; s->hold && i < PATCH_MAX; i++)
-		hold_drop(&s->hold[i], aside);
+		hold_drop(&s->hold[i], pid, aside);
 	for (int i = 0; s->stand_ins && i < STAND_INS * PATCH_MAX; i++)
-		hold_drop(&s->stand_ins[i], aside);
+		hold_drop(&s->stand_ins[i], pid, aside);
 	free(s->hold);
 	free(s->stand_ins);
 	s->hold = s->stand_ins = NULL;

@@ -132,13 +132,17 @@ enum site_result hold_sites(struct site *const *s, size_t n, const struct site_o
  * are limited by threads which live.
  */
 void hold_stand_in(struct site *s);
-/*
- * Fork children of the process have the int3s of such a link, and the kernel does not take them away when the child
- * meets them, as it does those of a perf event. It looks whose they are whenever a uprobe there ends: so one
- * does, with what is buried.
- */
-void hold_sweep(int path_fd, pid_t pid, const uint64_t *offsets, size_t n);
 void hold_drop_all(struct site *s);
+
+/* ---- pages.c ---- */
+
+/*
+ * In a fork child, all threads of which are stopped: gives up its copies of the pages of these sites that differ from
+ * the file in nothing else, and lets the kernel put int3s where the child is to have some. by: the thread that makes
+ * the system calls. Returns how many sites are left to be repaired otherwise; they are now the first of s.
+ */
+size_t pages_give_up(struct target *child, struct stopped *by, const struct vmas *maps, const struct site **s,
+		     size_t n);
 
 /* ---- elf.c ---- */
 

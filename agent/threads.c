@@ -3,6 +3,7 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -13,6 +14,7 @@
 #define READ_SIZE (64u << 10)
 
 static struct threads_bpf *program; /* loaded once */
+static pthread_mutex_t loading = PTHREAD_MUTEX_INITIALIZER;
 static bool cannot_load, preempts_itself = true;
 
 void agent_kernel_preempts_itself(bool preempts)
@@ -25,19 +27,26 @@ bool threads_can_be_in_handlers(void)
 	return preempts_itself;
 }
 
+static struct bpf_link *attach(pid_t pid)
+{
+	union bpf_iter_link_info which = {.task.pid = (uint32_t)pid};
+	LIBBPF_OPTS(bpf_iter_attach_opts, opts, .link_info = &which, .link_info_len = sizeof(which));
+	struct bpf_link *link = NULL;
+
+	pthread_mutex_lock(&loading);
+	if (!program && !cannot_load)
+		program = threads_bpf__open_and_load();
+	if (program && !cannot_load)
+		link = bpf_program__attach_iter(program->progs.threads, &opts);
+	cannot_load |= !link;
+	pthread_mutex_unlock(&loading);
+	return link;
+}
+
 void threads_prepare(struct target *t)
 {
-	union bpf_iter_link_info which = {.task.pid = (uint32_t)t->pid};
-	LIBBPF_OPTS(bpf_iter_attach_opts, opts, .link_info = &which, .link_info_len = sizeof(which));
-
-	if (t->threads || cannot_load)
-		return;
-	if (!program)
-		program = threads_bpf__open_and_load();
-	cannot_load = !program;
-	if (program)
-		t->threads = bpf_program__attach_iter(program->progs.threads, &opts);
-	cannot_load |= !t->threads;
+	if (!t->threads)
+		t->threads = attach(t->pid);
 }
 
 void threads_end(struct target *t)
@@ -46,16 +55,16 @@ void threads_end(struct target *t)
 	t->threads = NULL;
 }
 
-int threads_read(const struct target *t, struct thread_rec **out)
+static int read_all(struct bpf_link *link, struct thread_rec **out)
 {
 	size_t size = 0, room = 0;
 	char *buf = NULL;
 	int fd, rc = 0;
 
 	*out = NULL;
-	if (!t->threads)
+	if (!link)
 		return -EOPNOTSUPP;
-	fd = bpf_iter_create(bpf_link__fd(t->threads));
+	fd = bpf_iter_create(bpf_link__fd(link));
 	if (fd < 0)
 		return -errno;
 	for (;;) {
@@ -86,4 +95,22 @@ int threads_read(const struct target *t, struct thread_rec **out)
 	}
 	*out = (struct thread_rec *)buf;
 	return (int)(size / sizeof(**out));
+}
+
+int threads_read(const struct target *t, struct thread_rec **out)
+{
+	return read_all(t->threads, out);
+}
+
+int agent_is_forking(pid_t pid)
+{
+	struct bpf_link *link = attach(pid);
+	struct thread_rec *rec;
+	int n = read_all(link, &rec), forks = n < 0 ? n : 0;
+
+	for (int i = 0; i < n && !forks; i++)
+		forks = rec[i].forks != 0;
+	free(rec);
+	bpf_link__destroy(link);
+	return forks;
 }

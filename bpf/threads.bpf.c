@@ -16,6 +16,14 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 #define PF_IO_WORKER 0x10 /* a thread of io_uring: never in user mode */
 #define NR_URETPROBE 335  /* the system calls by which the kernel's own probes are reached, */
 #define NR_UPROBE    336  /* arch/x86/entry/syscalls/syscall_64.tbl */
+#define NR_CLONE     56
+#define NR_FORK	     57
+#define NR_CLONE3    435
+#define NR32_FORK    2 /* arch/x86/entry/syscalls/syscall_32.tbl */
+#define NR32_CLONE   120
+#define NR32_CLONE3  435
+#define TS_COMPAT    0x2   /* arch/x86/include/asm/thread_info.h: in a system call of 32 bits */
+#define CLONE_VM     0x100 /* include/uapi/linux/sched.h: nothing is copied */
 
 /* Before Linux 5.14 and 5.16. */
 struct task_struct___old {
@@ -91,6 +99,23 @@ static __always_inline __u32 where_is(struct thread_rec *rec, struct task_struct
 	return nr >= 0 ? THREAD_IN_SYSCALL : THREAD_ELSEWHERE;
 }
 
+/*
+ * In a system call the registers are those with which it began. What a thread has that is in user mode is from when it
+ * was in the kernel last, until the next interrupt.
+ */
+static __always_inline bool may_fork(struct task_struct *task)
+{
+	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(task);
+	long nr = (int)BPF_CORE_READ(regs, orig_ax);
+
+	if (BPF_CORE_READ(task, flags) & PF_EXITING)
+		return false;
+	if (BPF_CORE_READ(task, thread_info.status) & TS_COMPAT)
+		return nr == NR32_FORK || nr == NR32_CLONE3 ||
+		       (nr == NR32_CLONE && !(BPF_CORE_READ(regs, bx) & CLONE_VM));
+	return nr == NR_FORK || nr == NR_CLONE3 || (nr == NR_CLONE && !(BPF_CORE_READ(regs, di) & CLONE_VM));
+}
+
 SEC("iter/task")
 int threads(struct bpf_iter__task *ctx)
 {
@@ -102,6 +127,7 @@ int threads(struct bpf_iter__task *ctx)
 	rec.tid = tid_for_reader(task);
 	rec.cpu = cpu_of(task);
 	rec.where = where_is(&rec, task);
+	rec.forks = may_fork(task);
 	bpf_seq_write(ctx->meta->seq, &rec, sizeof(rec));
 	return 0;
 }

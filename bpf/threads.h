@@ -15,7 +15,8 @@ struct thread_rec {
 	__s32 tid; /* as the reader's PID namespace numbers it */
 	__u32 where;
 	__u32 cpu; /* it runs there or ran there last */
-	__u32 pad;
+	/* It may be in a system call that copies the process, and is so if it has been for longer than a moment. */
+	__u32 forks;
 	__u64 ip, sp; /* of user mode; not with THREAD_ON_CPU */
 };
 

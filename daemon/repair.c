@@ -28,16 +28,17 @@
 #define REPAIR_TRIES 3
 #define REPAIR_DEPTH 16	 /* generations */
 #define NICE	     -15 /* a child waits */
-#define QUIET_MS     500 /* without a fork of a target: then none is under way, and all children have been repaired */
-
-#define ENDING_MS 20
+#define LATE_TRIES_MS 2000
+#define LOOK_MS	     200 /* how often, while something waits to be forgotten */
+#define ENDING_MS    20	 /* the same at the end */
+#define END_MS	     2000
 
 struct parent {
 	struct parent *next;
 	pid_t pid;
 	struct fork_sites *sites; /* NULL: it has ended, or none is left */
-	struct former *former;	  /* since the last time that it was quiet: a child may have these, too */
-	bool to_sweep;		  /* it has had children since the last time */
+	struct former *former;	  /* a child may still have these, too */
+	struct former *past;	  /* this one and what is behind it: no child that is still to be told of has them */
 };
 
 struct former {
@@ -45,19 +46,26 @@ struct former {
 	struct fork_sites *sites;
 };
 
+/* A child that could not be repaired yet. */
+struct late {
+	struct late *next;
+	pid_t parent, child;
+	uint64_t start_time;
+};
+
 struct repairer {
 	pthread_mutex_t lock; /* of parents */
 	struct parent *bucket[PARENTS];
+	unsigned int n_former;
+	struct late *late; /* the thread's own, and what follows */
+	uint64_t late_due; /* ms */
 	struct ring_buffer *ring;
 	const unsigned long *consumed, *produced; /* bytes of the ring; a page each */
 	int wake_fd;				  /* eventfd: there is something to forget, or it is to end */
 	bool ends;
 	pthread_t thread;
 	bool runs;
-	unsigned int n_to_sweep; /* parents */
-	unsigned int n_former;
-	int n_sweepers;	       /* threads */
-	uint64_t last_fork_ms; /* CLOCK_MONOTONIC */
+	int n_closers; /* threads */
 };
 
 static struct parent **find(struct repairer *r, pid_t pid)
@@ -83,24 +91,34 @@ static void supersede(struct repairer *r, struct parent *p)
 	p->sites = NULL;
 }
 
-static void forget_former(struct parent *p)
+static unsigned int free_formers(struct former **first)
 {
-	while (p->former) {
-		struct former *f = p->former;
+	unsigned int n = 0;
 
-		p->former = f->next;
+	while (*first) {
+		struct former *f = *first;
+
+		*first = f->next;
 		fork_sites__free(f->sites);
 		free(f);
+		n++;
 	}
+	return n;
 }
 
-/* Whose children have all been repaired. Called when it is quiet. */
+/* Those that no child has any longer. */
 static void forget_past(struct repairer *r)
 {
 	for (unsigned int i = 0; i < PARENTS; i++) {
 		for (struct parent **link = &r->bucket[i], *p; (p = *link);) {
-			forget_former(p);
-			if (p->sites) {
+			struct former **last = &p->former;
+
+			while (p->past && *last != p->past)
+				last = &(*last)->next;
+			if (p->past)
+				r->n_former -= free_formers(last);
+			p->past = NULL;
+			if (p->sites || p->former) {
 				link = &p->next;
 				continue;
 			}
@@ -108,7 +126,6 @@ static void forget_past(struct repairer *r)
 			free(p);
 		}
 	}
-	r->n_former = 0;
 }
 
 static uint64_t now_ms(void)
@@ -119,20 +136,6 @@ static uint64_t now_ms(void)
 static bool is_ending(const struct repairer *r)
 {
 	return __atomic_load_n(&r->ends, __ATOMIC_SEQ_CST);
-}
-
-/*
- * All forks have been read of, and what is to be done for their children is done: a record counts as read when
- * on_fork() has returned. (Documentation/bpf/ringbuf.rst)
- */
-static bool has_read_all(const struct repairer *r)
-{
-	return __atomic_load_n(r->produced, __ATOMIC_ACQUIRE) == __atomic_load_n(r->consumed, __ATOMIC_ACQUIRE);
-}
-
-static bool is_quiet(const struct repairer *r)
-{
-	return has_read_all(r) && now_ms() - __atomic_load_n(&r->last_fork_ms, __ATOMIC_SEQ_CST) >= QUIET_MS;
 }
 
 int repairer__set(struct repairer *r, const struct target *t, struct site *const *s, size_t n)
@@ -163,20 +166,47 @@ int repairer__set(struct repairer *r, const struct target *t, struct site *const
 	return err;
 }
 
-/* What the child has forked before it was repaired has the patches, too. */
-static void repair(struct fork_sites *sites, pid_t child, int depth)
+/* ---- repairing ---- */
+
+static void note_late(struct repairer *r, pid_t parent, pid_t child, uint64_t start_time)
 {
+	struct late *l = calloc(1, sizeof(*l));
+
+	if (!l)
+		return;
+	*l = (struct late){r->late, parent, child, start_time};
+	r->late = l;
+}
+
+/* It may have sites of before, too. */
+static int repair_all(const struct parent *p, pid_t child, struct agent_error *err)
+{
+	int ret = p->sites ? fork_sites__repair(p->sites, child, err) : 0;
+
+	for (struct former *f = p->former; f && !ret; f = f->next)
+		ret = fork_sites__repair(f->sites, child, err);
+	return ret;
+}
+
+/* What the child has forked before it was repaired has the patches, too. */
+static void repair(struct repairer *r, const struct parent *p, pid_t child, bool again, int depth)
+{
+	uint64_t start_time = procfs_start_time(child);
 	struct agent_error err = {""};
 	pid_t *children;
 	int ret = -ESRCH, n_children;
 
 	for (int i = 0; ret && i < REPAIR_TRIES && procfs_start_time(child); i++)
-		ret = fork_sites__repair(sites, child, &err);
-	if (ret && procfs_start_time(child))
-		log_warning("process %d, child of a target, keeps inherited patches: %s", child, err.text);
+		ret = repair_all(p, child, &err);
+	if (ret && start_time && procfs_start_time(child) == start_time) {
+		if (!again)
+			log_warning("process %d, child of a target, keeps inherited patches for now: %s", child,
+				    err.text);
+		note_late(r, p->pid, child, start_time);
+	}
 	n_children = depth ? procfs_children(child, &children) : 0;
 	for (int i = 0; i < n_children; i++)
-		repair(sites, children[i], depth - 1);
+		repair(r, p, children[i], again, depth - 1);
 	if (n_children > 0)
 		free(children);
 }
@@ -185,87 +215,102 @@ static int on_fork(void *arg, void *data, size_t size)
 {
 	const struct obs_rec_head *rec = data;
 	struct repairer *r = arg;
-	struct parent *p;
+	const struct parent *p;
 
 	(void)size;
-	__atomic_store_n(&r->last_fork_ms, now_ms(), __ATOMIC_SEQ_CST);
 	pthread_mutex_lock(&r->lock);
 	p = *find(r, rec->tgid);
-	if (p) {
-		if (p->sites) {
-			repair(p->sites, (pid_t)rec->arg, REPAIR_DEPTH);
-			r->n_to_sweep += !p->to_sweep;
-			p->to_sweep = true;
-		}
-		for (struct former *f = p->former; f; f = f->next)
-			repair(f->sites, (pid_t)rec->arg, REPAIR_DEPTH);
-	}
+	if (p)
+		repair(r, p, (pid_t)rec->arg, false, REPAIR_DEPTH);
 	pthread_mutex_unlock(&r->lock);
 	return 0;
 }
 
-/* ---- sweeping ---- */
-
-struct sweep {
-	struct repairer *r;
-	size_t n;
-	struct fork_sites *sites[];
-};
-
-static void *sweeper(void *arg)
+static void repair_late(struct repairer *r)
 {
-	struct sweep *s = arg;
+	struct late *all = r->late;
 
-	for (size_t i = 0; i < s->n; i++) {
-		if (!is_ending(s->r))
-			fork_sites__sweep(s->sites[i]);
-		fork_sites__free(s->sites[i]);
+	if (!all || now_ms() < r->late_due)
+		return;
+	r->late = NULL;
+	pthread_mutex_lock(&r->lock);
+	for (struct late *l; (l = all); all = l->next, free(l)) {
+		const struct parent *p = *find(r, l->parent);
+		bool lives = procfs_start_time(l->child) == l->start_time;
+
+		if (p && lives)
+			repair(r, p, l->child, true, REPAIR_DEPTH);
 	}
+	pthread_mutex_unlock(&r->lock);
+	r->late_due = now_ms() + LATE_TRIES_MS;
+}
+
+/* ---- what no child has any longer ---- */
+
+static void *closer(void *arg)
+{
+	struct repairer *r = arg;
+
 	/* One after another; at the end repairer__free() closes many at a time. */
-	while (!is_ending(s->r) && is_quiet(s->r) && agent_close_buried(false))
+	while (!is_ending(r) && agent_close_buried(false, false))
 		;
-	__atomic_sub_fetch(&s->r->n_sweepers, 1, __ATOMIC_SEQ_CST);
-	free(s);
+	__atomic_sub_fetch(&r->n_closers, 1, __ATOMIC_SEQ_CST);
 	return NULL;
 }
 
-/* One thread at a time: what comes meanwhile is the next one's. */
-static void sweep(struct repairer *r)
+/* Of those whose parent has no fork under way now. Are there others? */
+static bool note_past(struct repairer *r)
 {
-	struct sweep *s = NULL;
+	bool others = false;
 
-	if (__atomic_load_n(&r->n_sweepers, __ATOMIC_SEQ_CST))
-		return;
 	pthread_mutex_lock(&r->lock);
-	if (r->n_to_sweep || agent_has_buried())
-		s = calloc(1, sizeof(*s) + r->n_to_sweep * sizeof(struct fork_sites *));
-	for (unsigned int i = 0; s && i < PARENTS; i++) {
+	for (unsigned int i = 0; r->n_former && i < PARENTS; i++)
 		for (struct parent *p = r->bucket[i]; p; p = p->next) {
-			if (p->to_sweep && p->sites)
-				s->sites[s->n++] = fork_sites__ref(p->sites);
-			p->to_sweep = false;
+			p->past = p->former && agent_is_forking(p->pid) <= 0 ? p->former : NULL;
+			others |= p->former && !p->past;
 		}
-	}
-	if (s)
-		r->n_to_sweep = 0;
-	forget_past(r);
 	pthread_mutex_unlock(&r->lock);
-	if (!s)
-		return;
-	s->r = r;
-	__atomic_add_fetch(&r->n_sweepers, 1, __ATOMIC_SEQ_CST);
-	if (thread_aside(sweeper, s))
-		sweeper(s);
+	return others;
 }
 
-static int until_sweep(struct repairer *r)
+/*
+ * A fork that copied a place which has been given up since is over, has been told of by the kernel's ring and has been
+ * seen to, or else what the place was stays known, and its uprobes stay. A record counts as read when on_fork() has
+ * returned. (Documentation/bpf/ringbuf.rst) Returns whether nothing is left.
+ */
+static bool forget(struct repairer *r)
 {
-	int ms;
+	unsigned long told;
+	bool all;
+
+	if (__atomic_load_n(&r->n_closers, __ATOMIC_SEQ_CST))
+		return false;
+	all = agent_look_at_buried();
+	all &= !note_past(r);
+	told = __atomic_load_n(r->produced, __ATOMIC_ACQUIRE);
+	ring_buffer__consume(r->ring);
+	repair_late(r);
+	if (r->late || (long)(__atomic_load_n(r->consumed, __ATOMIC_ACQUIRE) - told) < 0)
+		return false;
+	pthread_mutex_lock(&r->lock);
+	forget_past(r);
+	pthread_mutex_unlock(&r->lock);
+	if (is_ending(r))
+		return all;
+	__atomic_add_fetch(&r->n_closers, 1, __ATOMIC_SEQ_CST);
+	if (thread_aside(closer, r))
+		closer(r);
+	return all;
+}
+
+static bool has_to_forget(struct repairer *r)
+{
+	bool has;
 
 	pthread_mutex_lock(&r->lock);
-	ms = r->n_to_sweep || r->n_former || agent_has_buried() ? QUIET_MS : -1;
+	has = r->n_former != 0;
 	pthread_mutex_unlock(&r->lock);
-	return ms;
+	return has || r->late || agent_has_buried();
 }
 
 static void *run(void *arg)
@@ -273,27 +318,31 @@ static void *run(void *arg)
 	struct repairer *r = arg;
 	struct pollfd wait[2] = {{.fd = ring_buffer__epoll_fd(r->ring), .events = POLLIN},
 				 {.fd = r->wake_fd, .events = POLLIN}};
-	uint64_t deadline = 0;
+	uint64_t deadline = 0, due = 0;
 	eventfd_t ignored;
 
 	setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), NICE);
 	for (;;) {
-		bool ends = is_ending(r);
-		int n;
+		bool ends = is_ending(r), waits = has_to_forget(r);
+		int n, ms = ends ? ENDING_MS : waits ? LOOK_MS : -1;
 
 		if (ends && !deadline)
-			deadline = now_ms() + 4 * QUIET_MS;
-		if (ends && (is_quiet(r) || now_ms() > deadline))
-			return NULL;
-		n = poll(wait, 2, ends ? ENDING_MS : until_sweep(r));
+			deadline = now_ms() + END_MS;
+		n = poll(wait, 2, ms);
 		if (n < 0 && errno != EINTR)
 			return NULL;
 		if (n > 0 && wait[1].revents)
 			eventfd_read(r->wake_fd, &ignored);
 		if (n > 0)
 			ring_buffer__consume(r->ring);
-		else if (!ends && is_quiet(r))
-			sweep(r);
+		if (!waits || now_ms() < due) {
+			if (ends && !waits)
+				return NULL;
+			continue;
+		}
+		if ((forget(r) && ends) || (ends && now_ms() > deadline))
+			return NULL;
+		due = now_ms() + (uint64_t)(ends ? 0 : LOOK_MS);
 	}
 }
 
@@ -354,19 +403,21 @@ void repairer__free(struct repairer *r)
 		eventfd_write(r->wake_fd, 1);
 		pthread_join(r->thread, NULL);
 	}
-	while (__atomic_load_n(&r->n_sweepers, __ATOMIC_SEQ_CST))
+	while (__atomic_load_n(&r->n_closers, __ATOMIC_SEQ_CST))
 		usleep(1000);
-	while (agent_close_buried(true))
+	while (agent_close_buried(true, true))
 		;
 	agent_closed_all();
 	for (unsigned int i = 0; i < PARENTS; i++) {
 		for (struct parent *p = r->bucket[i], *next; p; p = next) {
 			next = p->next;
-			forget_former(p);
+			free_formers(&p->former);
 			fork_sites__free(p->sites);
 			free(p);
 		}
 	}
+	for (struct late *l; (l = r->late); free(l))
+		r->late = l->next;
 	ring_buffer__free(r->ring);
 	unmap_page(r->consumed);
 	unmap_page(r->produced);

@@ -43,6 +43,22 @@ counts() {
 	counts bsscount fork 4 150
 }
 
+@test "fork: children are born while their parent's places come and go" {
+	local name
+	for name in fork low-fork; do
+		victim "$name" 500 2
+		watched userspace bsscount "$B/tests/victims/$name:work"
+		victim_go
+		while ! grep -q '^calls' "$SESSION/victim"; do
+			"$B/bpftime" handback "$TOOL_PID" >/dev/null
+			"$B/bpftime" takeover "$TOOL_PID" >/dev/null || true
+		done
+		victim_end
+		exact_tool_end "$TOOL_PID"
+		same "$name" "$(counted "$SESSION/tool")" "$(victim_calls)"
+	done
+}
+
 @test "fork: a tool that counts the whole host counts children too" {
 	local state
 	for state in kernel userspace; do

@@ -158,6 +158,94 @@ static void test_fork_then_free(void **state)
 	}
 }
 
+static pid_t child_of(pid_t pid)
+{
+	char path[64];
+	FILE *f;
+	int child = 0;
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", pid, pid);
+	f = fopen(path, "re");
+	assert_non_null(f);
+	assert_int_equal(fscanf(f, "%d", &child), 1);
+	fclose(f);
+	return child;
+}
+
+/* The bytes of a file that begin at this offset; of work() in a process. */
+static void read_bytes(const char *path, uint64_t offset, uint8_t *out, size_t size)
+{
+	FILE *f = fopen(path, "re");
+
+	assert_non_null(f);
+	setvbuf(f, NULL, _IONBF, 0);
+	assert_int_equal(fseek(f, (long)offset, SEEK_SET), 0);
+	assert_int_equal(fread(out, 1, size, f), size);
+	fclose(f);
+}
+
+/* Of the victim's program. */
+static unsigned int mappings_of(pid_t pid)
+{
+	char path[32], line[512];
+	unsigned int n = 0;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/maps", pid);
+	f = fopen(path, "re");
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f))
+		n += strstr(line, "/victims/") != NULL;
+	fclose(f);
+	return n;
+}
+
+/* A child has the file's code again, with the int3 of whoever wants one in it and of nobody else. */
+static void test_fork_pages(void **state)
+{
+	char *const argv[] = {"fork", "1", "600", NULL};
+	uint64_t offset = victim_symbol("fork", "work");
+
+	(void)state;
+	for (int i = 0; i < 2; i++) {
+		uint8_t now[64], files[64];
+		struct agent_error err = {""};
+		struct probed p = {0};
+		const struct site *all[1];
+		struct oracle o;
+		char mem[32];
+		uint64_t before;
+		pid_t child;
+
+		if (i)
+			oracle_start(&o, victim_path("fork"), offset, false);
+		probe(&p, argv, false);
+		victim_go(&p.v);
+		usleep(100000);
+		child = child_of(p.pid);
+		all[0] = p.s;
+		if (agent_repair_child(child, all, 1, &err))
+			fail_msg("%s", err.text);
+		snprintf(mem, sizeof(mem), "/proc/%d/mem", child);
+		read_bytes(mem, site__address(p.s), now, sizeof(now));
+		read_bytes(victim_path("fork"), offset, files, sizeof(files));
+		if (i) {
+			files[0] = 0xcc;
+			before = oracle_count(&o);
+			usleep(100000);
+			assert_true(oracle_count(&o) > before);
+		}
+		assert_memory_equal(now, files, sizeof(now));
+		assert_int_equal(mappings_of(child), mappings_of(p.pid));
+		assert_int_equal(victim_number(&p.v, "calls"), 2);
+		assert_int_equal(rider_count(&p.rd, 0), 2);
+		assert_int_equal(victim_wait(&p.v), 0);
+		end(&p);
+		if (i)
+			oracle_stop(&o);
+	}
+}
+
 /*
  * The main thread has ended, and with it the uprobes' hold on the process: the kernel takes its int3s away one by one
  * when somebody meets them. Whoever calls while the site goes away must not find half a jump.
@@ -309,6 +397,7 @@ int main(void)
 		cmocka_unit_test(test_low_seccomp),
 		cmocka_unit_test(test_fork),
 		cmocka_unit_test(test_fork_then_free),
+		cmocka_unit_test(test_fork_pages),
 		cmocka_unit_test(test_vfork),
 		cmocka_unit_test(test_leaderless),
 		cmocka_unit_test(test_exec),

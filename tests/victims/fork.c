@@ -9,6 +9,11 @@
 
 #include "victim.h"
 
+#ifdef __PIE__
+/* More than a page of code, as programs have; low-fork has one. */
+__asm__(".pushsection .text\n .skip 8192, 0x90\n .popsection");
+#endif
+
 static void child_calls(long ms)
 {
 	struct timespec a, b;
