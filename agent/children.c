@@ -49,19 +49,19 @@ struct repair {
 	struct agent_error *err;
 };
 
-/* Has the child the parent's jump, closed or open, and has every thread left it? */
-static bool is_to_repair(const struct target *child, const struct site *s, struct stopped *stopped, size_t n)
+/* Has the child the parent's jump, closed or open? Then every thread leaves it. 1, 0 or -errno. */
+static int is_to_repair(const struct target *child, const struct site *s, struct stopped *stopped, size_t n)
 {
 	uint8_t now[PATCH_MAX];
+	int rc = 0;
 
 	if (target_read(child, s->addr, now, s->size))
-		return false;
+		return 0;
 	if ((now[0] != s->jump[0] && now[0] != INT3) || !agent_is_behind(now, s->jump, (uint32_t)s->size))
-		return false;
-	for (size_t i = 0; i < n; i++)
-		if (step_leave_stopped(child, s, &stopped[i]))
-			return false;
-	return true;
+		return 0;
+	for (size_t i = 0; i < n && !rc; i++)
+		rc = step_leave_stopped(child, s, &stopped[i]);
+	return rc ? rc : 1;
 }
 
 /* An int3 is right for the kernel in any case, but costs each time: it is the parent's. */
@@ -73,26 +73,37 @@ static void put_back(const struct target *child, const struct site *s)
 		target_write(child, s->addr + i, s->d.boundary_mask & (1u << i) ? &byte : &s->file[i], 1);
 }
 
-static void repair_stopped(struct target *child, struct stopped *stopped, size_t n, const struct repair *r)
+static int repair_stopped(struct target *child, struct stopped *stopped, size_t n, const struct repair *r)
 {
 	const struct site **patched = malloc(r->n * sizeof(*patched));
 	size_t n_patched = 0;
 	struct vmas maps;
+	int ret = 0;
 
-	if (!patched || !n || proc_maps(child->pid, &maps)) {
+	if (!patched)
+		return -ENOMEM;
+	if (!n || proc_maps(child->pid, &maps)) {
 		free(patched);
-		return;
+		return 0;
 	}
-	for (size_t i = 0; i < r->n; i++)
-		if (has_stub(&maps, r->sites[i]) && is_copy(child, r->sites[i]) &&
-		    is_to_repair(child, r->sites[i], stopped, n))
+	for (size_t i = 0; i < r->n; i++) {
+		int rc = 0;
+
+		if (has_stub(&maps, r->sites[i]) && is_copy(child, r->sites[i]))
+			rc = is_to_repair(child, r->sites[i], stopped, n);
+		if (rc > 0)
 			patched[n_patched++] = r->sites[i];
+		else if (rc)
+			ret = agent_fail(r->err, rc, "a thread of process %d does not leave the jump at 0x%lx",
+					 child->pid, r->sites[i]->addr);
+	}
 	if (n_patched)
 		n_patched = pages_give_up(child, &stopped[0], &maps, patched, n_patched);
 	for (size_t i = 0; i < n_patched; i++)
 		put_back(child, patched[i]);
 	vmas_clear(&maps);
 	free(patched);
+	return ret;
 }
 
 static int repair_in_tracer(struct target *child, void *arg)
@@ -134,7 +145,7 @@ static int repair_in_tracer(struct target *child, void *arg)
 			free(tids);
 	} while (!rc && n != before);
 	if (!rc)
-		repair_stopped(child, stopped, n, r);
+		rc = repair_stopped(child, stopped, n, r);
 	for (size_t i = 0; i < n; i++)
 		thread_resume(child, &stopped[i]);
 	free(stopped);

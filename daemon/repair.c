@@ -24,14 +24,14 @@
 #include "daemon/log.h"
 #include "daemon/procfs.h"
 
-#define PARENTS	     4096u /* buckets */
-#define REPAIR_TRIES 3
-#define REPAIR_DEPTH 16	 /* generations */
-#define NICE	     -15 /* a child waits */
+#define PARENTS	      4096u /* buckets */
+#define REPAIR_TRIES  3
+#define REPAIR_DEPTH  16  /* generations */
+#define NICE	      -15 /* a child waits */
 #define LATE_TRIES_MS 2000
-#define LOOK_MS	     200 /* how often, while something waits to be forgotten */
-#define ENDING_MS    20	 /* the same at the end */
-#define END_MS	     2000
+#define LOOK_MS	      200 /* how often, while something waits to be forgotten */
+#define ENDING_MS     20  /* the same at the end */
+#define END_MS	      2000
 
 struct parent {
 	struct parent *next;

@@ -8,11 +8,8 @@
 #define LOCKDOWN_FILE "/sys/kernel/security/lockdown"
 
 static const char *const state_names[] = {
-	[STATUS_UNKNOWN] = "unknown",
-	[STATUS_KERNEL] = "kernel",
-	[STATUS_PARTLY] = "partly",
-	[STATUS_OFFLOADED] = "offloaded",
-	[STATUS_UNDECIDED] = "undecided",
+	[STATUS_UNKNOWN] = "unknown",	  [STATUS_KERNEL] = "kernel",	    [STATUS_PARTLY] = "partly",
+	[STATUS_OFFLOADED] = "offloaded", [STATUS_UNDECIDED] = "undecided",
 };
 
 const char *status_state__name(enum status_state state)
