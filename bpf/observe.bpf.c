@@ -108,10 +108,13 @@ struct {
 	__uint(max_entries, ARRIVALS_RING_SIZE);
 } arrivals SEC(".maps");
 
-/* The same, for a reader that has nothing else to do: children wait for him. */
+/*
+ * The same, for a reader that has nothing else to do: children wait for him. A child that is not told of keeps its
+ * parent's patches, so there is room for over 100,000 of them.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 256 << 10);
+	__uint(max_entries, 4 << 20);
 } forks SEC(".maps");
 
 static __always_inline void send(enum obs_rec_kind kind, __s32 tgid, __u64 arg)
