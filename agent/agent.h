@@ -207,10 +207,10 @@ bool agent_has_buried(void);
 bool agent_look_at_buried(void);
 bool agent_close_buried(bool all, bool aside);
 /*
- * Is a thread of the process in a system call that copies the process? 1 may also mean that it was a moment ago. 1, 0
- * or -errno.
+ * May a thread of the process be in a system call that copies the process and began before then (clock_us(); what
+ * began later may be meant, too)? Where threads cannot be asked, it may be for half a second.
  */
-int agent_is_forking(pid_t pid);
+bool agent_may_fork_since(pid_t pid, int64_t since);
 /* Forgets a site that cannot be freed. What of it is pinned goes on working, for site__adopt(). */
 void site__leave(struct site *s);
 

@@ -306,8 +306,6 @@ static void close_aside(int link, int event)
 
 /* ---- not yet ---- */
 
-#define LONGEST_FORK_US 500000 /* taken for it where nothing tells */
-
 static struct buried {
 	struct buried *next;
 	pid_t pid;
@@ -344,19 +342,17 @@ bool agent_has_buried(void)
 
 bool agent_look_at_buried(void)
 {
-	int64_t old = clock_us() - LONGEST_FORK_US;
-	int forks = 0;
+	bool all = true, may_fork = false;
 	pid_t pid = 0;
-	bool all = true;
 
 	pthread_mutex_lock(&buried_lock);
 	for (struct buried *b = buried; b; b = b->next) {
 		if (b->is_safe)
 			continue;
-		/* Mostly many in a row are of the same process. */
+		/* Mostly many in a row are of the same process, the youngest first. */
 		if (b->pid != pid)
-			forks = agent_is_forking(pid = b->pid);
-		b->is_safe = forks < 0 ? b->since < old : !forks;
+			may_fork = agent_may_fork_since(pid = b->pid, b->since);
+		b->is_safe = !may_fork;
 		all &= b->is_safe;
 	}
 	pthread_mutex_unlock(&buried_lock);

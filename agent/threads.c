@@ -9,9 +9,11 @@
 
 #include "bpf/threads.skel.h"
 
+#include "clock.h"
 #include "target.h"
 
-#define READ_SIZE (64u << 10)
+#define READ_SIZE	(64u << 10)
+#define LONGEST_FORK_US 500000 /* taken for it where nothing tells */
 
 static struct threads_bpf *program; /* loaded once */
 static pthread_mutex_t loading = PTHREAD_MUTEX_INITIALIZER;
@@ -38,7 +40,8 @@ static struct bpf_link *attach(pid_t pid)
 		program = threads_bpf__open_and_load();
 	if (program && !cannot_load)
 		link = bpf_program__attach_iter(program->progs.threads, &opts);
-	cannot_load |= !link;
+	/* Of descriptors and memory there may be enough the next time. */
+	cannot_load |= !link && errno != EMFILE && errno != ENFILE && errno != ENOMEM;
 	pthread_mutex_unlock(&loading);
 	return link;
 }
@@ -102,11 +105,12 @@ int threads_read(const struct target *t, struct thread_rec **out)
 	return read_all(t->threads, out);
 }
 
-int agent_is_forking(pid_t pid)
+bool agent_may_fork_since(pid_t pid, int64_t since)
 {
 	struct bpf_link *link = attach(pid);
 	struct thread_rec *rec;
-	int n = read_all(link, &rec), forks = n < 0 ? n : 0;
+	int n = read_all(link, &rec);
+	bool forks = n < 0 && clock_us() - since <= LONGEST_FORK_US;
 
 	for (int i = 0; i < n && !forks; i++)
 		forks = rec[i].forks != 0;

@@ -44,6 +44,7 @@ struct parent {
 struct former {
 	struct former *next;
 	struct fork_sites *sites;
+	int64_t since; /* clock_us() */
 };
 
 /* A child that could not be repaired yet. */
@@ -82,7 +83,7 @@ static void supersede(struct repairer *r, struct parent *p)
 	struct former *f = p->sites ? malloc(sizeof(*f)) : NULL;
 
 	if (f) {
-		*f = (struct former){p->former, p->sites};
+		*f = (struct former){p->former, p->sites, clock_us()};
 		p->former = f;
 		r->n_former++;
 	} else {
@@ -266,8 +267,10 @@ static bool note_past(struct repairer *r)
 	pthread_mutex_lock(&r->lock);
 	for (unsigned int i = 0; r->n_former && i < PARENTS; i++)
 		for (struct parent *p = r->bucket[i]; p; p = p->next) {
-			p->past = p->former && agent_is_forking(p->pid) <= 0 ? p->former : NULL;
-			others |= p->former && !p->past;
+			bool may_fork = p->former && agent_may_fork_since(p->pid, p->former->since);
+
+			p->past = may_fork ? NULL : p->former;
+			others |= may_fork;
 		}
 	pthread_mutex_unlock(&r->lock);
 	return others;
@@ -324,25 +327,24 @@ static void *run(void *arg)
 	setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), NICE);
 	for (;;) {
 		bool ends = is_ending(r), waits = has_to_forget(r);
-		int n, ms = ends ? ENDING_MS : waits ? LOOK_MS : -1;
+		int n;
 
 		if (ends && !deadline)
 			deadline = now_ms() + END_MS;
-		n = poll(wait, 2, ms);
+		if (ends && (!waits || now_ms() > deadline))
+			return NULL;
+		n = poll(wait, 2, ends ? ENDING_MS : waits ? LOOK_MS : -1);
 		if (n < 0 && errno != EINTR)
 			return NULL;
 		if (n > 0 && wait[1].revents)
 			eventfd_read(r->wake_fd, &ignored);
 		if (n > 0)
 			ring_buffer__consume(r->ring);
-		if (!waits || now_ms() < due) {
-			if (ends && !waits)
-				return NULL;
+		if (!waits || (!ends && now_ms() < due))
 			continue;
-		}
-		if ((forget(r) && ends) || (ends && now_ms() > deadline))
+		if (forget(r) && ends)
 			return NULL;
-		due = now_ms() + (uint64_t)(ends ? 0 : LOOK_MS);
+		due = now_ms() + LOOK_MS;
 	}
 }
 
