@@ -9,8 +9,9 @@
  *     AGENT_ARENA_SIZE bytes), shared by the target, the daemon and the kernel-side programs: thread slots, which the
  *     target may write; behind it a memfd of a fixed size, shared by the target and the daemon: site descriptors, which
  *     it may not, pages of which cost nothing before they are used;
- *   - the fork page: private, anonymous, MADV_WIPEONFORK: its first word is 1 in the target and 0 in a fork child;
- * behind it a page in which the arguments of injected system calls lie (agent/inject.c);
+ *   - behind the image, at a constant distance, the *room*, which is private and anonymous: the fork page,
+ *     MADV_WIPEONFORK: its first word is 1 in the target and 0 in a fork child; a page in which the arguments of
+ *     injected system calls lie (agent/inject.c); struct agent_private, of which a fork child has its own copy;
  *   - trampoline pages near the probed functions: per-site stubs (code, r-x, from a sealed memfd).
  *
  * What the target may write here may be scribbled upon by a hostile one; it then harms only itself. A fork child has
@@ -24,7 +25,7 @@
 #include "../shm-runtime/shm.h"
 #endif
 
-#define AGENT_ABI_VERSION   5
+#define AGENT_ABI_VERSION   6
 #define AGENT_MAX_ACTIONS   8u /* programs at one site; more: the site stays in the kernel */
 #define AGENT_MAX_DIRECT    6u
 #define AGENT_MAX_SITES	    4096u
@@ -36,8 +37,26 @@
 #define AGENT_SHADOW_DEPTH  64u	  /* as the kernel's MAX_URETPROBE_DEPTH */
 
 /*
+ * Escape slots: a slot is another address of a probed instruction, the same one in every process of the host. It is a
+ * nop in the image, with the uprobes of the instruction's probes on it; then a jump to where agent_escape.to says. At
+ * the nop all registers but the instruction pointer, the stack and the return address are as at the instruction. No
+ * longer nop: Linux makes a call of that of five bytes, which writes below the stack pointer.
+ */
+#define AGENT_MAX_ESCAPES 4096
+#define AGENT_ESCAPE_SIZE 8 /* nop; jmp *to(%rip); int3 */
+
+/* The image as it is mapped, and the room behind it. */
+#define AGENT_IMAGE_SIZE  0xa000
+#define AGENT_ROOM_PAGES  0x2000				/* the fork page, and that of system calls */
+#define AGENT_PRIVATE_OFF (AGENT_IMAGE_SIZE + AGENT_ROOM_PAGES) /* struct agent_private, from the image's start */
+#define AGENT_ESCAPE_TO	  16					/* of the first slot, in struct agent_private */
+#define AGENT_ESCAPE_STEP 16
+
+/*
  * A stub, as offsets from its entry E (where the site's jump lands). entry.S and site.c must agree.
  *
+ *   E-96  .quad the escape slot, or 0
+ *   E-88  escape: lea 128(%rsp),%rsp; jmp *E-96
  *   E-64  .quad struct agent_site, agent_entry, agent_return
  *   E-40  bounce: lea 128(%rsp),%rsp; jmp site
  *   E-24  plain:  lea 128(%rsp),%rsp; jmp resume
@@ -48,7 +67,8 @@
  *   E+24  lea -8(%rsp),%rsp; call *agent_return; ret
  *   E+40  resume
  */
-#define STUB_BEFORE	 64
+#define STUB_BEFORE	 96
+#define STUB_ESCAPE	 (-88)
 #define STUB_BOUNCE	 (-40)
 #define STUB_PLAIN	 (-24)
 #define STUB_CALLED	 11
@@ -56,6 +76,7 @@
 #define STUB_RETURNED	 24
 #define STUB_RET_CALLED	 35
 #define STUB_RET_RESUME	 40
+#define STUB_ESCAPE_SLOT (-96)
 #define STUB_SITE_SLOT	 (-64)
 #define STUB_ENTRY_SLOT	 (-56)
 #define STUB_RETURN_SLOT (-48)
@@ -176,9 +197,25 @@ struct agent_shadow {
 	__u64 pid_tgid;
 	__u64 depth;
 	struct agent_return at[AGENT_SHADOW_DEPTH];
-	__u64 generation; /* of the first slot: see struct agent_target */
-	__u64 unused[60];
+	__u64 unused[61];
 };
+
+/* Of the instruction to which a slot belongs, in this process. Written by the daemon, and nobody else. */
+struct agent_escape {
+	__u64 to; /* the relocated instructions: in the stub. Stays while a thread may be at the slot */
+	__u64 on; /* 1: all probes that the instruction has in userspace are at the slot, too: hits may go there */
+};
+
+/* In the room: what a fork child has as of its birth. */
+struct agent_private {
+	__u64 generation; /* see struct agent_target */
+	__u64 unused;
+	struct agent_escape escape[AGENT_MAX_ESCAPES];
+	__u64 to_page[510];
+};
+_Static_assert(__builtin_offsetof(struct agent_private, escape) == AGENT_ESCAPE_TO &&
+		       sizeof(struct agent_escape) == AGENT_ESCAPE_STEP && sizeof(struct agent_private) % 4096 == 0,
+	       "entry.S knows where slots lead");
 
 /* What a hit finds its slot by is no multiplication. */
 _Static_assert(sizeof(struct agent_thread) == 512, "a power of two");
@@ -200,8 +237,8 @@ enum agent_op {
 enum agent_target_flags {
 	AGENT_TARGET_RDPID = 1,	      /* the CPU has rdpid */
 	AGENT_TARGET_KERNEL_READ = 2, /* set by the agent: a program read a kernel address and got -EFAULT */
-	AGENT_TARGET_NO_SLOT = 4,     /* set by the agent: a return was not probed, the thread table is full */
-	AGENT_TARGET_LATE_CHILD = 8,  /* set by the agent: a fork child was not repaired in time, see hit.c */
+	AGENT_TARGET_NO_SLOT = 4, /* set by the agent: a return was not probed, the thread table is full, no escape */
+	AGENT_TARGET_LATE_CHILD = 8, /* set by the agent: a fork child was not repaired in time, see hit.c */
 };
 
 /* Filled by target__inject() up to flags; sites by the daemon; the rest by the kernel-side programs and the agent. */
@@ -222,8 +259,8 @@ struct agent_target {
 	struct agent_thread spare[AGENT_MAX_SPARES]; /* claimed through busy */
 	/*
 	 * From here on the target may only read. generation: changes with every mapping that comes or goes; the target
-	 * has it in memory of its own, too (agent_shadow.generation of the first slot), where a fork child has the one
-	 * of its birth. What the descriptors say later is not for the child's mappings.
+	 * has it in memory of its own, too (agent_private.generation), where a fork child has the one of its birth.
+	 * What the descriptors say later is not for the child's mappings.
 	 */
 	__u64 generation __attribute__((aligned(4096)));
 	struct agent_site site[AGENT_MAX_SITES];
@@ -257,6 +294,7 @@ struct agent_image_hdr {
 	__u32 entry, entry_ret, ret; /* agent_entry, agent_entry_ret, agent_return */
 	__u32 service, service_nop;  /* agent_service() and the nop in it */
 	__u32 wait_start, wait_end;  /* agent_wait() */
+	__u32 escapes;		     /* the first escape slot */
 };
 
 #endif /* __ASSEMBLER__ */

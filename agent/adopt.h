@@ -8,7 +8,7 @@
 
 #include "agent.h"
 
-#define AGENT_RECORD_VERSION 5u
+#define AGENT_RECORD_VERSION 6u
 #define AGENT_RECORD_CODE    32u
 
 struct target_record {

@@ -27,6 +27,8 @@ int agent_image__new(struct agent_image **out, struct agent_error *err);
 int agent_image__fd(const struct agent_image *img);
 /* Offset of the nop on which the service program (bpf/service.bpf.c) is attached. */
 uint64_t agent_image__service_offset(const struct agent_image *img);
+/* That of the nop of an escape slot (abi.h), for uprobes. */
+uint64_t agent_image__escape_offset(const struct agent_image *img, unsigned int slot);
 void agent_image__free(struct agent_image *img);
 
 /* Makes a sealed, read-only, executable-mappable memfd of code. Returns the fd or -errno. */
@@ -115,6 +117,20 @@ struct target_stand {
 int target__stand(struct target *t, struct target_stand *opts, int timeout_ms, struct agent_error *err);
 int target__go_on(struct target *t, struct agent_error *err);
 
+/*
+ * Other files under the same descriptor numbers, in one stop: under each number will be fd, if what is there now is old
+ * (both are ours). Only in a process with one thread: another one could be at work on the number at that moment, which
+ * is -EUSERS. -ESTALE: there is something else. -ETIMEDOUT: at no moment could it be stopped without its noticing.
+ * After these nothing has changed; after others some may have been exchanged.
+ */
+struct target_exchange {
+	int fd, number, old;
+	bool cloexec;
+};
+#define TARGET_EXCHANGE_MAX 60
+int target__exchange(struct target *t, const struct target_exchange *x, size_t n, int timeout_ms,
+		     struct agent_error *err);
+
 /* Addresses in the target after inject, for filling struct agent_env. */
 uint64_t target__arena_addr(const struct target *t);
 /* After a mapping has come or before one goes, the arena's generation is another; here the target is told of it. */
@@ -142,6 +158,7 @@ struct site_opts {
 	int noop_prog_fd;   /* BPF program of kprobe type that does nothing, for the uprobes that hold the boundaries */
 	const char *pin_dir; /* bpffs folder in which links are pinned, or NULL */
 	int index;	     /* which struct agent_site of the target arena */
+	unsigned int escape; /* the instruction's escape slot and one, 0: it has none */
 };
 /* What became of one of several. */
 struct site_plan {
@@ -160,6 +177,11 @@ enum site_result site__plan(struct target *t, const struct site_opts *opts, stru
 /* The same for many: the process is stopped as often as for one, and one link holds all of them. */
 void site__plan_all(struct target *t, const struct site_opts *opts, size_t n, struct site_plan *out);
 uint64_t site__address(const struct site *s);
+/*
+ * May hits that the agent cannot serve exactly go to the escape slot, where all actions of the site are served? Nobody
+ * may be inside. -errno: it is as it was. A site begins without.
+ */
+int site__set_escape(const struct site *s, bool on);
 struct agent_site *site__fill_addresses(const struct site *s,
 					struct agent_target *arena); /* fills site, resume, call_resume */
 /*
@@ -188,6 +210,8 @@ bool site__is_open(const struct site *s); /* reads the byte: another tool's atta
 int site__free(struct site *s);
 /* The same for many, of whatever targets. Those that are freed become NULL; returns how many are not. */
 size_t site__free_all(struct site **s, size_t n);
+/* Is a thread left, perhaps, that goes by a slot or a stub of a site that was freed? Then they cannot be used again. */
+bool target__has_stragglers(const struct target *t);
 /*
  * Closing uprobes takes the kernel a good part of a second. From now on threads wait for that: what site__free() frees
  * may go on costing time for a moment. agent_closed_all() waits until it is over.
@@ -195,15 +219,19 @@ size_t site__free_all(struct site **s, size_t n);
 void agent_close_aside(void);
 void agent_closed_all(void);
 /*
- * The kernel takes an int3 that no uprobe wants any more from all processes that have it: also from a fork child that
- * still has the parent's jump, of which it is a part; the child would then jump anywhere. So with on the uprobes that
- * protect places are not closed when these are given up, but later: agent_look_at_buried() finds those whose processes
- * have no fork under way that began before, and when all children have been repaired that were told of until then,
- * agent_close_buried() closes one of these. It returns false when there was none. all: one of the others, too; aside:
- * see agent_close_aside(). These four may be called by any thread. agent_look_at_buried(): are all found?
+ * The kernel takes an int3 that a uprobe wanted which ends from all processes in which no other uprobe wants it: also
+ * from fork children, of whatever target, that still have their parent's jump, of which it is a part; the child would then
+ * jump anywhere. So with on the uprobes that protect places are not closed when these are given up, but later.
+ * agent_look_at_buried() finds those at whose instructions no process has a jump any more, and whose own process has no
+ * fork under way that began before. When none of the other targets has one either, and all children have been repaired
+ * that were told of until then, agent_close_buried() closes one of these, if that still holds; it returns false when
+ * there was none. all: one of the others, too, and aside: see agent_close_aside(): for the end. agent_has_buried(): is
+ * there one at whose instructions no process has a jump? agent_buried(): how many there are in all. These may be called by
+ * any thread. agent_look_at_buried(): are all found?
  */
 void agent_bury_holds(bool on);
 bool agent_has_buried(void);
+size_t agent_buried(void);
 bool agent_look_at_buried(void);
 bool agent_close_buried(bool all, bool aside);
 /*

@@ -48,7 +48,8 @@ static inline __u32 agent_find_slot(const struct agent_target *t, __u64 fs_base)
 {
 	__u32 n;
 
-	for (n = 0; n < AGENT_PROBE_WINDOW; n++) {
+	/* A thread without one is in no slot: 0 says that it is free. */
+	for (n = 0; fs_base && n < AGENT_PROBE_WINDOW; n++) {
 		__u32 i = agent_slot_nth(fs_base, n);
 
 		if (__atomic_load_n(&t->thread[i].fs_base, __ATOMIC_ACQUIRE) == fs_base)

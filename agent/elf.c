@@ -95,7 +95,8 @@ int elf_function_at(const char *path, uint64_t offset, struct function *f)
 		rc = -ENOEXEC;
 	if (!rc) {
 		v.size = (uint64_t)st.st_size;
-		v.m = mmap(NULL, v.size, PROT_READ, MAP_PRIVATE, fd, 0);
+		/* A private mapping the kernel would fill with the int3s of all uprobes on the file. */
+		v.m = mmap(NULL, v.size, PROT_READ, MAP_SHARED, fd, 0);
 		if (v.m == MAP_FAILED)
 			rc = -errno;
 	}

@@ -98,6 +98,11 @@ base:
 	.long	agent_entry - base, agent_entry_ret - base, agent_return - base
 	.long	agent_service - base, service_nop - base
 	.long	agent_wait - base, wait_end - base
+	.long	agent_escapes - base
+
+	.globl	agent_private
+	.hidden	agent_private
+	.set	agent_private, base + AGENT_PRIVATE_OFF
 
 	.balign	64
 	.globl	agent_entry
@@ -120,9 +125,10 @@ agent_entry:
 	restore_regs
 	ret
 1:	save_other_regs
-	movq	R_SIZE(%rsp), %rsi
-	movq	(STUB_SITE_SLOT - STUB_CALLED)(%rsi), %rsi
+	movq	R_SIZE(%rsp), %rdx
+	movq	(STUB_SITE_SLOT - STUB_CALLED)(%rdx), %rsi
 	movq	%rsp, %rdi
+	leaq	-STUB_CALLED(%rdx), %rdx
 	call	agent_hit_slowly
 	addq	%rax, R_SIZE(%rsp)
 	restore_regs
@@ -232,5 +238,20 @@ agent_wait:
 	ret
 wait_end:
 	.size	agent_wait, . - agent_wait
+
+	/* See abi.h. In the page of service_nop as far as they fit: a page with breakpoints is the process's own. */
+	.balign	AGENT_ESCAPE_SIZE
+	.globl	agent_escapes
+	.hidden	agent_escapes
+	.type	agent_escapes, @object
+agent_escapes:
+	.set	to, agent_private + AGENT_ESCAPE_TO
+	.rept	AGENT_MAX_ESCAPES
+	nop
+	jmp	*to(%rip)
+	int3
+	.set	to, to + AGENT_ESCAPE_STEP
+	.endr
+	.size	agent_escapes, . - agent_escapes
 
 	.section .note.GNU-stack, "", @progbits

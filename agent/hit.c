@@ -17,6 +17,9 @@
 
 #include "ask.h"
 
+extern struct agent_private agent_private __attribute__((visibility("hidden")));
+extern const __u8 agent_escapes[AGENT_MAX_ESCAPES][AGENT_ESCAPE_SIZE] __attribute__((visibility("hidden")));
+
 typedef __u64 (*action_fn)(struct pt_regs *regs, struct agent_env *env);
 
 /* What entry.S calls with the registers; fn == 0: nothing was done, the slow function does it. In rax and rdx. */
@@ -28,7 +31,7 @@ struct plain_call {
 void agent_service(__u64 op, __u64 slot, __u64 a, __u64 b, __u64 c);
 void agent_wait(const __u32 *gate);
 struct plain_call agent_hit(struct agent_site *site);
-long agent_hit_slowly(struct pt_regs *regs, struct agent_site *site);
+long agent_hit_slowly(struct pt_regs *regs, struct agent_site *site, const __u8 *stub);
 int agent_push(struct agent_site *site, __u64 sp);
 struct plain_call agent_returned(struct pt_regs *regs, struct agent_site *site);
 void agent_returned_slowly(struct pt_regs *regs, struct agent_site *site);
@@ -37,6 +40,7 @@ void agent_returned_slowly(struct pt_regs *regs, struct agent_site *site);
 #define GO_ON	       0
 #define GO_BOUNCE      (STUB_BOUNCE - STUB_CALLED)
 #define GO_WITHOUT_RET (STUB_PLAIN - STUB_CALLED)
+#define GO_ESCAPE      (STUB_ESCAPE - STUB_CALLED)
 
 static inline const __u32 *gate_of(const struct agent_action *a)
 {
@@ -115,7 +119,7 @@ static void register_thread(struct agent_site *site)
 	struct agent_target *t = (struct agent_target *)a->env.target;
 	__u64 fs_base = agent_fs_base();
 
-	if (!t->alone && agent_find_slot(t, fs_base) == AGENT_NO_SLOT)
+	if (!t->alone && fs_base && agent_find_slot(t, fs_base) == AGENT_NO_SLOT)
 		agent_ask(t, a->env.service, a->env.fork_page, AGENT_OP_REGISTER, fs_base);
 }
 
@@ -191,18 +195,16 @@ static inline void push_at(struct agent_shadow *s, const struct agent_site *site
 	r->site = (__u64)site;
 }
 
-/* Remembers where the function returns to. 0: beyond the depth that the kernel has, no return probe. */
-static int push_return(struct agent_site *site, const struct agent_action *a, __u64 sp)
+static struct agent_shadow *shadow_of(struct agent_target *t, const struct agent_site *site)
 {
-	struct agent_target *t = (struct agent_target *)a->env.target;
 	struct agent_shadow *s = shadow_first(t, site);
 
-	if (!s)
-		s = shadow_slowly(t, site);
-	if (!s) {
-		__atomic_fetch_or(&t->flags, AGENT_TARGET_NO_SLOT, __ATOMIC_RELAXED);
-		return 0;
-	}
+	return s ? s : shadow_slowly(t, site);
+}
+
+/* Remembers where the function returns to. 0: beyond the depth that the kernel has, no return probe. */
+static int push_return(struct agent_site *site, struct agent_shadow *s, __u64 sp)
+{
 	if (s->depth >= AGENT_SHADOW_DEPTH)
 		drop_dead(s, sp);
 	if (s->depth >= AGENT_SHADOW_DEPTH)
@@ -338,16 +340,28 @@ static int has_mappings(const struct agent_site *site)
 {
 	const struct agent_target *t = (const struct agent_target *)site->action[0].env.target;
 
-	return t && __atomic_load_n(&t->generation, __ATOMIC_ACQUIRE) ==
-			    ((const struct agent_shadow *)site->shadow)->generation;
+	return t && __atomic_load_n(&t->generation, __ATOMIC_ACQUIRE) == agent_private.generation;
+}
+
+/*
+ * May this hit go to the site's escape slot? There it is the kernel's from the first to the last of its actions, and of
+ * whoever has a probe here, whatever the gates say: nothing of it may have been done here. The slot is the stub's for
+ * good, and a fork child has what it says as of its birth, as it has the jump: no word of its parent is needed.
+ */
+static int may_escape(const __u8 *stub)
+{
+	__u64 slot = *(const __u64 *)(stub + STUB_ESCAPE_SLOT);
+
+	return slot && agent_private.escape[(slot - (__u64)agent_escapes) / AGENT_ESCAPE_SIZE].on;
 }
 
 /* What to do at a probed instruction, and where in the stub to go on: GO_*. */
-static long serve(struct pt_regs *regs, struct agent_site *site)
+static long serve(struct pt_regs *regs, struct agent_site *site, const __u8 *stub)
 {
 	struct agent_action *a, *end = site->action + n_actions(site), *returning = 0;
 	int in_child = agent_in_fork_child(site->fork_page);
 	long go_on = site->call_resume ? GO_WITHOUT_RET : GO_ON;
+	struct agent_shadow *shadow = 0;
 
 	if (in_child && may_count_children(site->action, end) && await_repair(site))
 		return GO_BOUNCE;
@@ -374,18 +388,23 @@ again:
 		agent_wait(gate);
 		goto again;
 	}
-	for (a = site->action; a < end; a++) {
-		if (!wanted(a, in_child))
-			continue;
-		if (a->flags & AGENT_ACT_RETURN)
-			returning = a;
-		else
-			run(a, regs);
-	}
 	/* A fork child's returns are not probed. */
-	if (returning && !in_child && site->call_resume && push_return(site, returning, regs->rsp))
-		return GO_ON;
-	return go_on;
+	for (a = site->action; a < end && !in_child && site->call_resume; a++)
+		if (a->fn && (a->flags & AGENT_ACT_RETURN))
+			returning = a;
+	if (returning) {
+		struct agent_target *t = (struct agent_target *)returning->env.target;
+
+		shadow = shadow_of(t, site);
+		if (!shadow && may_escape(stub))
+			return GO_ESCAPE;
+		if (!shadow)
+			__atomic_fetch_or(&t->flags, AGENT_TARGET_NO_SLOT, __ATOMIC_RELAXED);
+	}
+	for (a = site->action; a < end; a++)
+		if (wanted(a, in_child) && !(a->flags & AGENT_ACT_RETURN))
+			run(a, regs);
+	return shadow && push_return(site, shadow, regs->rsp) ? GO_ON : go_on;
 }
 
 /* The site's only action, at an open gate, not in a fork child: the commonest case. */
@@ -408,14 +427,18 @@ struct plain_call agent_hit(struct agent_site *site)
 	return (struct plain_call){(action_fn)a->fn, &a->env};
 }
 
-long agent_hit_slowly(struct pt_regs *regs, struct agent_site *site)
+long agent_hit_slowly(struct pt_regs *regs, struct agent_site *site, const __u8 *stub)
 {
-	__u64 kept = enter_code(regs);
+	__u64 kept;
 	long go;
 
+	/* Its parent's descriptor says nothing of it. */
+	if (agent_in_fork_child(site->fork_page) && may_escape(stub))
+		return GO_ESCAPE;
+	kept = enter_code(regs);
 	if (is_plain(site, AGENT_SITE_PLAIN_ENTRY))
 		register_thread(site);
-	go = serve(regs, site);
+	go = serve(regs, site, stub);
 	leave_code(regs, kept);
 	return go;
 }

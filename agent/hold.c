@@ -14,17 +14,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/bpf.h>
-#include <pthread.h>
 #include <linux/perf_event.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "aside.h"
-#include "clock.h"
+#include "bury.h"
 #include "site.h"
 
 #define STAND_INS  3 /* threads; one that lives is enough */
@@ -100,14 +99,6 @@ static int arm_one(struct hold *h, const struct site_opts *o, pid_t pid, unsigne
 	return rc;
 }
 
-static void close_both(int link, int event)
-{
-	if (link >= 0)
-		close(link);
-	if (event >= 0)
-		close(event);
-}
-
 /* ---- a link for many ---- */
 
 #define TRACE_UPROBE_MULTI 48 /* BPF_TRACE_UPROBE_MULTI, since Linux 6.6 */
@@ -171,7 +162,15 @@ static int try_link(struct site *const *s, size_t n, const struct site_opts *o, 
 	if (offsets && l)
 		l->link = rc = multi_link(o->path, t->pid, offsets, n_offsets);
 	free(offsets);
+	if (l)
+		l->at.bucket = malloc(n * sizeof(*l->at.bucket));
+	if (rc >= 0 && !l->at.bucket) {
+		close(rc);
+		rc = -ENOMEM;
+	}
 	if (rc < 0) {
+		if (l)
+			free(l->at.bucket);
 		free(l);
 		return agent_fail(err, rc, "the kernel takes no uprobe at offset 0x%lx of %s: %s", s[0]->offset,
 				  o->path, strerror(-rc));
@@ -186,13 +185,17 @@ static int try_link(struct site *const *s, size_t n, const struct site_opts *o, 
 	if (rc < 0) {
 		agent_fail(err, rc, "%s cannot be pinned: %s", l->pin, strerror(-rc));
 		close(l->link);
-		close_both(l->path_fd, -1);
+		if (l->path_fd >= 0)
+			close(l->path_fd);
+		free(l->at.bucket);
 		free(l);
 		return rc;
 	}
 	l->refs = (unsigned int)n;
-	for (size_t i = 0; i < n; i++)
+	for (size_t i = 0; i < n; i++) {
 		s[i]->held = l;
+		l->at.bucket[l->at.n++] = s[i]->instruction;
+	}
 	return 0;
 }
 
@@ -237,7 +240,14 @@ static enum site_result hold_one(struct site *s, const struct site_opts *o, stru
 enum site_result hold_sites(struct site *const *s, size_t n, const struct site_opts *o, struct agent_error *err)
 {
 	enum site_result r = SITE_DONE;
+	struct stat st = {0};
 
+	(void)stat(o->path, &st);
+	for (size_t i = 0; i < n; i++) {
+		s[i]->instruction = instruction_bucket(st.st_dev, st.st_ino, s[i]->offset);
+		instruction_use(s[i]->instruction);
+		s[i]->is_used = true;
+	}
 	if (multi_prog() >= 0) {
 		link_all(s, n, o, err);
 		for (size_t i = 0; i < n; i++)
@@ -250,150 +260,20 @@ enum site_result hold_sites(struct site *const *s, size_t n, const struct site_o
 	return r;
 }
 
-/* ---- closing ---- */
+/* ---- the end ---- */
 
-#define MOST_CLOSERS 32
-
-static int n_closers;
-static bool closes_aside;
-
-struct closing {
-	int link, event;
-};
-
-void agent_close_aside(void)
-{
-	closes_aside = true;
-}
-
-void agent_closed_all(void)
-{
-	while (__atomic_load_n(&n_closers, __ATOMIC_SEQ_CST))
-		usleep(1000);
-}
-
-static void *closer(void *arg)
-{
-	struct closing c = *(struct closing *)arg;
-
-	free(arg);
-	close_both(c.link, c.event);
-	__atomic_sub_fetch(&n_closers, 1, __ATOMIC_SEQ_CST);
-	return NULL;
-}
-
-/*
- * Closing a uprobe takes the kernel up to 100 ms, in which it waits for programs that might run. Nobody has to wait
- * with it for a process that is gone.
- */
-static void close_aside(int link, int event)
-{
-	struct closing *c = malloc(sizeof(*c));
-
-	/* Too many wait already: so do we, for one of them. */
-	while (c && __atomic_load_n(&n_closers, __ATOMIC_SEQ_CST) >= MOST_CLOSERS)
-		usleep(1000);
-	if (c) {
-		*c = (struct closing){link, event};
-		__atomic_add_fetch(&n_closers, 1, __ATOMIC_SEQ_CST);
-		if (!thread_aside(closer, c))
-			return;
-		__atomic_sub_fetch(&n_closers, 1, __ATOMIC_SEQ_CST);
-		free(c);
-	}
-	close_both(link, event);
-}
-
-/* ---- not yet ---- */
-
-static struct buried {
-	struct buried *next;
-	pid_t pid;
-	struct closing fds;
-	int64_t since; /* clock_us() */
-	bool is_safe;  /* no fork of the process is under way that began before */
-} * buried;
-static pthread_mutex_t buried_lock = PTHREAD_MUTEX_INITIALIZER;
-static bool buries;
-
-void agent_bury_holds(bool on)
-{
-	buries = on;
-}
-
-static bool bury(pid_t pid, int link, int event)
-{
-	struct buried *b = buries ? malloc(sizeof(*b)) : NULL;
-
-	if (!b)
-		return false;
-	*b = (struct buried){.pid = pid, .fds = {link, event}, .since = clock_us()};
-	pthread_mutex_lock(&buried_lock);
-	b->next = buried;
-	buried = b;
-	pthread_mutex_unlock(&buried_lock);
-	return true;
-}
-
-bool agent_has_buried(void)
-{
-	return __atomic_load_n(&buried, __ATOMIC_ACQUIRE) != NULL;
-}
-
-bool agent_look_at_buried(void)
-{
-	bool all = true, may_fork = false;
-	pid_t pid = 0;
-
-	pthread_mutex_lock(&buried_lock);
-	for (struct buried *b = buried; b; b = b->next) {
-		if (b->is_safe)
-			continue;
-		/* Mostly many in a row are of the same process, the youngest first. */
-		if (b->pid != pid)
-			may_fork = agent_may_fork_since(pid = b->pid, b->since);
-		b->is_safe = !may_fork;
-		all &= b->is_safe;
-	}
-	pthread_mutex_unlock(&buried_lock);
-	return all;
-}
-
-bool agent_close_buried(bool all, bool aside)
-{
-	struct buried **link = &buried, *b;
-
-	pthread_mutex_lock(&buried_lock);
-	while ((b = *link) && !all && !b->is_safe)
-		link = &b->next;
-	if (b)
-		*link = b->next;
-	pthread_mutex_unlock(&buried_lock);
-	if (!b)
-		return false;
-	if (aside)
-		close_aside(b->fds.link, b->fds.event);
-	else
-		close_both(b->fds.link, b->fds.event);
-	free(b);
-	return true;
-}
-
-static void let_end(const char *pin, pid_t pid, int link, int event, bool aside)
+static void let_end(const char *pin, pid_t pid, int link, int event, const struct instructions *at, bool aside)
 {
 	if (pin[0])
 		unlink(pin);
-	if ((link < 0 && event < 0) || bury(pid, link, event))
-		return;
-	if (aside)
-		close_aside(link, event);
-	else
-		close_both(link, event);
+	uprobes_end(pid, link, event, at, aside);
 }
 
-static void hold_drop(struct hold *h, pid_t pid, bool aside)
+static void hold_drop(struct hold *h, const struct site *s, bool aside)
 {
-	let_end(h->pin, pid, h->link, h->event, aside);
+	const struct instructions at = {.bucket = (uint32_t *)&s->instruction, .n = 1};
+
+	let_end(h->pin, s->t->pid, h->link, h->event, &at, aside);
 	*h = (struct hold){.event = -1, .link = -1};
 }
 
@@ -401,8 +281,10 @@ static void hold_link_put(struct hold_link *l, pid_t pid, bool aside)
 {
 	if (--l->refs)
 		return;
-	let_end(l->pin, pid, l->link, -1, aside);
-	close_both(l->path_fd, -1);
+	let_end(l->pin, pid, l->link, -1, &l->at, aside);
+	if (l->path_fd >= 0)
+		close(l->path_fd);
+	free(l->at.bucket);
 	free(l);
 }
 
@@ -449,15 +331,17 @@ void hold_stand_in(struct site *s)
 
 void hold_drop_all(struct site *s)
 {
-	bool aside = closes_aside || !target__alive(s->t);
-	pid_t pid = s->t->pid;
+	bool aside = !target__alive(s->t);
 
+	if (s->is_used)
+		instruction_unuse(s->instruction);
+	s->is_used = false;
 	if (s->held)
-		hold_link_put(s->held, pid, aside);
+		hold_link_put(s->held, s->t->pid, aside);
 	for (int i = 0; s->hold && i < PATCH_MAX; i++)
-		hold_drop(&s->hold[i], pid, aside);
+		hold_drop(&s->hold[i], s, aside);
 	for (int i = 0; s->stand_ins && i < STAND_INS * PATCH_MAX; i++)
-		hold_drop(&s->stand_ins[i], pid, aside);
+		hold_drop(&s->stand_ins[i], s, aside);
 	free(s->hold);
 	free(s->stand_ins);
 	s->hold = s->stand_ins = NULL;

@@ -91,9 +91,16 @@ const struct agent_image_hdr *agent_image__hdr(const struct agent_image *img)
 	return &img->hdr;
 }
 
+uint64_t agent_image__escape_offset(const struct agent_image *img, unsigned int slot)
+{
+	return img->hdr.escapes + (uint64_t)slot * AGENT_ESCAPE_SIZE;
+}
+
+_Static_assert(sizeof(image_bin) == AGENT_IMAGE_SIZE, "the room is behind it");
+
 size_t agent_image__size(void)
 {
-	return (sizeof(image_bin) + 4095) & ~4095ul;
+	return sizeof(image_bin);
 }
 
 void agent_image__free(struct agent_image *img)

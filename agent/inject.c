@@ -9,6 +9,7 @@
 #include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/kcmp.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +22,7 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "slot.h"
 #include "target.h"
 
 #define MAX_FDS	  64 /* TARGET_MAP_MAX, and some */
@@ -51,6 +53,7 @@ struct want {
 	uint64_t at;   /* where it is, 0: not made */
 	uint64_t offset;
 	bool over;			     /* covers the beginning of the one before it */
+	bool in_room;			     /* covers a part of make_room()'s, which is unmapped as a whole */
 	size_t writable_from, writable_size; /* as in struct target_mapping */
 	struct advice advice[2];
 };
@@ -63,6 +66,10 @@ struct job {
 	size_t n_fds;
 	const struct target_mapping *unmap;
 	size_t n_unmap;
+	const struct target_exchange *exchange; /* their new descriptors are the last of fds[] */
+	size_t n_exchange;
+	int old[MAX_FDS]; /* as the tracer has them: what is there now, by which it is told */
+	int patience_ms;  /* 0: CHOOSE_MS */
 	struct agent_error *err;
 };
 
@@ -189,7 +196,10 @@ static int transfer(struct remote *r, const int *fds, size_t n)
 
 static int map_one(struct remote *r, struct want *w, int fd)
 {
-	int flags = w->flags | (fd < 0 ? MAP_ANONYMOUS : 0) | (w->over ? MAP_FIXED : w->addr ? MAP_FIXED_NOREPLACE : 0);
+	int flags = w->flags | (fd < 0 ? MAP_ANONYMOUS : 0) |
+		    (w->over || w->in_room ? MAP_FIXED
+		     : w->addr		   ? MAP_FIXED_NOREPLACE
+					   : 0);
 	long ret;
 	int rc;
 
@@ -271,7 +281,68 @@ static int prepare(struct target *t, struct job *j)
 			return agent_fail(j->err, fd, "a descriptor cannot be handed to the tracer: %s", strerror(-fd));
 		j->fds[j->n_fds++] = fd;
 	}
+	for (size_t i = 0; i < j->n_exchange; i++)
+		j->old[i] = -1;
+	for (size_t i = 0; i < j->n_exchange; i++) {
+		int fd = tracer_fd(t, j->exchange[i].fd);
+
+		if (fd >= 0) {
+			j->fds[j->n_fds++] = fd;
+			fd = j->old[i] = tracer_fd(t, j->exchange[i].old);
+		}
+		if (fd < 0)
+			return agent_fail(j->err, fd, "a descriptor cannot be handed to the tracer: %s", strerror(-fd));
+	}
 	return 0;
+}
+
+/* Nobody but the stopped thread changes what the numbers mean. */
+static int check_exchange(const struct remote *r, const struct job *j)
+{
+	pid_t *tids;
+	int n = proc_threads(r->t->pid, &tids);
+
+	if (n < 0)
+		return agent_fail(r->err, -ESRCH, "process %d ended", r->t->pid);
+	free(tids);
+	if (n > 1)
+		return agent_fail(r->err, -EUSERS, "process %d has several threads", r->t->pid);
+	for (size_t i = 0; i < j->n_exchange; i++) {
+		long same = syscall(SYS_kcmp, getpid(), r->t->pid, KCMP_FILE, j->old[i], j->exchange[i].number);
+
+		if (same)
+			return agent_fail(r->err, same < 0 && errno != EBADF ? -errno : -ESTALE,
+					  "descriptor %d of process %d is not what it was", j->exchange[i].number,
+					  r->t->pid);
+	}
+	return 0;
+}
+
+static void close_old(struct job *j)
+{
+	for (size_t i = 0; i < j->n_exchange; i++) {
+		if (j->old[i] >= 0)
+			close(j->old[i]);
+		j->old[i] = -1;
+	}
+}
+
+static int exchange_all(struct remote *r, struct job *j)
+{
+	int rc = check_exchange(r, j);
+
+	/* If the daemon is killed now, what is exchanged must have ended when the thread goes on, and not when we do.
+	 */
+	close_old(j);
+
+	for (size_t i = 0; !rc && i < j->n_exchange; i++) {
+		const struct target_exchange *x = &j->exchange[i];
+		long ret;
+
+		rc = call(r, &ret, "dup3()", SYS_dup3, r->fds[r->n_fds - j->n_exchange + i], x->number,
+			  x->cloexec ? O_CLOEXEC : 0, 0, 0, 0);
+	}
+	return rc;
 }
 
 /* Runs in the tracer with the thread stopped. */
@@ -293,11 +364,13 @@ static int do_job(struct remote *r, struct job *j)
 		rc = map_one(r, &j->want[i], j->want[i].fd >= 0 ? r->fds[next - 1] : -1);
 	}
 	if (!rc && j->makes_room && r->t->vdso_gettime) {
-		r->scratch = j->want[0].at + PAGE;
+		r->scratch = j->want[0].at + AGENT_IMAGE_SIZE + PAGE;
 		rc = check_tsc(r);
 	}
 	for (size_t i = 0; !rc && i < j->n_unmap; i++)
 		rc = call(r, &ret, "munmap()", SYS_munmap, (long)j->unmap[i].addr, (long)j->unmap[i].size, 0, 0, 0, 0);
+	if (!rc && j->n_exchange)
+		rc = exchange_all(r, j);
 	return rc;
 }
 
@@ -337,7 +410,7 @@ static void undo(struct remote *r, struct job *j, bool failed)
 
 	r->err = &ignored;
 	for (size_t i = 0; failed && i < j->n; i++)
-		if (j->want[i].at && !j->want[i].over) {
+		if (j->want[i].at && !j->want[i].over && !j->want[i].in_room) {
 			call(r, &ret, "munmap()", SYS_munmap, (long)j->want[i].at, (long)j->want[i].size, 0, 0, 0, 0);
 			j->want[i].at = 0;
 		}
@@ -384,13 +457,14 @@ static int job_in_tracer(struct target *t, void *arg)
 	}
 	for (size_t i = 0; i < j->n_fds; i++)
 		close(j->fds[i]);
+	close_old(j);
 	return rc;
 }
 
 /* Tries until some thread is at a good place. */
 static int run_job(struct target *t, struct job *j)
 {
-	int64_t deadline = clock_us() + CHOOSE_MS * 1000ll;
+	int64_t deadline = clock_us() + (j->patience_ms ? j->patience_ms : CHOOSE_MS) * 1000ll;
 
 	for (;;) {
 		struct timespec nap = {0, 500000};
@@ -417,15 +491,15 @@ static bool cpu_has_rdpid(void)
 }
 
 /*
- * Memory of the target's own: a page for what only the target knows, one for later injections, and the threads' pending
- * returns, which a fork child keeps.
+ * Place for the image, and behind it memory of the target's own: a page for what only the target knows, one for later
+ * injections, where escape slots lead, and the threads' pending returns, which a fork child keeps.
  */
-#define ROOM_SHADOW (2 * PAGE)
+#define ROOM_SHADOW (AGENT_PRIVATE_OFF + sizeof(struct agent_private))
 #define ROOM_SIZE   (ROOM_SHADOW + sizeof(struct agent_shadow) * AGENT_MAX_THREADS)
 
 static void give_up_room(struct target *t)
 {
-	const struct target_mapping room = {.addr = t->fork_page, .size = ROOM_SIZE};
+	const struct target_mapping room = {.addr = t->fork_page - AGENT_IMAGE_SIZE, .size = ROOM_SIZE};
 	struct agent_error ignored;
 
 	if (target__alive(t))
@@ -440,13 +514,14 @@ static int make_room(struct target *t, struct agent_error *err)
 		.size = ROOM_SIZE,
 		.prot = PROT_READ | PROT_WRITE,
 		.flags = MAP_PRIVATE | MAP_NORESERVE,
-		.advice = {{0, ROOM_SHADOW, MADV_WIPEONFORK}, {ROOM_SHADOW, ROOM_SIZE - ROOM_SHADOW, MADV_NOHUGEPAGE}},
+		.advice = {{AGENT_IMAGE_SIZE, AGENT_ROOM_PAGES, MADV_WIPEONFORK},
+			   {AGENT_PRIVATE_OFF, ROOM_SIZE - AGENT_PRIVATE_OFF, MADV_NOHUGEPAGE}},
 	};
 	struct job j = {.want = &want, .n = 1, .makes_room = true, .err = err};
 	int rc = run_job(t, &j);
 
 	if (!rc) {
-		t->fork_page = want.at;
+		t->fork_page = want.at + AGENT_IMAGE_SIZE;
 		t->shadow = want.at + ROOM_SHADOW;
 	}
 	return rc;
@@ -535,7 +610,8 @@ int target__inject(struct target *t, const struct agent_image *img, int arena_fd
 		[IMAGE] = {.fd = agent_image__fd(img),
 			   .size = agent_image__size(),
 			   .prot = PROT_READ | PROT_EXEC,
-			   .flags = MAP_PRIVATE},
+			   .flags = MAP_PRIVATE,
+			   .in_room = true},
 		[SITES] = {.fd = -1, .size = sizeof(struct agent_target), .prot = PROT_READ, .flags = MAP_SHARED},
 		[ARENA] = {.fd = arena_fd,
 			   .size = AGENT_ARENA_SIZE,
@@ -562,6 +638,7 @@ int target__inject(struct target *t, const struct agent_image *img, int arena_fd
 	rc = make_room(t, err);
 	if (rc)
 		goto out;
+	want[IMAGE].addr = t->fork_page - AGENT_IMAGE_SIZE;
 	rc = run_job(t, &j);
 	if (rc) {
 		give_up_room(t);
@@ -574,6 +651,8 @@ int target__inject(struct target *t, const struct agent_image *img, int arena_fd
 	arena->tgid = (uint32_t)t->pid;
 	arena->flags = cpu_has_rdpid() ? AGENT_TARGET_RDPID : 0;
 	arena->self = t->arena;
+	/* A thread without an fs base has no slot, and must not find that of nobody. */
+	arena->thread[agent_slot_first(0)].pid_tgid = ~0ull;
 	rc = target_write(t, t->fork_page, &alive, sizeof(alive));
 	if (rc)
 		agent_fail(err, rc, "process %d ended", t->pid);
@@ -609,7 +688,8 @@ int target__map(struct target *t, struct target_mapping *m, size_t n, struct age
 
 int target__tell_generation(const struct target *t, uint64_t generation)
 {
-	return target_write(t, t->shadow + offsetof(struct agent_shadow, generation), &generation, sizeof(generation));
+	return target_write(t, t->shadow - sizeof(struct agent_private) + offsetof(struct agent_private, generation),
+			    &generation, sizeof(generation));
 }
 
 int target__unmap(struct target *t, const struct target_mapping *m, size_t n, struct agent_error *err)
@@ -617,4 +697,12 @@ int target__unmap(struct target *t, const struct target_mapping *m, size_t n, st
 	struct job j = {.unmap = m, .n_unmap = n, .err = err};
 
 	return run_job(t, &j);
+}
+
+int target__exchange(struct target *t, const struct target_exchange *x, size_t n, int timeout_ms,
+		     struct agent_error *err)
+{
+	struct job j = {.exchange = x, .n_exchange = n, .patience_ms = timeout_ms, .err = err};
+
+	return n > TARGET_EXCHANGE_MAX ? agent_fail(err, -E2BIG, "too many descriptors at once") : run_job(t, &j);
 }

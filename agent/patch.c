@@ -332,13 +332,21 @@ static bool retire(struct site *s)
 /* A thread that is still inside, or returns there, keeps the stubs where they are. */
 static void unmap_areas(struct target *t, struct stub_area **area, size_t n)
 {
-	struct code_range *range = malloc(n * sizeof(*range));
+	struct code_range *range = malloc((n + 1) * sizeof(*range));
 	struct target_mapping m[TARGET_MAP_MAX];
+	uint64_t first = t->image + t->image_hdr.escapes;
+	bool is_left = range && !target__alive(t);
 	struct agent_error ignored;
 
 	for (size_t i = 0; range && i < n; i++)
 		range[i] = (struct code_range){area[i]->map.addr, area[i]->map.addr + area[i]->map.size};
-	if (range && target__alive(t) && !target__quiesce(t, range, n, FREE_WAIT_MS, false, &ignored)) {
+	/* From a slot it would go there. */
+	if (range)
+		range[n] = (struct code_range){first, first + AGENT_MAX_ESCAPES * AGENT_ESCAPE_SIZE};
+	if (range && target__alive(t))
+		is_left = !target__quiesce(t, range, n + 1, FREE_WAIT_MS, false, &ignored);
+	t->has_stragglers |= !is_left;
+	if (is_left && target__alive(t)) {
 		for (size_t i = 0; i < n;) {
 			size_t k = 0;
 
@@ -350,6 +358,11 @@ static void unmap_areas(struct target *t, struct stub_area **area, size_t n)
 	for (size_t i = 0; i < n; i++)
 		free(area[i]);
 	free(range);
+}
+
+bool target__has_stragglers(const struct target *t)
+{
+	return t->has_stragglers && target__alive(t);
 }
 
 /* All of them are of one target, and can be forgotten. */

@@ -33,7 +33,8 @@ struct quiesce {
 	const struct code_range *ranges;
 	size_t n_ranges;
 	bool hold;
-	pid_t *seen; /* threads found quiet */
+	struct code_range stubs; /* from the lowest to the highest that a site has */
+	pid_t *seen;		 /* threads found quiet */
 	size_t n_seen;
 	struct agent_error *err;
 };
@@ -44,6 +45,37 @@ static bool in_ranges(const struct code_range *r, size_t n, uint64_t addr)
 		if (addr >= r[i].start && addr < r[i].end)
 			return true;
 	return false;
+}
+
+#define ESCAPE_WAY 14 /* bytes of the stub */
+
+/*
+ * On the way to an escape slot, or there: a hit that is the kernel's and has not come to it yet. Mostly no word of a
+ * stack looks like a stub at all.
+ */
+static bool escapes(const struct target *t, const struct quiesce *q, uint64_t addr)
+{
+	uint64_t slots = t->image + t->image_hdr.escapes;
+
+	if (t->image && addr - slots < AGENT_MAX_ESCAPES * AGENT_ESCAPE_SIZE)
+		return true;
+	if (addr < q->stubs.start || addr >= q->stubs.end)
+		return false;
+	for (const struct site *s = t->sites; s; s = s->next)
+		if (s->escape && addr - (s->stub + STUB_ESCAPE) < ESCAPE_WAY)
+			return true;
+	return false;
+}
+
+static struct code_range stubs_of(const struct target *t)
+{
+	struct code_range r = {UINT64_MAX, 0};
+
+	for (const struct site *s = t->sites; s; s = s->next) {
+		r.start = s->stub - STUB_BEFORE < r.start ? s->stub - STUB_BEFORE : r.start;
+		r.end = s->stub > r.end ? s->stub : r.end;
+	}
+	return r;
 }
 
 static bool waits_at_gate(const struct target *t, uint64_t rip)
@@ -65,7 +97,7 @@ static bool stack_points_into(const struct target *t, const struct quiesce *q, u
 	for (ssize_t i = 0; i < n / (ssize_t)sizeof(*words) && !found; i++) {
 		if (at_gate && words[i] >= t->image && words[i] < image_end)
 			continue;
-		found = in_ranges(q->ranges, q->n_ranges, words[i]);
+		found = in_ranges(q->ranges, q->n_ranges, words[i]) || escapes(t, q, words[i]);
 	}
 	free(words);
 	return found;
@@ -111,7 +143,7 @@ static bool is_inside(const struct target *t, const struct quiesce *q, uint64_t 
 {
 	bool at_gate = waits_at_gate(t, rip);
 
-	return in_agent(t, rip) || (!at_gate && in_ranges(q->ranges, q->n_ranges, rip)) ||
+	return in_agent(t, rip) || escapes(t, q, rip) || (!at_gate && in_ranges(q->ranges, q->n_ranges, rip)) ||
 	       stack_points_into(t, q, rsp, at_gate);
 }
 
@@ -279,7 +311,7 @@ void target__resume(struct target *t)
 int target__quiesce(struct target *t, const struct code_range *ranges, size_t n_ranges, int timeout_ms, bool hold,
 		    struct agent_error *err)
 {
-	struct quiesce q = {.ranges = ranges, .n_ranges = n_ranges, .hold = hold, .err = err};
+	struct quiesce q = {.ranges = ranges, .n_ranges = n_ranges, .hold = hold, .stubs = stubs_of(t), .err = err};
 	int64_t deadline = clock_us() + timeout_ms * 1000ll;
 	size_t before;
 	int rc;

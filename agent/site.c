@@ -241,6 +241,7 @@ static struct site *new_site(struct target *t, const struct site_opts *o)
 	s->has_return = o->has_return;
 	s->offset = o->offset;
 	s->noop_prog_fd = o->noop_prog_fd;
+	s->escape = o->escape <= AGENT_MAX_ESCAPES ? o->escape : 0;
 	s->path_fd = -1;
 	return s;
 }
@@ -264,6 +265,34 @@ static void drop(struct site_plan *p, enum site_result r)
 		site__free(p->site);
 	p->site = NULL;
 	p->result = r;
+}
+
+static uint64_t resume_of(const struct site *s)
+{
+	return s->stub + (s->has_return ? STUB_RET_RESUME : STUB_RESUME);
+}
+
+static int write_escape(const struct site *s, const struct agent_escape *e, size_t from)
+{
+	uint64_t at = s->t->shadow - sizeof(struct agent_private) + offsetof(struct agent_private, escape) +
+		      (s->escape - 1) * sizeof(*e);
+
+	return target_write(s->t, at + from, (const char *)e + from, sizeof(*e) - from);
+}
+
+/* Where a thread goes from the site's slot. */
+static int lead_escape(const struct site *s)
+{
+	const struct agent_escape e = {.to = resume_of(s)};
+
+	return s->escape ? write_escape(s, &e, 0) : 0;
+}
+
+int site__set_escape(const struct site *s, bool on)
+{
+	const struct agent_escape e = {.on = on};
+
+	return s->escape ? write_escape(s, &e, offsetof(struct agent_escape, on)) : 0;
 }
 
 /* Chooses jumps and stubs for all, and brings the stubs into the target. -EAGAIN: somebody mapped something there. */
@@ -292,6 +321,9 @@ static int try_plan(struct planning *p, struct agent_error *err)
 	}
 	rc = stubs_map(p->stubs, err);
 	stubs_free(p->stubs);
+	for (size_t i = 0; i < p->n && !rc; i++)
+		if (p->plan[i].site && lead_escape(p->plan[i].site))
+			rc = agent_fail(err, -ESRCH, "process %d ended", p->t->pid);
 	for (size_t i = 0; i < p->n && rc; i++)
 		if (p->plan[i].site)
 			drop(&p->plan[i], SITE_FAILED);
@@ -388,7 +420,7 @@ struct agent_site *site__fill_addresses(const struct site *s, struct agent_targe
 	if (arena->n_sites <= (uint32_t)s->index)
 		arena->n_sites = (uint32_t)s->index + 1;
 	as->site = s->addr;
-	as->resume = s->stub + (s->has_return ? STUB_RET_RESUME : STUB_RESUME);
+	as->resume = resume_of(s);
 	as->call_resume = s->has_return ? s->stub + STUB_RETURNED : 0;
 	as->has_return = s->has_return;
 	as->fork_page = s->t->fork_page;

@@ -4,6 +4,7 @@
 #ifndef BPFTIME_AGENT_SITE_H
 #define BPFTIME_AGENT_SITE_H
 
+#include "bury.h"
 #include "decode.h"
 #include "target.h"
 
@@ -23,6 +24,7 @@ struct hold_link {
 	unsigned int refs; /* sites */
 	unsigned int id;   /* in the target, in the pin's name */
 	int path_fd;	   /* the file, as O_PATH; -1: not known */
+	struct instructions at;
 	char pin[256];
 };
 
@@ -73,11 +75,14 @@ struct site {
 	struct hold *stand_ins; /* malloc'ed, STAND_INS * PATCH_MAX, or NULL: see hold_stand_in() */
 	int path_fd;		/* as in held, which comes first */
 	uint64_t offset;	/* in the file */
+	uint32_t instruction;	/* its bucket, see bury.h */
 	int noop_prog_fd;	/* not owned */
 	int index;
+	unsigned int escape; /* as in struct site_opts */
 	bool has_return;
 	bool is_stuck;	   /* site__free() failed: it is not tried as long again */
 	bool was_unmapped; /* its code was not what we had left: never opened again */
+	bool is_used;	   /* instruction_use() has been told */
 	bool armed;	   /* the jump's bytes are behind the first one, and every processor sees them */
 };
 

@@ -12,6 +12,7 @@ static const uint8_t lea_down_120[] = {0x48, 0x8d, 0x64, 0x24, 0x88};		      /* 
 static const uint8_t lea_down_8[] = {0x48, 0x8d, 0x64, 0x24, 0xf8};		      /* lea -8(%rsp),%rsp */
 static const uint8_t call_mem[] = {0xff, 0x15};					      /* call *rel32(%rip) */
 static const uint8_t jmp[] = {0xe9};						      /* jmp rel32 */
+static const uint8_t jmp_mem[] = {0xff, 0x25};					      /* jmp *rel32(%rip) */
 static const uint8_t call[] = {0xe8};						      /* call rel32 */
 static const uint8_t ret[] = {0xc3};						      /* ret */
 
@@ -44,13 +45,18 @@ static void put_rel(struct writer *w, const uint8_t *op, size_t n, int64_t to)
 size_t stub_build(const struct site *s, uint8_t *out, size_t room, enum decode_result *why)
 {
 	const struct target *t = s->t;
-	struct writer w = {out + STUB_BEFORE, STUB_SITE_SLOT};
+	struct writer w = {out + STUB_BEFORE, STUB_ESCAPE_SLOT};
 	int resume = s->has_return ? STUB_RET_RESUME : STUB_RESUME;
 	size_t size;
 
 	if (room < (size_t)(STUB_BEFORE + resume + DECODE_MAX_CODE))
 		return 0;
 	memset(out, INT3, STUB_BEFORE + resume);
+	put_u64(&w, s->escape ? t->image + t->image_hdr.escapes + (uint64_t)(s->escape - 1) * AGENT_ESCAPE_SIZE : 0);
+	w.at = STUB_ESCAPE;
+	put(&w, lea_up_128, sizeof(lea_up_128));
+	put_rel(&w, jmp_mem, sizeof(jmp_mem), STUB_ESCAPE_SLOT);
+	w.at = STUB_SITE_SLOT;
 	put_u64(&w, t->arena + offsetof(struct agent_target, site) + (uint64_t)s->index * sizeof(struct agent_site));
 	put_u64(&w, t->image + (s->has_return ? t->image_hdr.entry_ret : t->image_hdr.entry));
 	put_u64(&w, t->image + t->image_hdr.ret);

@@ -32,6 +32,7 @@ struct target {
 	unsigned int n_hold_links; /* ever made */
 	struct bpf_link *threads;  /* see threads.c */
 	bool stop_anywhere;	   /* see target__stop_anywhere() */
+	bool has_stragglers;	   /* see target__has_stragglers() */
 };
 
 __attribute__((format(printf, 3, 4))) int agent_fail(struct agent_error *err, int code, const char *fmt, ...);

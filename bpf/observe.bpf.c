@@ -117,6 +117,18 @@ struct {
 	__uint(max_entries, 4 << 20);
 } forks SEC(".maps");
 
+/*
+ * Fork children of watched processes, and theirs, that the reader of forks has not seen to yet: the watched process whose
+ * memory they have. He takes them away. One that ends at once leaves its own children to somebody else, so that they
+ * could not be found by looking.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __s32);
+	__type(value, __s32);
+} kin SEC(".maps");
+
 static __always_inline void send(enum obs_rec_kind kind, __s32 tgid, __u64 arg)
 {
 	struct obs_rec_head rec = {.kind = kind, .tgid = tgid, .arg = arg};
@@ -223,6 +235,19 @@ struct load_attr {
 
 enum { LOAD_ATTR_MIN = 24 }; /* up to license: what the first kernels had */
 
+/* Probes, and tracepoints, which may share maps with them. */
+static __always_inline bool is_of_interest(const struct load_attr *attr)
+{
+	switch (attr->prog_type) {
+	case BPF_PROG_TYPE_KPROBE:
+	case BPF_PROG_TYPE_TRACEPOINT:
+	case BPF_PROG_TYPE_RAW_TRACEPOINT:
+		return true;
+	default:
+		return attr->prog_type == BPF_PROG_TYPE_TRACING && attr->expected_attach_type == BPF_TRACE_RAW_TP;
+	}
+}
+
 static __always_inline void load_entered(__u64 attr_at, __u32 attr_size)
 {
 	__u64 thread = bpf_get_current_pid_tgid();
@@ -235,7 +260,7 @@ static __always_inline void load_entered(__u64 attr_at, __u32 attr_size)
 	if (attr_size > sizeof(attr))
 		attr_size = sizeof(attr);
 	if (attr_size < LOAD_ATTR_MIN || bpf_probe_read_user(&attr, attr_size, (void *)attr_at) ||
-	    attr.prog_type != BPF_PROG_TYPE_KPROBE)
+	    !is_of_interest(&attr))
 		return;
 	tgid = current_tgid();
 	copy.rec = bpf_map_lookup_elem(&staging, &zero);
@@ -317,6 +342,7 @@ static __always_inline void bpf_returned(struct pt_regs *regs, long ret)
 			load_returned(thread, load, ret);
 		break;
 	case BPF_LINK_CREATE:
+	case BPF_RAW_TRACEPOINT_OPEN:
 	case BPF_LINK_UPDATE:
 	case BPF_LINK_DETACH:
 		tgid = current_tgid();
@@ -543,6 +569,7 @@ int BPF_PROG(process_exec, struct task_struct *task)
 	__s32 tgid = ns_tgid(task);
 
 	forget_arrival(task->tgid);
+	bpf_map_delete_elem(&kin, &tgid);
 	if (bpf_map_lookup_elem(&watched, &tgid))
 		send(OBS_REC_EXEC, tgid, 0);
 	return 0;
@@ -554,30 +581,41 @@ int BPF_PROG(process_exec, struct task_struct *task)
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(thread_exit, struct task_struct *task)
 {
-	__s32 tgid;
+	__s32 tgid = ns_tgid(task);
 
+	if (task->signal->live.counter <= 0)
+		bpf_map_delete_elem(&kin, &tgid);
 	if (task->pid != task->tgid || task->signal->live.counter <= 0 || (task->signal->flags & SIGNAL_GROUP_EXIT))
 		return 0;
-	tgid = ns_tgid(task);
 	if (bpf_map_lookup_elem(&watched, &tgid))
 		send(OBS_REC_LEADER, tgid, 0);
 	return 0;
 }
 
+static __always_inline void tell_of_child(__s32 root, __s32 child)
+{
+	struct obs_rec_head rec = {.kind = OBS_REC_FORK, .tgid = root, .arg = child};
+
+	if (bpf_map_update_elem(&kin, &child, &root, BPF_ANY) || bpf_ringbuf_output(&forks, &rec, sizeof(rec), 0))
+		__sync_fetch_and_add(&lost, 1);
+}
+
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child)
 {
-	__s32 tgid;
+	__s32 tgid, child_tgid, *root;
 
 	if (child->tgid == parent->tgid)
 		return 0;
 	forget_arrival(child->tgid);
 	tgid = ns_tgid(parent);
+	child_tgid = ns_tgid(child);
+	root = bpf_map_lookup_elem(&kin, &tgid);
+	if (root)
+		tell_of_child(*root, child_tgid);
 	if (bpf_map_lookup_elem(&watched, &tgid)) {
-		struct obs_rec_head rec = {.kind = OBS_REC_FORK, .tgid = tgid, .arg = ns_tgid(child)};
-
-		bpf_ringbuf_output(&forks, &rec, sizeof(rec), 0);
-		send(OBS_REC_FORK, tgid, rec.arg);
+		tell_of_child(tgid, child_tgid);
+		send(OBS_REC_FORK, tgid, child_tgid);
 	}
 	return 0;
 }

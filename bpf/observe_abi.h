@@ -68,7 +68,8 @@ enum obs_file_form {
 	OBS_FILE_PERF_EVENT = 1,
 	OBS_FILE_PERF_LINK = 2,
 	OBS_FILE_MULTI_LINK = 3,
-	OBS_FILE_OTHER_LINK = 4
+	OBS_FILE_OTHER_LINK = 4,
+	OBS_FILE_RAW_LINK = 5,
 };
 
 /* A descriptor through which a program is attached. */
@@ -79,7 +80,9 @@ struct obs_rec_file {
 	__u64 event; /* kernel address of the perf event, of the array of a multi link, or of the link */
 	__u32 prog_id, link_id;
 	__s32 target; /* -1: every process */
-	__u8 is_uprobe, is_return, enabled, pad;
+	__u8 is_uprobe, is_return, enabled;
+	__u8 is_tracepoint; /* path says which; of a perf event's, offset its number */
+	__u32 prog_type, pad;
 	__u64 dev, ino; /* dev as the kernel has it: 12 bits major, 20 bits minor */
 	__u64 offset, ref_ctr_offset, cookie;
 	char path[OBS_PATH_LEN];

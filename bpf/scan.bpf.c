@@ -16,7 +16,8 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
 enum {
 	MAX_PENDING = 64, /* the kernel's MAX_URETPROBE_DEPTH */
-	RECORD_ALIGN = 8
+	RECORD_ALIGN = 8,
+	TRACEPOINT_PART = 128, /* a name of a tracepoint or of a system of them; longer ones are not recognised */
 };
 
 /* Since Linux 6.6; older kernels have no such link. */
@@ -28,6 +29,13 @@ struct bpf_uprobe_multi_link___new {
 } __attribute__((preserve_access_index));
 
 enum bpf_link_type___new { BPF_LINK_TYPE_UPROBE_MULTI___new = 12 };
+
+/* Since Linux 6.10 it has a cookie. */
+struct bpf_raw_tp_link___new {
+	struct bpf_link link;
+	struct bpf_raw_event_map *btp;
+	u64 cookie;
+} __attribute__((preserve_access_index));
 
 const volatile __u32 uprobe_pmu; /* attr.type of perf uprobes */
 
@@ -63,6 +71,31 @@ static __always_inline __u32 read_uprobe(struct obs_rec_file *rec, struct perf_e
 	return len > 0 ? len : 0;
 }
 
+/* SYSTEM:NAME. Returns its length with its end. */
+static __always_inline __u32 read_tracepoint(struct obs_rec_file *rec, struct perf_event *event)
+{
+	struct trace_event_call *call = BPF_CORE_READ(event, tp_event);
+	const char *name;
+	long len, more;
+
+	len = bpf_probe_read_kernel_str(rec->path, TRACEPOINT_PART, BPF_CORE_READ(call, class, system));
+	if (len <= 0 || len > TRACEPOINT_PART)
+		return 0;
+	/* is_syscall_trace_event() of kernel/trace/trace_syscalls.c: these share two tracepoints. */
+	name = __builtin_memcmp(rec->path, "syscalls", sizeof("syscalls")) ? BPF_CORE_READ(call, tp, name)
+									   : BPF_CORE_READ(call, name);
+	rec->path[len - 1] = ':';
+	more = bpf_probe_read_kernel_str(rec->path + len, TRACEPOINT_PART, name);
+	if (more <= 0 || more > TRACEPOINT_PART)
+		return 0;
+	rec->is_tracepoint = 1;
+	rec->offset = BPF_CORE_READ(event, attr.config);
+	/* The kernel asks neither whether the event is enabled nor for which process it is. */
+	rec->enabled = 1;
+	rec->target = -1;
+	return len + more;
+}
+
 static __always_inline __u32 read_event(struct obs_rec_file *rec, struct perf_event *event)
 {
 	struct task_struct *target = BPF_CORE_READ(event, hw.target);
@@ -72,9 +105,27 @@ static __always_inline __u32 read_event(struct obs_rec_file *rec, struct perf_ev
 	rec->cookie = BPF_CORE_READ(event, bpf_cookie);
 	rec->enabled = (int)BPF_CORE_READ(event, state) >= PERF_EVENT_STATE_INACTIVE;
 	rec->target = target ? ns_tgid(target) : -1;
+	rec->prog_type = BPF_CORE_READ(event, prog, type);
+	/* Uprobes and kprobes of tracefs have such events, too, but programs of another type. */
+	if (BPF_CORE_READ(event, attr.type) == PERF_TYPE_TRACEPOINT && rec->prog_type == BPF_PROG_TYPE_TRACEPOINT)
+		return read_tracepoint(rec, event);
 	if (BPF_CORE_READ(event, attr.type) != uprobe_pmu)
 		return 0;
 	return read_uprobe(rec, event);
+}
+
+static __always_inline __u32 read_raw_tracepoint(struct obs_rec_file *rec, struct bpf_link *link)
+{
+	struct bpf_raw_tp_link___new *raw = (void *)link - bpf_core_field_offset(struct bpf_raw_tp_link, link);
+	long len = bpf_probe_read_kernel_str(rec->path, TRACEPOINT_PART, BPF_CORE_READ(raw, btp, tp, name));
+
+	if (len <= 0 || len > TRACEPOINT_PART)
+		return 0;
+	rec->form = OBS_FILE_RAW_LINK;
+	rec->is_tracepoint = 1;
+	if (bpf_core_field_exists(raw->cookie))
+		rec->cookie = BPF_CORE_READ(raw, cookie);
+	return len;
 }
 
 static __always_inline __u32 read_link(struct obs_rec_file *rec, struct bpf_link *link)
@@ -93,8 +144,11 @@ static __always_inline __u32 read_link(struct obs_rec_file *rec, struct bpf_link
 	rec->form = OBS_FILE_OTHER_LINK;
 	rec->event = (__u64)link;
 	rec->prog_id = BPF_CORE_READ(link, prog, aux, id);
+	rec->prog_type = BPF_CORE_READ(link, prog, type);
 	rec->enabled = 1;
 	rec->target = -1;
+	if (type == BPF_LINK_TYPE_RAW_TRACEPOINT)
+		return read_raw_tracepoint(rec, link);
 	if (!bpf_core_type_exists(struct bpf_uprobe_multi_link___new) || type != BPF_LINK_TYPE_UPROBE_MULTI___new)
 		return 0;
 	multi = (void *)link - bpf_core_field_offset(struct bpf_uprobe_multi_link___new, link);

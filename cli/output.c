@@ -70,9 +70,12 @@ void print_text(FILE *to, const char *text)
 void probe_place(const json_object *probe, char *out, size_t size)
 {
 	const char *path = member_text(probe, "path"), *symbol = member_text(probe, "symbol");
+	json_object *offset = NULL;
 
 	if (*symbol)
 		snprintf(out, size, "%s:%s", path, symbol);
+	else if (json_object_object_get_ex(probe, "offset", &offset) && !offset)
+		snprintf(out, size, "%s", path); /* a tracepoint */
 	else
 		snprintf(out, size, "%s:0x%" PRIx64, path, (uint64_t)member_number(probe, "offset"));
 }

@@ -15,12 +15,15 @@
 #include <unistd.h>
 
 #include "daemon/bytecode.h"
+#include "daemon/escape.h"
 #include "daemon/khalf.h"
 #include "daemon/library.h"
 #include "daemon/log.h"
 #include "daemon/mapped.h"
+#include "daemon/pid_ns.h"
 #include "daemon/pins.h"
 #include "daemon/switch.h"
+#include "daemon/tracepoint.h"
 #include "daemon/uprobe.h"
 #include "shm-runtime/shm_map.h"
 
@@ -30,7 +33,7 @@
 
 static void explain(char reason[REASON_SIZE], const char *what, const char *name, int err, const char *detail)
 {
-	snprintf(reason, REASON_SIZE, "%s%s: %s", what, name, detail && detail[0] ? detail : strerror(-err));
+	snprintf(reason, REASON_SIZE, "%s%.200s: %s", what, name, detail && detail[0] ? detail : strerror(-err));
 }
 
 /* ---- arena ---- */
@@ -76,6 +79,12 @@ static int lay_out(struct group *g, uint64_t *size)
 	return 0;
 }
 
+uint32_t shm_daemon(void)
+{
+	/* Elsewhere its number in the initial namespace is not known. */
+	return pid_ns__level() ? SHM_NOBODY : (uint32_t)getpid();
+}
+
 int group__make_arena(struct group *g)
 {
 	LIBBPF_OPTS(bpf_map_create_opts, opts, .map_flags = BPF_F_MMAPABLE);
@@ -112,6 +121,7 @@ int group__make_arena(struct group *g)
 		.size = size,
 		.hits_off = SHM_HDR_SIZE,
 		.n_probes = g->n_probes,
+		.daemon = shm_daemon(),
 	};
 	for (unsigned int i = 0; i < g->n_maps; i++)
 		if (g->map[i].geo.kind != SHM_DIRECT)
@@ -165,7 +175,7 @@ static int compile(struct group *g, struct gprog *p, struct vm_worker *worker, c
 
 static bool is_host_wide(const struct group *g, unsigned int i, const struct gprog *prog)
 {
-	return g->probe[i]->o.target < 0 && &g->prog[g->probe[i]->prog] == prog;
+	return g->probe[i]->o.target < 0 && !probe_is_tracepoint(g->probe[i]) && &g->prog[g->probe[i]->prog] == prog;
 }
 
 /*
@@ -178,11 +188,21 @@ static bool wants_links(const struct group *g, const struct gprog *prog)
 	unsigned int n = 0;
 
 	for (unsigned int i = 0; i < g->n_probes; i++) {
-		if (&g->prog[g->probe[i]->prog] == prog && !is_host_wide(g, i, prog))
+		if (!g->probe[i]->is_beside && &g->prog[g->probe[i]->prog] == prog && !is_host_wide(g, i, prog))
 			return false;
 		n += is_host_wide(g, i, prog);
 	}
 	return n >= LINK_LEAST && uprobe__has_links();
+}
+
+/* What the daemon does itself is no event that the tool would see without it: a switch need not begin anew for it. */
+static bool spares_daemon(const struct group *g, const struct gprog *prog)
+{
+	for (unsigned int i = 0; i < g->n_probes; i++)
+		if (!g->probe[i]->is_beside && &g->prog[g->probe[i]->prog] == prog &&
+		    (!probe_is_tracepoint(g->probe[i]) || !tracepoint__is_of_system_calls(&g->probe[i]->o)))
+			return false;
+	return true;
 }
 
 static int load_khalf(struct group *g, struct gprog *p, const struct observer *o, char reason[REASON_SIZE])
@@ -193,6 +213,8 @@ static int load_khalf(struct group *g, struct gprog *p, const struct observer *o
 	struct khalf_opts opts = {
 		.prog_type = p->type,
 		.expected_attach_type = wants_links(g, p) ? UPROBE_LINK_TYPE : p->expected_attach_type,
+		.attach_btf_id = p->attach_btf_id,
+		.spares_daemon = spares_daemon(g, p),
 		.license = p->license,
 		.name = p->name,
 		.arena_fd = g->arena_fd,
@@ -210,13 +232,102 @@ static int load_khalf(struct group *g, struct gprog *p, const struct observer *o
 	/* New processes are of interest to probes that are not limited to one. */
 	if (group_is_host_wide(g, p))
 		observer__arrivals(o, &opts.arrived_fd, &opts.arrivals_fd);
-	p->is_multi = opts.expected_attach_type == UPROBE_LINK_TYPE;
+	p->is_multi = p->type == BPF_PROG_TYPE_KPROBE && opts.expected_attach_type == UPROBE_LINK_TYPE;
 	p->khalf_fd = khalf_load(p->insns, p->n_insns, &opts, err_text, sizeof(err_text));
 	if (p->khalf_fd < 0) {
 		explain(reason, "the kernel half of program ", p->name, p->khalf_fd, err_text);
 		return p->khalf_fd;
 	}
 	return 0;
+}
+
+/* ---- what stands at escape slots ---- */
+
+/* The tool's instructions, with descriptors of its maps, which are appended to fds. */
+static int open_maps(struct bpf_insn *insns, size_t n, int *fds, size_t *n_fds)
+{
+	for (size_t i = 0; i + 1 < n; i++) {
+		int fd;
+
+		if (insns[i].code != (BPF_LD | BPF_IMM | BPF_DW))
+			continue;
+		if (insn__names_map(&insns[i])) {
+			fd = bpf_map_get_fd_by_id((uint32_t)insns[i].imm);
+			if (fd < 0)
+				return -errno;
+			fds[(*n_fds)++] = insns[i].imm = fd;
+		}
+		i++;
+	}
+	return 0;
+}
+
+/* The kernel half where it is open, else the tool's own program: see escape.h. */
+static int load_both(const struct group *g, const struct gprog *p, const struct bpf_insn *own, uint32_t attach_type,
+		     char *err, size_t err_size)
+{
+	LIBBPF_OPTS(bpf_prog_load_opts, load, .expected_attach_type = attach_type);
+	struct shm_geo geo[SHM_MAX_MAPS];
+	int direct[SHM_MAX_MAPS], fd;
+	const struct khalf_opts opts = {
+		.prog_type = p->type,
+		.expected_attach_type = attach_type,
+		.license = p->license,
+		.name = ESCAPE_PROGRAM,
+		.arena_fd = g->arena_fd,
+		.geo = geo,
+		.n_geo = g->n_maps,
+		.direct_fd = direct,
+		.closed = own,
+		.n_closed = p->n_own,
+		.arrived_fd = -1,
+		.arrivals_fd = -1,
+	};
+
+	if (!g->has_khalf) {
+		fd = bpf_prog_load((enum bpf_prog_type)p->type, ESCAPE_PROGRAM, p->license, own, p->n_own, &load);
+		return fd < 0 ? -errno : fd;
+	}
+	for (unsigned int i = 0; i < g->n_maps; i++) {
+		geo[i] = g->map[i].geo;
+		direct[i] = g->map[i].geo.kind == SHM_DIRECT ? g->map[i].fd : -1;
+	}
+	return khalf_load(p->insns, p->n_insns, &opts, err, err_size);
+}
+
+static bool is_limited(const struct group *g, const struct gprog *prog)
+{
+	for (unsigned int i = 0; i < g->n_probes; i++)
+		if (&g->prog[g->probe[i]->prog] == prog && g->probe[i]->o.target >= 0)
+			return true;
+	return false;
+}
+
+/* Where it cannot be, its probes have no escape. */
+static void load_escape(const struct group *g, struct gprog *p)
+{
+	struct bpf_insn *own = p->own ? calloc(p->n_own, sizeof(*own)) : NULL;
+	int *fds = calloc(p->n_own + 1, sizeof(*fds));
+	char err_text[ERR_SIZE] = "";
+	size_t n_fds = 0;
+	int fd = -ENOMEM;
+
+	/* The tool's own program alone does not know the arena. */
+	if (own && fds && (g->has_khalf || !g->has_mirrored)) {
+		memcpy(own, p->own, p->n_own * sizeof(*own));
+		p->escape_is_multi = uprobe__has_links() && !is_limited(g, p);
+		fd = open_maps(own, p->n_own, fds, &n_fds);
+		if (!fd)
+			fd = load_both(g, p, own, p->escape_is_multi ? UPROBE_LINK_TYPE : p->expected_attach_type,
+				       err_text, sizeof(err_text));
+		if (fd < 0)
+			log_debug("program %s has no escape: %s", p->name, err_text[0] ? err_text : strerror(-fd));
+	}
+	for (size_t i = 0; i < n_fds; i++)
+		close(fds[i]);
+	free(fds);
+	free(own);
+	p->escape_fd = fd < 0 ? -1 : fd;
 }
 
 /* Where no kernel half tells of new processes, a program that does nothing else. */
@@ -242,9 +353,12 @@ int group__build(struct group *g, struct vm_worker *worker, const struct observe
 	for (unsigned int i = 0; !err && i < g->n_progs; i++) {
 		if (__atomic_load_n(gives_up, __ATOMIC_RELAXED))
 			return -ECANCELED;
-		err = compile(g, &g->prog[i], worker, reason);
+		if (i < g->n_user_progs)
+			err = compile(g, &g->prog[i], worker, reason);
 		if (!err && g->has_khalf)
 			err = load_khalf(g, &g->prog[i], o, reason);
+		if (!err)
+			load_escape(g, &g->prog[i]);
 	}
 	if (!err && !g->has_khalf && group_is_host_wide(g, NULL))
 		err = load_watcher(g, o, reason);
@@ -263,8 +377,8 @@ struct khalf_link {
 
 static bool is_of_link(const struct group *g, const struct probe *p, const struct khalf_link *l)
 {
-	return p->prog == l->prog && p->o.ino == l->ino && p->o.dev == l->dev && g->prog[p->prog].is_multi &&
-	       (p->o.kind == PROBE_URETPROBE) == l->is_return;
+	return !p->is_beside && p->prog == l->prog && p->o.ino == l->ino && p->o.dev == l->dev &&
+	       g->prog[p->prog].is_multi && (p->o.kind == PROBE_URETPROBE) == l->is_return;
 }
 
 static bool has_link(const struct group *g, const struct probe *p)
@@ -325,7 +439,7 @@ static int attach_links(struct group *g)
 		const struct probe *p = g->probe[i];
 		int err;
 
-		if (!g->prog[p->prog].is_multi || has_link(g, p))
+		if (p->is_beside || !g->prog[p->prog].is_multi || has_link(g, p))
 			continue;
 		err = add_link(g, p);
 		if (err) {
@@ -356,15 +470,20 @@ int group__attach_khalf(struct group *g)
 		};
 		int err;
 
-		if (p->khalf_link_fd >= 0 || (!g->has_khalf && p->o.target >= 0) || g->prog[p->prog].is_multi)
+		if (p->khalf_link_fd >= 0 || p->is_beside || (!g->has_khalf && p->o.target >= 0) ||
+		    g->prog[p->prog].is_multi)
 			continue;
 		if (g->has_khalf)
 			opts.prog_fd = g->prog[p->prog].khalf_fd;
-		err = uprobe__attach(&opts, &p->khalf_fd, &p->khalf_link_fd);
+		if (probe_is_tracepoint(p))
+			err = tracepoint__attach(&p->o, opts.prog_fd, &p->khalf_fd, &p->khalf_link_fd);
+		else
+			err = uprobe__attach(&opts, &p->khalf_fd, &p->khalf_link_fd);
 		if (!err && g->has_khalf)
 			err = pins__add(p->khalf_link_fd, PIN_KHALF, g->id, i);
 		if (err) {
-			explain(g->reason, "the kernel half cannot be attached to ", p->symbol, err, NULL);
+			explain(g->reason, "the kernel half cannot be attached to ",
+				probe_is_tracepoint(p) ? p->o.path : p->symbol, err, NULL);
 			return err;
 		}
 	}
@@ -401,10 +520,12 @@ void group__unbuild(struct group *g)
 
 		vm_code__clear(&p->code);
 		free(p->insns);
+		free(p->own);
+		close_fd(&p->escape_fd);
 		close_fd(&p->code_fd);
 		close_fd(&p->khalf_fd);
 	}
-	g->n_progs = 0;
+	g->n_progs = g->n_user_progs = 0;
 	for (unsigned int i = 0; i < g->n_maps; i++)
 		close_fd(&g->map[i].fd);
 	g->n_maps = 0;

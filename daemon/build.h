@@ -20,6 +20,8 @@ int gmap__lay_out(struct gmap *m, uint64_t off, const char **why);
  * watcher. 0, or -errno with the reason. What was made stays until group__unbuild().
  */
 int group__make_arena(struct group *g);
+/* What shm_group_hdr.daemon is while this process is the daemon. */
+uint32_t shm_daemon(void);
 int group__build(struct group *g, struct vm_worker *worker, const struct observer *o, const bool *gives_up,
 		 char reason[REASON_SIZE]);
 /*

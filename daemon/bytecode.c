@@ -201,3 +201,55 @@ bool bytecode__reads_few_registers(const struct bpf_insn *insns, size_t n)
 	}
 	return true;
 }
+
+static bool reads_ip(const struct bpf_insn *p)
+{
+	static const int sizes[] = {[BPF_W >> 3] = 4, [BPF_H >> 3] = 2, [BPF_B >> 3] = 1, [BPF_DW >> 3] = 8};
+	int ip = offsetof(struct pt_regs, rip), size = sizes[BPF_SIZE(p->code) >> 3];
+
+	return p->off < ip + 8 && p->off + size > ip;
+}
+
+/* Those that read memory, which may be the context's. */
+static bool reads_memory(int helper)
+{
+	return helper == BPF_FUNC_probe_read || helper == BPF_FUNC_probe_read_str ||
+	       helper == BPF_FUNC_probe_read_kernel || helper == BPF_FUNC_probe_read_kernel_str;
+}
+
+bool bytecode__sees_ip(const struct bpf_insn *insns, size_t n)
+{
+	/* The first argument's register holds other things, too. */
+	unsigned int context = context_registers(insns, n), only = context & ~(1u << BPF_REG_1);
+
+	for (size_t i = 0; i < n; i++) {
+		const struct bpf_insn *p = &insns[i];
+		int class = BPF_CLASS(p->code);
+
+		/* A changed pointer, or one that is kept in a map. */
+		if ((class == BPF_ALU64 || class == BPF_ALU) && BPF_OP(p->code) != BPF_MOV && (only >> p->dst_reg & 1))
+			return true;
+		if (class == BPF_STX && (only >> p->src_reg & 1) && p->dst_reg != BPF_REG_10)
+			return true;
+		/* It may have been on the stack, and come back in any register. */
+		if (class == BPF_STX && (context >> p->src_reg & 1) && p->dst_reg == BPF_REG_10)
+			context = (1u << BPF_REG_10) - 1;
+	}
+	for (size_t i = 0; i < n; i++) {
+		const struct bpf_insn *p = &insns[i];
+		int class = BPF_CLASS(p->code);
+
+		if (p->code == (BPF_LD | BPF_IMM | BPF_DW)) {
+			if (p->src_reg == BPF_PSEUDO_FUNC)
+				return true;
+			i++;
+		} else if (p->code == (BPF_JMP | BPF_CALL)) {
+			if (p->src_reg || p->imm == BPF_FUNC_get_func_ip ||
+			    (reads_memory(p->imm) && (context >> BPF_REG_3 & 1)))
+				return true;
+		} else if (class == BPF_LDX && (context >> p->src_reg & 1) && reads_ip(p)) {
+			return true;
+		}
+	}
+	return false;
+}

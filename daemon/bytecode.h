@@ -20,6 +20,12 @@ bool insn__names_map(const struct bpf_insn *insn);
 bool bytecode__reads_few_registers(const struct bpf_insn *insns, size_t n);
 
 /*
+ * Whether a program of probe type may learn the address of the probed instruction: from its context or by
+ * bpf_get_func_ip(). Never false by mistake.
+ */
+bool bytecode__sees_ip(const struct bpf_insn *insns, size_t n);
+
+/*
  * Whether tag belongs to insns: the kernel's digest over the instructions with the map descriptors zeroed
  * (kernel/bpf/core.c bpf_prog_calc_tag): the first 8 bytes of SHA-256 since Linux 6.18, of SHA-1 before; either is
  * accepted. false, too, when there is no memory for it.

@@ -14,7 +14,9 @@
 enum {
 	MAX_LOADS = 256,	    /* loads between entry and exit; a killed thread leaves one behind */
 	MAX_KEPT_BYTES = 256 << 20, /* bytecode of all programs */
-	PRUNE_EVERY = 64,	    /* new programs between two looks at which have gone, if nobody scans */
+	BUCKETS = 1024,		    /* by id */
+	PRUNE_EVERY =
+		64, /* new programs, and as many as there are, between two looks at which have gone, if nobody scans */
 };
 
 static const char *const refusals[OBS_REFUSAL_MAX] = {
@@ -36,6 +38,7 @@ struct load {
 
 struct kept {
 	struct obs_prog p;
+	struct kept *next; /* in the same bucket */
 	char *license, *why;
 	bool may_recover; /* not captured, and recovery not tried yet */
 };
@@ -43,9 +46,8 @@ struct kept {
 struct captures {
 	struct load loads[MAX_LOADS]; /* number ascending, n_loads used */
 	size_t n_loads;
-	struct kept **kept;
-	size_t n_kept, cap_kept;
-	size_t kept_bytes;
+	struct kept *bucket[BUCKETS];
+	size_t n_kept, kept_bytes;
 	unsigned int unpruned;
 };
 
@@ -56,6 +58,7 @@ struct captures *captures__new(void)
 
 static void kept__free(struct captures *c, struct kept *k)
 {
+	c->n_kept--;
 	c->kept_bytes -= k->p.n_insns * sizeof(struct bpf_insn);
 	free(k->p.insns);
 	free(k->license);
@@ -69,9 +72,12 @@ void captures__free(struct captures *c)
 		return;
 	for (size_t i = 0; i < c->n_loads; i++)
 		free(c->loads[i].insns);
-	for (size_t i = 0; i < c->n_kept; i++)
-		kept__free(c, c->kept[i]);
-	free(c->kept);
+	for (size_t i = 0; i < BUCKETS; i++) {
+		for (struct kept *k = c->bucket[i], *next; k; k = next) {
+			next = k->next;
+			kept__free(c, k);
+		}
+	}
 	free(c);
 }
 
@@ -171,7 +177,7 @@ void captures__loaded(struct captures *c, const struct obs_rec_loaded *rec)
 	if (p) {
 		p->expected_attach_type = rec->expected_attach_type;
 		p->sleepable = rec->prog_flags & BPF_F_SLEEPABLE;
-		c->kept[c->n_kept - 1]->may_recover = !insns;
+		((struct kept *)p)->may_recover = !insns;
 	}
 out:
 	if (l)
@@ -182,9 +188,9 @@ out:
 
 const struct obs_prog *captures__find(struct captures *c, uint32_t prog_id)
 {
-	for (size_t i = 0; i < c->n_kept; i++)
-		if (c->kept[i]->p.id == prog_id)
-			return &c->kept[i]->p;
+	for (struct kept *k = c->bucket[prog_id % BUCKETS]; k; k = k->next)
+		if (k->p.id == prog_id)
+			return &k->p;
 	return NULL;
 }
 
@@ -205,9 +211,9 @@ static void list_maps(struct obs_prog *p)
 struct obs_prog *captures__keep(struct captures *c, const struct bpf_prog_info *info, struct bpf_insn *insns,
 				size_t n_insns, const char *license, const char *why)
 {
-	struct kept **grown, *k = calloc(1, sizeof(*k));
+	struct kept **bucket = &c->bucket[info->id % BUCKETS], **end, *k = calloc(1, sizeof(*k));
 
-	if (++c->unpruned >= PRUNE_EVERY)
+	if (++c->unpruned >= PRUNE_EVERY + c->n_kept)
 		captures__prune(c);
 	if (!k)
 		goto err_insns;
@@ -215,17 +221,10 @@ struct obs_prog *captures__keep(struct captures *c, const struct bpf_prog_info *
 	k->why = why ? strdup(why) : NULL;
 	if (!k->license || (why && !k->why))
 		goto err_kept;
-	if (c->n_kept == c->cap_kept) {
-		size_t cap = c->cap_kept ? 2 * c->cap_kept : 16;
-
-		grown = realloc(c->kept, cap * sizeof(*grown));
-		if (!grown)
-			goto err_kept;
-		c->kept = grown;
-		c->cap_kept = cap;
-	}
 	k->p.id = info->id;
 	k->p.type = info->type;
+	k->p.attach_btf_obj_id = info->attach_btf_obj_id;
+	k->p.attach_btf_id = info->attach_btf_id;
 	memcpy(k->p.tag, info->tag, sizeof(k->p.tag));
 	memcpy(k->p.name, info->name, sizeof(k->p.name) - 1);
 	k->p.insns = insns;
@@ -234,7 +233,10 @@ struct obs_prog *captures__keep(struct captures *c, const struct bpf_prog_info *
 	k->p.license = k->license;
 	list_maps(&k->p);
 	c->kept_bytes += n_insns * sizeof(*insns);
-	c->kept[c->n_kept++] = k;
+	for (end = bucket; *end; end = &(*end)->next)
+		;
+	*end = k;
+	c->n_kept++;
 	return &k->p;
 
 err_kept:
@@ -248,25 +250,15 @@ err_insns:
 
 bool captures__may_recover(struct captures *c, const struct obs_prog *p)
 {
-	for (size_t i = 0; i < c->n_kept; i++)
-		if (&c->kept[i]->p == p)
-			return c->kept[i]->may_recover;
-	return false;
+	return ((const struct kept *)p)->may_recover;
 }
 
 const struct obs_prog *captures__recovered(struct captures *c, const struct obs_prog *p, struct bpf_insn *insns,
 					   size_t n_insns, const char *why)
 {
-	struct kept *k = NULL;
+	struct kept *k = (struct kept *)p;
 	char *longer;
 
-	for (size_t i = 0; i < c->n_kept && !k; i++)
-		if (&c->kept[i]->p == p)
-			k = c->kept[i];
-	if (!k) {
-		free(insns);
-		return p;
-	}
 	k->may_recover = false;
 	if (insns) {
 		k->p.insns = insns;
@@ -283,19 +275,21 @@ const struct obs_prog *captures__recovered(struct captures *c, const struct obs_
 
 void captures__prune(struct captures *c)
 {
-	size_t n = 0;
-	int fd;
+	for (size_t i = 0; i < BUCKETS; i++) {
+		struct kept **link = &c->bucket[i], *k;
 
-	for (size_t i = 0; i < c->n_kept; i++) {
-		fd = bpf_prog_get_fd_by_id(c->kept[i]->p.id);
-		if (fd < 0 && errno == ENOENT) {
-			kept__free(c, c->kept[i]);
-			continue;
+		while ((k = *link)) {
+			int fd = bpf_prog_get_fd_by_id(k->p.id);
+
+			if (fd >= 0)
+				close(fd);
+			if (fd >= 0 || errno != ENOENT) {
+				link = &k->next;
+				continue;
+			}
+			*link = k->next;
+			kept__free(c, k);
 		}
-		if (fd >= 0)
-			close(fd);
-		c->kept[n++] = c->kept[i];
 	}
-	c->n_kept = n;
 	c->unpruned = 0;
 }

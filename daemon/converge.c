@@ -11,7 +11,9 @@
 
 #include "daemon/build.h"
 #include "daemon/engine_impl.h"
+#include "daemon/escape.h"
 #include "daemon/log.h"
+#include "daemon/park.h"
 #include "daemon/plan.h"
 #include "daemon/procfs.h"
 #include "daemon/state.h"
@@ -100,6 +102,8 @@ static void remove_tool(struct engine *e, struct tool *t)
 	if (!hosts__find(&e->hosts, t->pid))
 		observer__unwatch(e->observer, t->pid);
 	claims__drop_tool(e->claims, t->pid);
+	if (procfs_start_time(t->pid) != t->start_time)
+		park__drop_left(t->pid, t->start_time);
 	free(t);
 }
 
@@ -133,6 +137,15 @@ static void drop_empty_places(struct engine *e)
 	hosts__drop_marked(&e->hosts);
 }
 
+static void free_group(struct group *g)
+{
+	if (!g)
+		return;
+	free(g->probe);
+	free(g->map_id);
+	free(g);
+}
+
 /* The group's state is KERNEL or GONE: nothing of it is used any more once the hosts are quiet. */
 static void destroy_group(struct engine *e, struct group *g)
 {
@@ -143,40 +156,59 @@ static void destroy_group(struct engine *e, struct group *g)
 	}
 	builder__cancel(e->builder, g);
 	switch_settle(&e->sw);
+	if (g->state != GROUP_GONE)
+		hosts__await_children(&e->hosts, g);
+	escapes__detach(e->hosts.escapes, g);
 	switch_forget(&e->sw, g);
 	unlink_group(e, g);
 	for (unsigned int i = 0; i < g->n_probes; i++)
 		g->probe[i]->group = NULL;
 	group__unbuild(g);
-	free(g->probe);
-	free(g);
+	free_group(g);
 	drop_empty_places(e);
 	state__save(e->groups, &e->hosts);
 }
 
-static bool shares_map(const struct obs_prog *a, const struct obs_prog *b)
+static bool has_map(const struct group *g, uint32_t id)
 {
-	for (size_t i = 0; i < a->n_maps; i++)
-		for (size_t k = 0; k < b->n_maps; k++)
-			if (a->map_ids[i] == b->map_ids[k])
-				return true;
+	for (size_t i = 0; i < g->n_map_ids; i++)
+		if (g->map_id[i] == id)
+			return true;
 	return false;
 }
 
+/* By a map; a program without maps is in one group for all its probes. */
 static bool belongs(struct engine *e, const struct group *g, const struct probe *p)
 {
-	const struct obs_prog *a = observer__prog(e->observer, p->o.prog_id);
+	const struct obs_prog *prog = observer__prog(e->observer, p->o.prog_id);
 
-	for (unsigned int i = 0; a && i < g->n_probes; i++) {
-		const struct obs_prog *b = observer__prog(e->observer, g->probe[i]->o.prog_id);
-
-		if (g->probe[i]->o.prog_id == p->o.prog_id || (b && shares_map(a, b)))
+	if (prog && g->probe[0]->o.prog_id == p->o.prog_id)
+		return true;
+	for (size_t i = 0; prog && i < prog->n_maps; i++)
+		if (has_map(g, prog->map_ids[i]))
 			return true;
-	}
 	return false;
 }
 
-static bool append(struct group *g, struct probe *p)
+/* Those of the probe's program become the group's. */
+static bool append_maps(struct engine *e, struct group *g, const struct probe *p)
+{
+	const struct obs_prog *prog = observer__prog(e->observer, p->o.prog_id);
+	uint32_t *more;
+
+	for (size_t i = 0; prog && i < prog->n_maps; i++) {
+		if (has_map(g, prog->map_ids[i]))
+			continue;
+		more = realloc(g->map_id, (g->n_map_ids + 1) * sizeof(*more));
+		if (!more)
+			return false;
+		g->map_id = more;
+		g->map_id[g->n_map_ids++] = prog->map_ids[i];
+	}
+	return true;
+}
+
+static bool append(struct engine *e, struct group *g, struct probe *p)
 {
 	unsigned int room = g->room ? 2 * g->room : 4;
 	struct probe **more;
@@ -188,6 +220,8 @@ static bool append(struct group *g, struct probe *p)
 		g->probe = more;
 		g->room = room;
 	}
+	if (!append_maps(e, g, p))
+		return false;
 	p->group = g;
 	p->hit_index = g->n_probes;
 	g->probe[g->n_probes++] = p;
@@ -204,7 +238,7 @@ static void grow_group(struct engine *e, struct group *g)
 		for (struct probe *p = e->probes; p; p = p->next) {
 			if (p->group || p->tool != g->tool || g->n_probes == GROUP_MAX_PROBES || !belongs(e, g, p))
 				continue;
-			grew |= append(g, p);
+			grew |= append(e, g, p);
 		}
 	}
 }
@@ -213,8 +247,8 @@ static struct group *add_group(struct engine *e, struct probe *p)
 {
 	struct group *g = calloc(1, sizeof(*g));
 
-	if (!g || !append(g, p)) {
-		free(g);
+	if (!g || !append(e, g, p)) {
+		free_group(g);
 		return NULL;
 	}
 	g->id = ++e->next_group_id;
@@ -373,8 +407,10 @@ static void takeover(struct engine *e, struct group *g)
 	}
 	if (!err)
 		err = group__attach_khalf(g);
-	if (!err)
+	if (!err) {
+		escapes__attach(e->hosts.escapes, g);
 		err = switch_takeover(&e->sw, g);
+	}
 	if (err) {
 		takeover_failed(e, g, err, is_claimed);
 		return;
@@ -434,6 +470,9 @@ static bool is_daemon(const struct engine *e, pid_t pid)
 
 static struct probe *find_probe(struct engine *e, const struct obs_probe *o)
 {
+	for (struct probe *p = park__is_parked(o) ? e->probes : NULL; p; p = p->next)
+		if (park__is_of(o, p))
+			return p;
 	for_each_probe_at(p, &e->at, o->ino, o->offset)
 	{
 		if (p->o.event_id == o->event_id && p->o.prog_id == o->prog_id)
@@ -448,7 +487,7 @@ static void make_absolute(struct obs_probe *o)
 	char cwd[sizeof(o->path)], link[32], whole[2 * sizeof(o->path) + 1];
 	ssize_t n;
 
-	if (o->path[0] == '/')
+	if (o->path[0] == '/' || probe_kind__is_tracepoint(o->kind))
 		return;
 	snprintf(link, sizeof(link), "/proc/%d/cwd", o->tool);
 	n = readlink(link, cwd, sizeof(cwd) - 1);
@@ -470,9 +509,11 @@ static void add_probe(struct engine *e, struct tool *t, const struct obs_probe *
 	p->o = *o;
 	make_absolute(&p->o);
 	p->khalf_fd = p->khalf_link_fd = -1;
+	p->escape = p->escape_taken = p->escape_event_fd = p->escape_link_fd = -1;
 	p->seen = true;
 	snprintf(path, sizeof(path), "/proc/%d/root%s", t->pid, o->path);
-	symbol_at(path, o->offset, p->symbol, sizeof(p->symbol));
+	if (!probe_is_tracepoint(p))
+		symbol_at(path, o->offset, p->symbol, sizeof(p->symbol));
 	p->next = e->probes;
 	e->probes = p;
 	probes__add(&e->at, p);
@@ -492,6 +533,7 @@ static void remove_probe(struct engine *e, struct probe *p)
 		}
 	}
 	probes__remove(&e->at, p);
+	parked__free(p->parked);
 	uprobe__detach(&p->khalf_fd, &p->khalf_link_fd);
 	free(p);
 }
@@ -537,6 +579,85 @@ static bool has_unseen(struct engine *e, const struct tool *t)
 	return false;
 }
 
+static bool shares_map(const struct obs_prog *a, const struct obs_prog *b)
+{
+	for (size_t i = 0; i < a->n_maps; i++)
+		for (size_t k = 0; k < b->n_maps; k++)
+			if (a->map_ids[i] == b->map_ids[k])
+				return true;
+	return false;
+}
+
+/* Does a uprobe of this tool, or a tracepoint that does, use one of the maps? */
+static bool touches_tool(struct engine *e, const struct tool *t, uint32_t prog_id)
+{
+	const struct obs_prog *a = observer__prog(e->observer, prog_id);
+
+	for (const struct probe *p = e->probes; a && p; p = p->next) {
+		const struct obs_prog *b = p->tool == t && p->seen ? observer__prog(e->observer, p->o.prog_id) : NULL;
+
+		if (b && shares_map(a, b))
+			return true;
+	}
+	return false;
+}
+
+/* Nobody becomes a tool by them: they are of interest as far as they share maps with a tool's uprobes. */
+static bool take_tracepoint(struct engine *e, const struct obs_probe *o)
+{
+	struct tool *t = engine__tool(e, o->tool);
+	struct probe *p = find_probe(e, o);
+
+	if (!o->prog_id || !t || (p && p->seen) || !touches_tool(e, t, o->prog_id))
+		return false;
+	if (p && !has_moved(p, o)) {
+		p->seen = true;
+		return true;
+	}
+	add_probe(e, t, o);
+	if (!t->dirty_at)
+		t->dirty_at = now_ns();
+	p = find_probe(e, o);
+	return p && p->seen;
+}
+
+static void take_tracepoints(struct engine *e, const struct obs_scan *scan)
+{
+	bool more = true;
+
+	while (more) {
+		more = false;
+		for (size_t i = 0; i < scan->n_probes; i++)
+			if (probe_kind__is_tracepoint(scan->probes[i].kind))
+				more |= take_tracepoint(e, &scan->probes[i]);
+	}
+}
+
+/* What the tool has done with parked attachments is for the kernel to answer: they are restored. Were some? */
+static bool unpark_changed(struct engine *e, const struct tool *only)
+{
+	bool some = false;
+	char why[REASON_SIZE];
+
+	for (struct group *g = e->groups; g; g = g->next) {
+		bool changed = false;
+
+		for (unsigned int i = 0; i < g->n_probes; i++)
+			changed |= !g->probe[i]->seen;
+		if (!g->is_parked || (only && g->tool != only) || !changed)
+			continue;
+		if (!park__restore(g, false, why, sizeof(why))) {
+			some = true;
+			continue;
+		}
+		/* Not now. Until then the kernel half serves all hits. */
+		for (unsigned int i = 0; i < g->n_probes; i++)
+			g->probe[i]->seen = true;
+		g->tool->dirty_at = now_ns();
+	}
+	return some;
+}
+
 static void take_scan(struct engine *e, struct tool *only, const struct obs_scan *scan)
 {
 	pid_t daemon = 0; /* one that was recognised: it may have many probes */
@@ -545,16 +666,28 @@ static void take_scan(struct engine *e, struct tool *only, const struct obs_scan
 		if (!only || p->tool == only)
 			p->seen = false;
 	for (size_t i = 0; i < scan->n_probes; i++) {
+		struct probe *p = find_probe(e, &scan->probes[i]);
+
+		if (p && !has_moved(p, &scan->probes[i]))
+			p->seen = scan->probes[i].enabled;
+	}
+	if (unpark_changed(e, only)) {
+		converge__everything(e);
+		return;
+	}
+	for (size_t i = 0; i < scan->n_probes; i++) {
 		const struct obs_probe *o = &scan->probes[i];
-		struct probe *p = find_probe(e, o);
+		struct probe *p;
 		struct tool *t;
 
+		if (o->kind != PROBE_UPROBE && o->kind != PROBE_URETPROBE)
+			continue;
+		p = find_probe(e, o);
 		if (p && !has_moved(p, o)) {
 			p->seen = o->enabled;
 			continue;
 		}
-		if (!o->enabled || !o->prog_id || (o->kind != PROBE_UPROBE && o->kind != PROBE_URETPROBE) ||
-		    o->tool == daemon)
+		if (!o->enabled || !o->prog_id || park__is_parked(o) || o->tool == daemon)
 			continue;
 		t = engine__tool(e, o->tool);
 		if (!t && is_daemon(e, o->tool)) {
@@ -569,6 +702,7 @@ static void take_scan(struct engine *e, struct tool *only, const struct obs_scan
 		if (!t->dirty_at)
 			t->dirty_at = now_ns();
 	}
+	take_tracepoints(e, scan);
 	/* What a tool has no more another process may have got from it: only a look at all of them tells. */
 	if (only && has_unseen(e, only)) {
 		converge__everything(e);
@@ -681,9 +815,11 @@ void converge__host_gone(struct engine *e, pid_t pid)
 
 static void group_probes(struct engine *e, struct tool *t)
 {
-	for (struct probe *p = e->probes; p; p = p->next)
-		if (p->tool == t && !p->group)
-			add_group(e, p);
+	/* A group begins with a uprobe. */
+	for (int tracepoints = 0; tracepoints < 2; tracepoints++)
+		for (struct probe *p = e->probes; p; p = p->next)
+			if (p->tool == t && !p->group && probe_is_tracepoint(p) == tracepoints)
+				add_group(e, p);
 }
 
 static uint64_t settle_ns(const struct tool *t)
@@ -712,12 +848,13 @@ static void run_tool(struct engine *e, struct tool *t, uint64_t now)
 		if (g->tool != t)
 			continue;
 		if (t->refusal[0]) {
-			/* A tool under a debugger cannot be made to see its own memory: it goes on as it is. */
+			/* A tool under a debugger cannot be made to see its own memory, nor have its attachment
+			 * back: it goes on as it is. */
 			if (g->state == GROUP_SHARED)
-				switch_handback(&e->sw, g, !g->has_viewed);
+				switch_handback(&e->sw, g, !g->has_viewed && !g->is_parked);
 			snprintf(g->reason, sizeof(g->reason), "%s", t->refusal);
 			group__set_reasons(g);
-		} else if (g->state == GROUP_KERNEL && !g->building && g->retry_at <= now) {
+		} else if (g->state == GROUP_KERNEL && !g->building && g->retry_at <= now && !e->clears_until) {
 			takeover(e, g);
 			converge__changed(e);
 		}
@@ -742,7 +879,7 @@ uint64_t converge__run(struct engine *e)
 	if (!next && !converge__is_building(e, NULL))
 		claims__drop_last(e->claims);
 	for (struct group *g = e->groups; g; g = g->next)
-		if (g->state == GROUP_SHARED && g->has_viewed && g->tool->refusal[0])
+		if (g->state == GROUP_SHARED && (g->has_viewed || g->is_parked) && g->tool->refusal[0])
 			next = earlier(now + CLAIMS_NS, next);
 	for (struct group *g = e->groups; g; g = g->next)
 		if (g->state == GROUP_KERNEL && !g->building && !g->tool->refusal[0] && g->retry_at &&

@@ -14,6 +14,7 @@
 #include "daemon/guard.h"
 #include "daemon/log.h"
 #include "daemon/observe.h"
+#include "daemon/park.h"
 #include "daemon/pins.h"
 #include "daemon/repair.h"
 #include "daemon/state.h"
@@ -103,7 +104,7 @@ static void on_new_host(void *arg, pid_t pid)
 static int start(struct engine *e, const struct engine_opts *opts, char *err, size_t err_size)
 {
 	char path[PATH_MAX];
-	int ret;
+	int ret, forks_fd, kin_fd;
 
 	snprintf(path, sizeof(path), "%s/bpftimed-jit", opts->libexec_dir);
 	if (access(path, X_OK)) {
@@ -111,7 +112,7 @@ static int start(struct engine *e, const struct engine_opts *opts, char *err, si
 		snprintf(err, err_size, "%s cannot be executed: %s", path, strerror(-ret));
 		return ret;
 	}
-	e->worker = vm_worker__new(path);
+	e->worker = vm_worker__new(path, opts->compiler_env);
 	if (!e->worker) {
 		snprintf(err, err_size, "out of memory");
 		return -ENOMEM;
@@ -126,6 +127,7 @@ static int start(struct engine *e, const struct engine_opts *opts, char *err, si
 	if (ret)
 		return ret;
 	state__open(opts->runtime_dir);
+	park__open(opts->runtime_dir);
 	recover_state();
 	ret = claims__pin(e->claims, err, err_size);
 	if (ret)
@@ -142,7 +144,8 @@ static int start(struct engine *e, const struct engine_opts *opts, char *err, si
 	ret = carriers__pin(e->carriers, pins__dir(), err, err_size);
 	if (ret)
 		return ret;
-	ret = repairer__new(&e->repairer, observer__forks(e->observer), err, err_size);
+	forks_fd = observer__forks(e->observer, &kin_fd);
+	ret = repairer__new(&e->repairer, forks_fd, kin_fd, err, err_size);
 	if (ret)
 		return ret;
 	e->hosts.repairer = e->repairer;
@@ -212,6 +215,7 @@ void engine__free(struct engine *e)
 	claims__free(e->claims);
 	guard__stop();
 	pins__close(state__needs_pin);
+	park__close(false);
 	state__remove();
 	sd_event_unref(e->event);
 	free(e);

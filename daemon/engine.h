@@ -23,6 +23,7 @@ struct engine_opts {
 	size_t sz;		 /* sizeof(struct engine_opts) of the caller */
 	const char *runtime_dir; /* exists, belongs to root; the engine may keep files of its own in it */
 	const char *libexec_dir; /* where bpftimed-jit is */
+	char **compiler_env;	 /* with what environment it is executed; stays the caller's. NULL: an empty one */
 	/* Called, from the event loop, whenever a tool's state may have changed: waiting clients are looked at again.
 	 */
 	void (*changed)(void *arg);

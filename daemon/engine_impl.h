@@ -51,6 +51,7 @@ struct engine {
 	uint64_t claims_look_at; /* CLOCK_MONOTONIC ns, see watch_claims(); 0: nothing to look at */
 	uint64_t users_look_at;	 /* the same, see watch_users() */
 	unsigned int users_looks;
+	uint64_t clears_until; /* see watch_buried(); 0: it does not */
 };
 
 /* A tool must have been quiet for this long before what it attached is taken over: it is often not done yet. */

@@ -122,7 +122,7 @@ static bool maps_any(const struct group *g, pid_t pid, bool *all)
 	for (unsigned int i = 0; i < g->n_probes; i++) {
 		const struct obs_probe *o = &g->probe[i]->o;
 
-		if (o->target >= 0)
+		if (o->target >= 0 || probe_is_tracepoint(g->probe[i]))
 			continue;
 		if (!last || last->ino != o->ino || last->dev != o->dev)
 			found = host__maps_file(pid, o->dev, o->ino);

@@ -13,7 +13,9 @@
 
 #include "agent/counters.h"
 #include "agent/service.h"
+#include "agent/clock.h"
 #include "daemon/claims.h"
+#include "daemon/escape.h"
 #include "daemon/kernel_features.h"
 #include "daemon/log.h"
 #include "daemon/mapped.h"
@@ -54,6 +56,11 @@ int hosts__init(struct hosts *hs, const struct policy *policy, struct claims *cl
 		snprintf(err, err_size, "%s", why.text);
 		return ret;
 	}
+	hs->escapes = escapes__new(hs->image, hs->repairer);
+	if (!hs->escapes) {
+		snprintf(err, err_size, "out of memory");
+		return -ENOMEM;
+	}
 	agent_close_aside();
 	hs->noop_prog_fd = load_noop();
 	if (hs->noop_prog_fd < 0) {
@@ -69,6 +76,12 @@ static void free_lodging(struct lodging *l)
 	free(l);
 }
 
+static void put_escape(struct hosts *hs, const struct host *h, struct place *pl)
+{
+	escapes__put(hs->escapes, pl->escape, h->target && target__has_stragglers(h->target));
+	pl->escape = -1;
+}
+
 static void host__free(struct hosts *hs, struct host *h)
 {
 	for (struct lodging *l = h->lodgings, *next; l; l = next) {
@@ -77,6 +90,7 @@ static void host__free(struct hosts *hs, struct host *h)
 	}
 	if (h->injected)
 		agent_service__remove(hs->service, h->pid);
+	for_each_used_place(pl, h) put_escape(hs, h, pl);
 	if (h->target)
 		target__free(h->target);
 	claims__drop_target(hs->claims, h->pid);
@@ -142,6 +156,8 @@ void hosts__fini(struct hosts *hs)
 	agent_closed_all();
 	if (hs->service)
 		agent_service__free(hs->service);
+	escapes__free(hs->escapes);
+	hs->escapes = NULL;
 	if (hs->image)
 		agent_image__free(hs->image);
 	if (hs->noop_prog_fd >= 0)
@@ -379,7 +395,7 @@ static int map_all(struct host *h, struct lodging *l, struct agent_error *err)
 	size_t n = 0;
 	int ret;
 
-	l->maps = calloc(1 + g->n_progs + g->n_maps, sizeof(*l->maps));
+	l->maps = calloc(1 + g->n_user_progs + g->n_maps, sizeof(*l->maps));
 	if (!l->maps)
 		return -ENOMEM;
 	l->maps[n++] = (struct target_mapping){.fd = g->arena_fd,
@@ -387,7 +403,7 @@ static int map_all(struct host *h, struct lodging *l, struct agent_error *err)
 					       .prot = PROT_READ,
 					       .writable_from = SHM_HDR_SIZE,
 					       .writable_size = g->arena_size - SHM_HDR_SIZE};
-	for (unsigned int i = 0; i < g->n_progs; i++)
+	for (unsigned int i = 0; i < g->n_user_progs; i++)
 		l->maps[n++] = (struct target_mapping){.fd = g->prog[i].code_fd,
 						       .size = PAGE_ROUND(g->prog[i].code.size),
 						       .prot = PROT_READ | PROT_EXEC};
@@ -403,7 +419,7 @@ static int map_all(struct host *h, struct lodging *l, struct agent_error *err)
 	l->n_maps = n;
 	n = 0;
 	l->arena = l->maps[n++].addr;
-	for (unsigned int i = 0; i < g->n_progs; i++)
+	for (unsigned int i = 0; i < g->n_user_progs; i++)
 		l->code[i] = l->maps[n++].addr + g->prog[i].code.entry;
 	for (unsigned int i = 0; i < g->n_maps; i++)
 		if (g->map[i].geo.kind == SHM_DIRECT)
@@ -471,7 +487,7 @@ size_t host__code_ranges(const struct host *h, struct code_range *ranges, size_t
 	size_t n = 0;
 
 	for (const struct lodging *l = h->lodgings; l; l = l->next)
-		for (unsigned int i = 0; i < l->group->n_progs && n < max; i++)
+		for (unsigned int i = 0; i < l->group->n_user_progs && n < max; i++)
 			ranges[n++] =
 				(struct code_range){l->maps[1 + i].addr, l->maps[1 + i].addr + l->maps[1 + i].size};
 	return n;
@@ -515,7 +531,13 @@ struct place *host__place(struct host *h, const struct probe *p, bool has_return
 	if (!pl)
 		return NULL;
 	*pl = (struct place){
-		.used = true, .ino = p->o.ino, .offset = p->o.offset, .has_return = has_return, .plan_for = p};
+		.used = true,
+		.ino = p->o.ino,
+		.offset = p->o.offset,
+		.has_return = has_return,
+		.escape = -1,
+		.plan_for = p,
+	};
 	return pl;
 }
 
@@ -529,6 +551,7 @@ static void plan(struct hosts *hs, struct host *h, struct place **pl, size_t n)
 		const struct probe *p = pl[i]->plan_for;
 		char *at = path + i * (PATH_MAX + 32);
 
+		pl[i]->escape = escapes__take(hs->escapes, p->o.dev, p->o.ino, p->o.offset);
 		snprintf(at, PATH_MAX + 32, "/proc/%d/root%s", p->tool->pid, p->o.path);
 		opts[i] = (struct site_opts){
 			.sz = sizeof(*opts),
@@ -539,6 +562,7 @@ static void plan(struct hosts *hs, struct host *h, struct place **pl, size_t n)
 			.noop_prog_fd = hs->noop_prog_fd,
 			.pin_dir = pins__dir(),
 			.index = (int)(pl[i] - h->place),
+			.escape = pl[i]->escape < 0 ? 0 : (unsigned int)pl[i]->escape + 1,
 		};
 	}
 	if (opts && out && path)
@@ -550,6 +574,8 @@ static void plan(struct hosts *hs, struct host *h, struct place **pl, size_t n)
 			site__fill_addresses(pl[i]->site, h->arena)->mode = AGENT_SITE_BOUNCE;
 		else
 			snprintf(pl[i]->why, sizeof(pl[i]->why), "%s", out ? out[i].err.text : "out of memory");
+		if (!pl[i]->site)
+			put_escape(hs, h, pl[i]);
 	}
 	free(opts);
 	free(out);
@@ -588,6 +614,22 @@ void host__plan(struct hosts *hs, struct host *h)
 		hosts__drop_marked(hs);
 	}
 	free(fresh);
+}
+
+#define CHILDREN_US 200000 /* as long as a child waits */
+
+void hosts__await_children(struct hosts *hs, const struct group *g)
+{
+	int64_t since = clock_us(), deadline = since + CHILDREN_US;
+	bool some = false;
+
+	for (unsigned int i = 0; i < g->n_probes; i++)
+		some |= g->probe[i]->escape >= 0;
+	for (struct host *h = hs->list; h && some; h = h->next)
+		while (host__lodging(h, g) && agent_may_fork_since(h->pid, since) && clock_us() < deadline)
+			usleep(500);
+	if (some)
+		repairer__catch_up(hs->repairer, deadline);
 }
 
 uint64_t host__counted_hits(const struct host *h, const struct place *p, const struct group *g, unsigned int hit_index)
@@ -651,8 +693,10 @@ static void forget_dropped(struct hosts *hs, struct host *h)
 		some = true;
 		if (pl->site)
 			tell_stuck(h, pl);
-		else
+		else {
+			put_escape(hs, h, pl);
 			memset(pl, 0, sizeof(*pl));
+		}
 	}
 	if (some)
 		tell_repairer(hs, h);

@@ -11,6 +11,7 @@
 
 struct agent_service; /* agent/service.h */
 struct claims;
+struct escapes;	 /* daemon/escape.h */
 struct repairer; /* daemon/repair.h */
 
 struct hosts {
@@ -19,6 +20,7 @@ struct hosts {
 	struct agent_service *service;
 	const struct policy *policy;
 	struct claims *claims;
+	struct escapes *escapes;
 	int noop_prog_fd;
 	struct repairer *repairer;
 	/* Called when a process is to get the agent for the first time: from now on its forks are to be known. */
@@ -45,6 +47,12 @@ bool host__is_allowed(const struct hosts *hs, const struct host *h, const char *
  * places cannot be given up yet; it stays in the list and is lodged in no more.
  */
 bool hosts__forget(struct hosts *hs, struct host *h);
+
+/*
+ * The group's places are closed. Returns when fork children that have them open have been repaired: what stands at the
+ * group's escape slots can go. Gives up after a while.
+ */
+void hosts__await_children(struct hosts *hs, const struct group *g);
 
 /* Does this process map the file executable? */
 bool host__maps_file(pid_t pid, uint64_t dev, uint64_t ino);

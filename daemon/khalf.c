@@ -24,7 +24,8 @@
 #include "daemon/khalf_lib.h"
 #include "vm-llvm/additive.h"
 
-#define LOG_SIZE (4u << 20)
+#define LOG_SIZE      (4u << 20)
+#define PROLOGUE_MOST 16u /* instructions */
 
 /* Helpers that work on a map and have a subprogram. */
 static const struct {
@@ -77,17 +78,33 @@ __attribute__((format(printf, 3, 4))) static int refuse(struct khalf *k, int cod
 	return code;
 }
 
-/* One fetch-and-add counts the hit and tells, in the sign, whether the gate is open. */
-static void emit_prologue(struct khalf *k)
+static void emit(struct khalf *k, const struct bpf_insn *insns, size_t n)
 {
+	memcpy(k->out + k->n_out, insns, n * sizeof(*insns));
+	k->n_out += n;
+}
+
+/* At a perf event's tracepoint the answers of all programs are one, by AND: closed, this one has no say. */
+static int closed_answer(const struct khalf_opts *o)
+{
+	return o->prog_type == BPF_PROG_TYPE_TRACEPOINT;
+}
+
+/* One fetch-and-add counts the hit and tells, in the sign, whether the gate is open. */
+static void emit_prologue(struct khalf *k, const struct khalf_opts *o)
+{
+	const struct bpf_insn nothing[] = {
+		INSN(BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, closed_answer(o)),
+		INSN(BPF_JMP | BPF_EXIT, 0, 0, 0, 0),
+	};
+	const struct bpf_insn *closed = o->closed ? o->closed : nothing;
+	size_t n_closed = o->closed ? o->n_closed : N(nothing);
 	const struct bpf_insn gate[] = {
 		INSN(BPF_LD | BPF_IMM | BPF_DW, 2, BPF_PSEUDO_MAP_VALUE, 0, k->fds.arena),
 		INSN(0, 0, 0, 0, offsetof(struct shm_group_hdr, kgate)),
 		INSN(BPF_ALU64 | BPF_MOV | BPF_K, 3, 0, 0, 1),
 		INSN(BPF_STX | BPF_ATOMIC | BPF_DW, 2, 3, 0, BPF_ADD | BPF_FETCH),
-		INSN(BPF_JMP | BPF_JSLT | BPF_K, 3, 0, 2, 0),
-		INSN(BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, 0),
-		INSN(BPF_JMP | BPF_EXIT, 0, 0, 0, 0),
+		INSN(BPF_JMP | BPF_JSLT | BPF_K, 3, 0, (short)n_closed, 0),
 	};
 	const struct bpf_insn arrive[] = {
 		INSN(BPF_ALU64 | BPF_MOV | BPF_X, 6, 1, 0, 0),
@@ -95,13 +112,39 @@ static void emit_prologue(struct khalf *k)
 		INSN(BPF_ALU64 | BPF_MOV | BPF_X, 1, 6, 0, 0),
 	};
 
-	memcpy(k->out, gate, sizeof(gate));
-	k->n_out = N(gate);
+	k->n_out = 0;
+	emit(k, gate, N(gate));
+	emit(k, closed, n_closed);
 	if (k->fds.arrived >= 0) {
-		memcpy(k->out + k->n_out, arrive, sizeof(arrive));
-		k->n_out += N(arrive);
+		emit(k, arrive, N(arrive));
 		k->used[KHALF_ARRIVE] = true;
 	}
+}
+
+/* The same, but that hits of the daemon's are not counted: what it does while it moves the group's truth. */
+static void emit_sparing_prologue(struct khalf *k, const struct khalf_opts *o)
+{
+	const int daemon = offsetof(struct shm_group_hdr, daemon), kgate = offsetof(struct shm_group_hdr, kgate);
+	const struct bpf_insn gate[] = {
+		INSN(BPF_ALU64 | BPF_MOV | BPF_X, 6, 1, 0, 0),
+		INSN(BPF_JMP | BPF_CALL, 0, 0, 0, BPF_FUNC_get_current_pid_tgid),
+		INSN(BPF_ALU64 | BPF_RSH | BPF_K, 0, 0, 0, 32),
+		INSN(BPF_LD | BPF_IMM | BPF_DW, 2, BPF_PSEUDO_MAP_VALUE, 0, k->fds.arena),
+		INSN(0, 0, 0, 0, 0),
+		INSN(BPF_LDX | BPF_MEM | BPF_W, 3, 2, (short)daemon, 0),
+		INSN(BPF_JMP | BPF_JEQ | BPF_X, 3, 0, 3, 0),
+		INSN(BPF_ALU64 | BPF_MOV | BPF_K, 3, 0, 0, 1),
+		INSN(BPF_STX | BPF_ATOMIC | BPF_DW, 2, 3, (short)kgate, BPF_ADD | BPF_FETCH),
+		INSN(BPF_JMP | BPF_JA, 0, 0, 1, 0),
+		INSN(BPF_LDX | BPF_MEM | BPF_DW, 3, 2, (short)kgate, 0),
+		INSN(BPF_JMP | BPF_JSLT | BPF_K, 3, 0, 2, 0),
+		INSN(BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, closed_answer(o)),
+		INSN(BPF_JMP | BPF_EXIT, 0, 0, 0, 0),
+		INSN(BPF_ALU64 | BPF_MOV | BPF_X, 1, 6, 0, 0),
+	};
+
+	k->n_out = 0;
+	emit(k, gate, N(gate));
 }
 
 static int translate_load64(struct khalf *k, struct bpf_insn *in, size_t at)
@@ -304,7 +347,8 @@ static void last_line(char *log, char *out, size_t size)
 /* -errno; *misaligned when another width of access might help. */
 static int load(struct khalf *k, const struct khalf_opts *a, bool *misaligned)
 {
-	LIBBPF_OPTS(bpf_prog_load_opts, opts, .expected_attach_type = a->expected_attach_type, .attempts = 5);
+	LIBBPF_OPTS(bpf_prog_load_opts, opts, .expected_attach_type = a->expected_attach_type,
+		    .attach_btf_id = a->attach_btf_id, .attempts = 5);
 	int fd = bpf_prog_load(a->prog_type, a->name, a->license, k->out, k->n_out, &opts), err;
 	char *log, line[160];
 
@@ -359,9 +403,11 @@ int khalf_load(const struct bpf_insn *insns, size_t n_insns, const struct khalf_
 		.err_size = err_size,
 	};
 	struct khalf_consts consts = {0};
-	size_t room = n_insns + 16;
+	size_t room = n_insns + o->n_closed + PROLOGUE_MOST;
 	int ret;
 
+	if (o->n_closed > INT16_MAX)
+		return refuse(&k, -E2BIG, "the program has %zu instructions", o->n_closed);
 	ret = check_maps(&k, o->geo, o->n_geo);
 	if (ret)
 		return ret;
@@ -382,7 +428,10 @@ int khalf_load(const struct bpf_insn *insns, size_t n_insns, const struct khalf_
 		k.out = calloc(room, sizeof(*k.out));
 		ret = k.out ? 0 : refuse(&k, -ENOMEM, "no memory");
 		if (!ret) {
-			emit_prologue(&k);
+			if (o->spares_daemon)
+				emit_sparing_prologue(&k, o);
+			else
+				emit_prologue(&k, o);
 			ret = translate(&k, insns, n_insns);
 		}
 		if (!ret)

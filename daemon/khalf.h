@@ -17,12 +17,17 @@
 
 struct khalf_opts {
 	uint32_t prog_type, expected_attach_type;
+	uint32_t attach_btf_id; /* of a BPF_PROG_TYPE_TRACING, in the kernel's own BTF */
+	bool spares_daemon;	/* hits by shm_group_hdr.daemon are served, and not counted */
 	const char *license, *name;
 	int arena_fd;
 	const struct shm_geo *geo;
 	size_t n_geo;
 	/* Maps of kind SHM_DIRECT or that only the kernel can serve keep the tool's map: direct_fd[i] >= 0. */
 	const int *direct_fd;
+	/* What is done when kgate is closed: a program with nothing to translate, or NULL: nothing. */
+	const struct bpf_insn *closed;
+	size_t n_closed;
 	/* See bpf/arrivals.h; -1: nobody wants to know which processes are served here. */
 	int arrived_fd, arrivals_fd;
 };

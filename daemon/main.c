@@ -24,6 +24,7 @@
 #include "engine.h"
 #include "log.h"
 #include "policy.h"
+#include "private_libs.h"
 #include "runtime_dir.h"
 #include "server.h"
 
@@ -273,6 +274,7 @@ static int start(struct bpftimed *d)
 		.sz = sizeof(opts),
 		.runtime_dir = d->options.runtime_dir,
 		.libexec_dir = d->options.libexec_dir,
+		.compiler_env = private_libs__environment(),
 		.changed = on_engine_changed,
 		.changed_arg = d,
 	};
@@ -331,6 +333,9 @@ int main(int argc, char **argv)
 	if (code >= 0)
 		return code;
 	log_set_level(d.options.log_level);
+	r = geteuid() == 0 ? private_libs__enter(argv) : 0;
+	if (r < 0)
+		log_warning("its libraries are everybody's, and uprobes on them hit it, too: %s", strerror(-r));
 	r = start(&d);
 	if (r == 0) {
 		log_info("version " BPFTIMED_VERSION " runs; the control socket is in %s", d.options.runtime_dir);

@@ -28,14 +28,15 @@
 #include "vm-llvm/vm.h"
 
 #define REASON_SIZE	 320
-#define GROUP_MAX_PROGS	 56  /* that differ */
-#define GROUP_MAX_PROBES 256 /* tried with 141 in one program and with 114 in libc in 40 processes */
+#define GROUP_MAX_PROGS	 56 /* that differ */
+#define GROUP_MAX_PROBES 4096
 
 #define HOST_FILES 4
 
 struct engine;
 struct group;
 struct khalf_link; /* build.c */
+struct parked;	   /* park.c */
 
 /* A process that holds probes. */
 struct tool {
@@ -65,7 +66,13 @@ struct probe {
 	unsigned int prog;	  /* in the group's programs, once it is planned */
 	int khalf_fd;		  /* perf event of the kernel half, or -1 */
 	int khalf_link_fd;
+	int escape;			     /* the slot at which its program stands, too, or -1: escape.h */
+	int escape_taken;		     /* that is its instruction's, or -1 */
+	int escape_event_fd, escape_link_fd; /* or -1 */
+	struct parked *parked; /* what it was before it was parked: park.h; NULL: it is not */
 	bool seen;
+	bool is_beside; /* a tracepoint whose program uses no map that moves: it goes on by itself, and prog says
+			   nothing */
 };
 
 struct gmap {
@@ -83,14 +90,19 @@ struct gmap {
 struct gprog {
 	char name[BPF_OBJ_NAME_LEN];
 	uint32_t type, expected_attach_type;
+	uint32_t attach_btf_id; /* of a PROBE_TP_BTF */
 	const char *license;
 	struct bpf_insn *insns; /* map ids replaced by indices into the group's maps */
 	size_t n_insns;
 	struct vm_code code;
 	int code_fd;
-	bool plain;    /* a hit without AGENT_ACT_GENERAL does for its code */
-	int khalf_fd;  /* the translated program, or -1 */
-	bool is_multi; /* it is for uprobe_multi links */
+	bool plain;	      /* a hit without AGENT_ACT_GENERAL does for its code */
+	int khalf_fd;	      /* the translated program, or -1 */
+	bool is_multi;	      /* it is for uprobe_multi links */
+	struct bpf_insn *own; /* as the tool has loaded them, with ids of maps; NULL: it has no escape */
+	size_t n_own;
+	int escape_fd; /* what stands at escape slots, or -1 */
+	bool escape_is_multi;
 };
 
 enum group_state {
@@ -107,12 +119,17 @@ struct group {
 	struct tool *tool;
 	struct gprog prog[GROUP_MAX_PROGS + 1];
 	unsigned int n_progs;
+	unsigned int n_user_progs; /* the first ones: those with a user half. The others are tracepoints' */
 	struct gmap map[SHM_MAX_MAPS];
 	unsigned int n_maps;
+	uint32_t *map_id; /* of all programs, carried or not */
+	size_t n_map_ids;
 	struct probe **probe;
 	unsigned int n_probes, room;
 	struct khalf_link *link; /* of the kernel half, for many probes at once */
 	unsigned int n_links;
+	int *escape_link; /* uprobe_multi links at escape slots */
+	unsigned int n_escape_links;
 	bool planned;  /* all of it can be carried */
 	bool leaving;  /* no place is to name it any longer */
 	bool building; /* its code is being made: daemon/builder.h */
@@ -122,9 +139,14 @@ struct group {
 	bool has_viewed; /* some map is_viewed */
 	/* Of a group that is not limited to a process, see domain.h: */
 	bool has_domain, several_users;
-	uid_t domain;	  /* whose processes may have its memory */
-	bool domain_over; /* they were another user's until now: they are to lose it */
-	int watcher_fd;	  /* without a kernel half: what stands in its place and tells of new processes, or -1 */
+	uid_t domain;	    /* whose processes may have its memory */
+	bool domain_over;   /* they were another user's until now: they are to lose it */
+	bool is_parked;	    /* the tool's attachment is away: park.h */
+	bool is_unordered;  /* it has been: the tool's program may run before the kernel half at a hit */
+	uint64_t park_at;   /* CLOCK_MONOTONIC ns; 0: to be thought of */
+	uint64_t park_seen; /* kgate then */
+	unsigned int park_tries;
+	int watcher_fd; /* without a kernel half: what stands in its place and tells of new processes, or -1 */
 	int arena_fd;
 	struct shm_group_hdr *arena; /* what it says is not asked, but for the gates: a target may have got at it */
 	size_t arena_size;
@@ -159,6 +181,7 @@ struct place {
 	const struct probe *plan_for; /* not NULL: it is still to be planned, for this probe */
 	struct site *site;	      /* NULL: cannot be patched, see why */
 	bool has_return;
+	int escape; /* its instruction's slot, or -1 */
 	bool open;
 	const struct group *counts; /* whose only program its threads count for themselves, or NULL */
 	unsigned int hit_index;	    /* of its probe there */

@@ -1,7 +1,7 @@
 # daemon: see ../Makefile for the rules
 # The shell: options, policy, control socket; knows the engine by engine.h only.
 POLICY_OBJS := $(B)/daemon/policy.o $(B)/daemon/json_place.o
-SHELL_OBJS  := $(addprefix $(B)/daemon/,main.o server.o runtime_dir.o log.o status.o) $(POLICY_OBJS)
+SHELL_OBJS  := $(addprefix $(B)/daemon/,main.o private_libs.o server.o runtime_dir.o log.o status.o) $(POLICY_OBJS)
 SHELL_LIBS  := -ljson-c -lsystemd
 $(B)/daemon/main.o $(B)/daemon/status.o: $(B)/config
 
@@ -17,10 +17,11 @@ $(B)/tests/unit/test_claims: LIBS := -lbpf
 $(B)/tests/unit/test_claims: $(addprefix $(B)/daemon/,claims.o pins.o procfs.o)
 
 # The engine, and the whole daemon.
-ENGINE_OBJS := $(addprefix $(B)/daemon/,engine.o converge.o watch.o follow.o plan.o build.o builder.o hosts.o domain.o switch.o report.o probes.o repair.o symbol.o uprobe.o procfs.o \
-	library.o claims.o views.o mapped.o pins.o occupy.o guard.o state.o recover_state.o)
+ENGINE_OBJS := $(addprefix $(B)/daemon/,engine.o converge.o watch.o follow.o plan.o build.o builder.o hosts.o domain.o escape.o switch.o report.o probes.o repair.o symbol.o uprobe.o tracepoint.o procfs.o \
+	library.o claims.o views.o park.o mapped.o pins.o occupy.o guard.o state.o recover_state.o)
 $(B)/daemon/library.o: $(B)/agent/helpers.bc.inc
 $(B)/daemon/views.o: $(B)/bpf/views.skel.h
+$(B)/daemon/park.o: $(B)/bpf/park.skel.h
 
 $(B)/bpftimed: $(SHELL_OBJS) $(ENGINE_OBJS) $(B)/libagent.a $(B)/libkhalf.a $(B)/libobserve.a $(B)/libshm.a $(B)/libvm.a
 	$(call say,LD)

@@ -188,8 +188,9 @@ void observer__arrivals(const struct observer *o, int *arrived_fd, int *arrivals
 	*arrivals_fd = bpf_map__fd(o->skel->maps.arrivals);
 }
 
-int observer__forks(const struct observer *o)
+int observer__forks(const struct observer *o, int *kin_fd)
 {
+	*kin_fd = bpf_map__fd(o->skel->maps.kin);
 	return bpf_map__fd(o->skel->maps.forks);
 }
 

@@ -14,8 +14,27 @@
 #include <sys/types.h>
 #include <linux/bpf.h>
 
-enum probe_kind { PROBE_UPROBE = 1, PROBE_URETPROBE = 2, PROBE_OTHER = 3 };
-enum attach_form { ATTACH_PERF_EVENT = 1, ATTACH_PERF_LINK = 2, ATTACH_MULTI_LINK = 3, ATTACH_OTHER = 4 };
+enum probe_kind {
+	PROBE_UPROBE = 1,
+	PROBE_URETPROBE = 2,
+	PROBE_OTHER = 3,
+	PROBE_TRACEPOINT = 4,	  /* by a perf event */
+	PROBE_RAW_TRACEPOINT = 5, /* by a link of its own */
+	PROBE_TP_BTF = 6,	  /* the same, with a program of type BPF_PROG_TYPE_TRACING */
+};
+enum attach_form {
+	ATTACH_PERF_EVENT = 1,
+	ATTACH_PERF_LINK = 2,
+	ATTACH_MULTI_LINK = 3,
+	ATTACH_OTHER = 4,
+	ATTACH_RAW_LINK = 5, /* of a raw tracepoint */
+};
+
+/* An event of the kernel's, which is nowhere in a process. */
+static inline bool probe_kind__is_tracepoint(enum probe_kind kind)
+{
+	return kind == PROBE_TRACEPOINT || kind == PROBE_RAW_TRACEPOINT || kind == PROBE_TP_BTF;
+}
 
 /* One attachment as found by a scan. */
 struct obs_probe {
@@ -27,9 +46,9 @@ struct obs_probe {
 	enum probe_kind kind;
 	enum attach_form form;
 	uint32_t prog_id;
-	char path[4096];   /* of the probed file, from the kernel */
+	char path[4096];   /* of the probed file, from the kernel; of a tracepoint: SYSTEM:NAME, or only NAME */
 	uint64_t dev, ino; /* of the probed file */
-	uint64_t offset;   /* in the file */
+	uint64_t offset;   /* in the file; of a PROBE_TRACEPOINT its number */
 	uint64_t ref_ctr_offset;
 	uint64_t cookie;
 	pid_t target;	    /* tgid the event is limited to, -1: every process, 0: one that has ended */
@@ -43,6 +62,7 @@ struct obs_prog {
 	uint8_t tag[8];
 	char name[BPF_OBJ_NAME_LEN];
 	uint32_t type, expected_attach_type;
+	uint32_t attach_btf_obj_id, attach_btf_id; /* what the program is for, where that is a type; 0: nothing */
 	bool sleepable;
 	/* Original instructions; maps are named by id in imm of BPF_PSEUDO_MAP_FD / BPF_PSEUDO_MAP_VALUE. NULL when
 	 * unknown. */
@@ -102,8 +122,12 @@ void observer__unwatch(struct observer *o, pid_t tgid);
 
 /* What khalf_load() needs so that OBS_ARRIVED comes; the descriptors stay the observer's. */
 void observer__arrivals(const struct observer *o, int *arrived_fd, int *arrivals_fd);
-/* A ring buffer in which are the same forks as told by OBS_FORK, struct obs_rec_head, for somebody else to read. */
-int observer__forks(const struct observer *o);
+/*
+ * For a reader who sees to the children of watched processes: a ring buffer of struct obs_rec_head, in which are the
+ * same forks as told by OBS_FORK, and those of the children, as their ancestor's, until the reader deletes them from
+ * *kin_fd, a hash whose keys are process ids.
+ */
+int observer__forks(const struct observer *o, int *kin_fd);
 /* OBS_ARRIVED is to come once more for this process, or, with 0, for all. */
 void observer__await_arrival(struct observer *o, pid_t tgid);
 

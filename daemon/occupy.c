@@ -13,16 +13,23 @@
 #include <unistd.h>
 
 #include "agent/clock.h"
+#include "agent/cpus.h"
 
 #define ARRIVE_MS 20 /* a processor may be in a long system call */
 #define STAY_MS	  50
 #define LEFT_MS	  10
 #define STACK	  (64u << 10)
+#define PAUSES	  1024 /* between two looks at the clock: each is a system call, which somebody may count */
 
 static struct {
 	int policy; /* the caller's, as it was */
 	struct sched_param param;
 	pthread_t *thread;
+	struct stayer {
+		int cpu;
+		uint32_t seen; /* the last call that was answered: the thread was in user mode then */
+	} * stayer;	       /* what is the thread's */
+	uint32_t call;
 	int n;
 	int arrived;
 	bool over;
@@ -45,10 +52,16 @@ static int64_t raw_clock_us(void)
 
 static void *stay(void *arg)
 {
+	struct stayer *me = arg;
+
 	__atomic_fetch_add(&held.arrived, 1, __ATOMIC_SEQ_CST);
-	while (!__atomic_load_n(&held.over, __ATOMIC_SEQ_CST) && raw_clock_us() < held.deadline)
+	for (unsigned int i = 1; !__atomic_load_n(&held.over, __ATOMIC_SEQ_CST); i++) {
+		__atomic_store_n(&me->seen, __atomic_load_n(&held.call, __ATOMIC_SEQ_CST), __ATOMIC_SEQ_CST);
+		if (i % PAUSES == 0 && raw_clock_us() >= held.deadline)
+			break;
 		__builtin_ia32_pause();
-	return arg;
+	}
+	return NULL;
 }
 
 static int start_on(int cpu)
@@ -58,6 +71,7 @@ static int start_on(int cpu)
 	cpu_set_t one;
 	int err;
 
+	held.stayer[held.n] = (struct stayer){.cpu = cpu, .seen = held.call};
 	CPU_ZERO(&one);
 	CPU_SET((size_t)cpu, &one);
 	err = pthread_attr_init(&attr);
@@ -73,10 +87,18 @@ static int start_on(int cpu)
 	if (!err)
 		err = pthread_attr_setaffinity_np(&attr, sizeof(one), &one);
 	if (!err)
-		err = pthread_create(&held.thread[held.n], &attr, stay, NULL);
+		err = pthread_create(&held.thread[held.n], &attr, stay, &held.stayer[held.n]);
 	pthread_attr_destroy(&attr);
 	held.n += !err;
 	return -err;
+}
+
+static void free_threads(void)
+{
+	free(held.thread);
+	free(held.stayer);
+	held.thread = NULL;
+	held.stayer = NULL;
 }
 
 void cpus_release(void)
@@ -84,14 +106,36 @@ void cpus_release(void)
 	__atomic_store_n(&held.over, true, __ATOMIC_SEQ_CST);
 	while (held.n)
 		pthread_join(held.thread[--held.n], NULL);
-	free(held.thread);
-	held.thread = NULL;
+	free_threads();
 	sched_setscheduler(0, held.policy, &held.param);
 }
 
 bool cpus_are_occupied(void)
 {
 	return held.thread && clock_us() + LEFT_MS * 1000ll < held.deadline;
+}
+
+/* Either its thread has run in user mode since, or we do: nothing is under way there that cannot be interrupted. */
+static bool has_passed(const struct stayer *s)
+{
+	return __atomic_load_n(&s->seen, __ATOMIC_SEQ_CST) == held.call || sched_getcpu() == s->cpu;
+}
+
+bool cpus_pass(void)
+{
+	if (!held.thread) {
+		cpus_visit();
+		return true;
+	}
+	__atomic_store_n(&held.call, held.call + 1, __ATOMIC_SEQ_CST);
+	for (int i = 0; i < held.n; i++) {
+		for (unsigned int n = 1; !has_passed(&held.stayer[i]); n++) {
+			if (n % PAUSES == 0 && !cpus_are_occupied())
+				return false;
+			__builtin_ia32_pause();
+		}
+	}
+	return cpus_are_occupied();
 }
 
 int cpus_occupy(void)
@@ -109,12 +153,14 @@ int cpus_occupy(void)
 	if (held.policy < 0 || sched_getparam(0, &held.param))
 		return -errno;
 	held.thread = calloc((size_t)CPU_COUNT(&all), sizeof(*held.thread));
-	if (!held.thread)
+	held.stayer = calloc((size_t)CPU_COUNT(&all), sizeof(*held.stayer));
+	if (!held.thread || !held.stayer) {
+		free_threads();
 		return -ENOMEM;
+	}
 	if (sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &before)) {
 		err = -errno;
-		free(held.thread);
-		held.thread = NULL;
+		free_threads();
 		return err;
 	}
 	held.arrived = 0;

@@ -17,5 +17,11 @@ int cpus_occupy(void);
 void cpus_release(void);
 /* Are the processors still kept, for some milliseconds to come? */
 bool cpus_are_occupied(void);
+/*
+ * What ran on any processor without being preempted when this was called, in an interrupt or at a tracepoint, has ended
+ * when it returns. As cpus_visit(); while the processors are occupied without a task switch, which may be what somebody
+ * counts. false: they are not any more.
+ */
+bool cpus_pass(void);
 
 #endif

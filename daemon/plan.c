@@ -15,8 +15,11 @@
 #include <unistd.h>
 
 #include "daemon/build.h"
+#include "daemon/bytecode.h"
+#include "daemon/escape.h"
 #include "daemon/mapped.h"
 #include "daemon/switch.h"
+#include "daemon/tracepoint.h"
 #include "shm-runtime/shm_map.h"
 #include "vm-llvm/additive.h"
 #include "vm-llvm/fold.h"
@@ -164,6 +167,12 @@ static int map_index(struct group *g, struct observer *o, uint32_t id, unsigned 
 
 /* ---- programs ---- */
 
+/* Tracepoints have no user half: what does not concern maps is the kernel's business. */
+static bool has_user_half(const struct gprog *p)
+{
+	return p->type == BPF_PROG_TYPE_KPROBE;
+}
+
 static int plan_insns(struct group *g, struct observer *o, struct gprog *p)
 {
 	for (size_t i = 0; i < p->n_insns; i++) {
@@ -187,7 +196,7 @@ static int plan_insns(struct group *g, struct observer *o, struct gprog *p)
 			}
 			i++;
 		} else if (in->code == (BPF_JMP | BPF_CALL) && in->src_reg == 0) {
-			if (!helper_is_carried((uint32_t)in->imm))
+			if (has_user_half(p) && !helper_is_carried((uint32_t)in->imm))
 				return refuse(g, "program %s calls %s (helper %d), which is not carried yet", p->name,
 					      bpf_helper_name((uint32_t)in->imm), in->imm);
 		} else if (in->code == (BPF_JMP | BPF_CALL) && in->src_reg != BPF_PSEUDO_CALL) {
@@ -224,8 +233,9 @@ static bool read_frozen(void *arg, int32_t imm, uint32_t off, void *out, uint32_
 
 static bool is_same(const struct gprog *a, const struct gprog *b)
 {
-	return a->type == b->type && a->expected_attach_type == b->expected_attach_type && a->n_insns == b->n_insns &&
-	       !strcmp(a->license, b->license) && !memcmp(a->insns, b->insns, a->n_insns * sizeof(*a->insns));
+	return a->type == b->type && a->expected_attach_type == b->expected_attach_type &&
+	       a->attach_btf_id == b->attach_btf_id && a->n_insns == b->n_insns && !strcmp(a->license, b->license) &&
+	       !memcmp(a->insns, b->insns, a->n_insns * sizeof(*a->insns));
 }
 
 /* The last program is dropped when it is one that the group has. Returns which it is. */
@@ -237,13 +247,28 @@ static unsigned int merge_last(struct group *g)
 		if (!is_same(&g->prog[i], &g->prog[last]))
 			continue;
 		free(g->prog[last].insns);
+		free(g->prog[last].own);
 		g->n_progs--;
 		return i;
 	}
 	return last;
 }
 
-static int plan_prog(struct group *g, struct observer *o, uint32_t id, unsigned int *index)
+static uint32_t type_of(enum probe_kind kind)
+{
+	switch (kind) {
+	case PROBE_TRACEPOINT:
+		return BPF_PROG_TYPE_TRACEPOINT;
+	case PROBE_RAW_TRACEPOINT:
+		return BPF_PROG_TYPE_RAW_TRACEPOINT;
+	case PROBE_TP_BTF:
+		return BPF_PROG_TYPE_TRACING;
+	default:
+		return BPF_PROG_TYPE_KPROBE;
+	}
+}
+
+static int plan_prog(struct group *g, struct observer *o, uint32_t id, enum probe_kind kind, unsigned int *index)
 {
 	const struct obs_prog *src = observer__prog(o, id);
 	struct gprog *p;
@@ -254,25 +279,37 @@ static int plan_prog(struct group *g, struct observer *o, uint32_t id, unsigned 
 	if (!src->insns)
 		return refuse(g, "program %s: %s", src->name,
 			      src->why_unknown ? src->why_unknown : "its bytecode is not known");
-	if (src->type != BPF_PROG_TYPE_KPROBE)
-		return refuse(g, "program %s is not a uprobe program", src->name);
+	if (src->type != type_of(kind))
+		return refuse(g, "program %s is not a %s program", src->name, probe_kind__name(kind));
+	if (kind == PROBE_TP_BTF && !tracepoint__is_of_kernel(src->attach_btf_obj_id))
+		return refuse(g, "program %s is for a tracepoint of a module, which is not carried yet", src->name);
 	if (src->sleepable)
 		return refuse(g, "program %s is sleepable", src->name);
 	/* There is room for one more than may be. */
 	p = &g->prog[g->n_progs++];
 	*p = (struct gprog){
 		.type = src->type,
-		.expected_attach_type = src->expected_attach_type,
+		/* One that was recovered does not tell. */
+		.expected_attach_type = kind == PROBE_TP_BTF ? BPF_TRACE_RAW_TP : src->expected_attach_type,
+		.attach_btf_id = src->attach_btf_id,
 		.n_insns = src->n_insns,
 		.code_fd = -1,
 		.khalf_fd = -1,
 	};
 	snprintf(p->name, sizeof(p->name), "%s", src->name);
+	p->escape_fd = -1;
 	p->license = src->license;
 	p->insns = malloc(src->n_insns * sizeof(*p->insns));
 	if (!p->insns)
 		return refuse(g, "out of memory");
 	memcpy(p->insns, src->insns, src->n_insns * sizeof(*p->insns));
+	/* At an escape slot it would see another address. */
+	if (!bytecode__sees_ip(src->insns, src->n_insns))
+		p->own = calloc(src->n_insns, sizeof(*p->own));
+	if (p->own) {
+		memcpy(p->own, src->insns, src->n_insns * sizeof(*p->own));
+		p->n_own = src->n_insns;
+	}
 	if (vm_fold_constants(p->insns, p->n_insns, read_frozen, o) < 0)
 		return refuse(g, "program %s cannot be analysed", p->name);
 	err = plan_insns(g, o, p);
@@ -288,8 +325,8 @@ static int plan_prog_of(struct group *g, struct observer *o, unsigned int i)
 {
 	struct probe *p = g->probe[i];
 
-	if (!i || g->probe[i - 1]->o.prog_id != p->o.prog_id)
-		return plan_prog(g, o, p->o.prog_id, &p->prog);
+	if (!i || g->probe[i - 1]->o.prog_id != p->o.prog_id || g->probe[i - 1]->is_beside)
+		return plan_prog(g, o, p->o.prog_id, p->o.kind, &p->prog);
 	p->prog = g->probe[i - 1]->prog;
 	return 0;
 }
@@ -345,7 +382,7 @@ static int plan_probe(struct group *g, const struct probe *p)
 		if (refused_forms[i].form == p->o.form)
 			return refuse(g, "%s is %s", p->symbol[0] ? p->symbol : p->o.path, refused_forms[i].why);
 	if (p->o.kind == PROBE_OTHER)
-		return refuse(g, "a program of the group is attached to something that is not a uprobe");
+		return refuse(g, "a program of the group is attached to something that is not a uprobe or tracepoint");
 	if (p->o.ref_ctr_offset)
 		return refuse(g, "%s has a USDT semaphore, which is not carried yet", p->symbol);
 	return 0;
@@ -377,15 +414,17 @@ static int find_stranger(struct group *g, const uint32_t *known)
 		info.nr_map_ids = sizeof(ids) / sizeof(ids[0]);
 		err = bpf_obj_get_info_by_fd(fd, &info, &len);
 		close(fd);
-		if (err)
+		/* It goes on for a moment when its group has been unbuilt, or its bpftimed has ended. */
+		if (err || !strcmp(info.name, ESCAPE_PROGRAM))
 			continue;
 		for (uint32_t k = 0; k < info.nr_map_ids && k < 64; k++)
 			for (unsigned int i = 0; i < g->n_maps; i++)
 				if (g->map[i].m.id == ids[k] && g->map[i].geo.kind != SHM_DIRECT &&
 				    g->map[i].carrier < 0)
 					return refuse(g,
-						      "map %s is also used by program %s (%u), which is not attached "
-						      "to a uprobe",
+						      "map %s is also used by program %s (%u), which is not known to "
+						      "be attached "
+						      "to a uprobe or tracepoint of the same tool",
 						      g->map[i].m.name, info.name, id);
 	}
 	return 0;
@@ -412,9 +451,14 @@ int group__check_strangers(struct group *g)
  * every hit to come from processes that are held still during the switch, that is, from the one the probe is limited
  * to. Where there is none the memory is mirrored, too, and the tool sees the arena in its place: views.h.
  */
+static bool needs_views(const struct group *g)
+{
+	return g->has_direct && g->has_mirrored && (group_is_host_wide(g, NULL) || group_has_tracepoint(g));
+}
+
 static int plan_views(struct group *g)
 {
-	if (!g->has_direct || !g->has_mirrored || !group_is_host_wide(g, NULL))
+	if (!needs_views(g))
 		return 0;
 	for (unsigned int i = 0; i < g->n_maps; i++) {
 		struct gmap *m = &g->map[i];
@@ -434,19 +478,82 @@ static int plan_views(struct group *g)
 	return 0;
 }
 
+/* ---- tracepoints ---- */
+
+/* Does it use a map that moves? Memory that everybody uses as it is does not. */
+static bool uses_moving_map(const struct group *g, const struct obs_prog *prog)
+{
+	bool views = needs_views(g);
+
+	for (size_t k = 0; prog && k < prog->n_maps; k++)
+		for (unsigned int i = 0; i < g->n_maps; i++)
+			if (g->map[i].m.id == prog->map_ids[k] &&
+			    (g->map[i].geo.kind != SHM_DIRECT || (views && !g->map[i].read_only)))
+				return true;
+	return false;
+}
+
+static int plan_tracepoint(struct group *g, struct observer *o, unsigned int i)
+{
+	struct probe *p = g->probe[i];
+	const char *why = tracepoint__why_not(&p->o);
+	int err = plan_probe(g, p);
+
+	if (err)
+		return err;
+	if (why)
+		return refuse(g, "its maps are also used at tracepoint %s, where %s", p->o.path, why);
+	err = plan_prog_of(g, o, i);
+	p->is_beside = err != 0;
+	return err;
+}
+
+/*
+ * They are not held during a switch. Where one uses a map that moves, the kernel half stands at it, too, and its other
+ * maps move with the rest, which may concern more of them.
+ */
+static int plan_tracepoints(struct group *g, struct observer *o)
+{
+	bool more = true;
+
+	while (more) {
+		more = false;
+		for (unsigned int i = 0; i < g->n_probes; i++) {
+			const struct probe *p = g->probe[i];
+			int err;
+
+			if (!p->is_beside || !uses_moving_map(g, observer__prog(o, p->o.prog_id)))
+				continue;
+			err = plan_tracepoint(g, o, i);
+			if (err)
+				return err;
+			more = true;
+		}
+	}
+	return 0;
+}
+
 int group__plan(struct group *g, struct observer *o)
 {
 	int err;
 
 	g->reason[0] = 0;
 	for (unsigned int i = 0; i < g->n_probes; i++) {
+		g->probe[i]->is_beside = probe_is_tracepoint(g->probe[i]);
+		if (g->probe[i]->is_beside)
+			continue;
 		err = plan_probe(g, g->probe[i]);
 		if (!err)
 			err = plan_prog_of(g, o, i);
 		if (err)
 			return err;
 	}
-	err = plan_additive(g);
+	g->n_user_progs = g->n_progs;
+	if (!g->n_user_progs)
+		return refuse(g, "more than %u probes share maps", GROUP_MAX_PROBES);
+	err = plan_tracepoints(g, o);
+	if (!err)
+		err = plan_additive(g);
 	if (!err)
 		err = plan_views(g);
 	if (!err)

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/procfs.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,44 +57,6 @@ long procfs_threads(pid_t pid)
 	struct stat_fields f;
 
 	return read_stat(pid, &f) ? 0 : f.threads;
-}
-
-static int read_children(const char *path, pid_t **children, int n)
-{
-	FILE *f = fopen(path, "re");
-	pid_t *grown;
-	int child;
-
-	while (f && fscanf(f, "%d", &child) == 1) {
-		grown = realloc(*children, (size_t)(n + 1) * sizeof(**children));
-		if (!grown)
-			break;
-		*children = grown;
-		grown[n++] = child;
-	}
-	if (f)
-		fclose(f);
-	return n;
-}
-
-int procfs_children(pid_t pid, pid_t **children)
-{
-	struct dirent *e;
-	char path[320];
-	int n = 0;
-	DIR *dir;
-
-	*children = NULL;
-	snprintf(path, sizeof(path), "/proc/%d/task", pid);
-	dir = opendir(path);
-	while (dir && (e = readdir(dir))) {
-		snprintf(path, sizeof(path), "/proc/%d/task/%s/children", pid, e->d_name);
-		if (e->d_name[0] != '.')
-			n = read_children(path, children, n);
-	}
-	if (dir)
-		closedir(dir);
-	return n;
 }
 
 void procfs_comm(pid_t pid, char *comm, size_t size)

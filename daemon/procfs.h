@@ -9,8 +9,6 @@
 
 uint64_t procfs_start_time(pid_t pid); /* clock ticks since boot; 0: no such process, or a zombie */
 long procfs_threads(pid_t pid);	       /* 0: no such process */
-/* Of all its threads; malloc'ed. Their number, 0 when this kernel does not tell. */
-int procfs_children(pid_t pid, pid_t **children);
 void procfs_comm(pid_t pid, char *comm, size_t size);
 void procfs_exe(pid_t pid, char *exe, size_t size); /* empty when it cannot be told */
 int procfs_uid(pid_t pid, uid_t *uid);		    /* real */

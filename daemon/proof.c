@@ -58,6 +58,11 @@ static int load(const struct bpf_insn *insns, size_t n, const struct bpf_prog_in
 
 	if (!copy)
 		return -1;
+	/* Of tracing programs only those at tracepoints are of interest. */
+	if (info->type == BPF_PROG_TYPE_TRACING) {
+		opts.expected_attach_type = BPF_TRACE_RAW_TP;
+		opts.attach_btf_id = info->attach_btf_id;
+	}
 	memcpy(copy, insns, n * sizeof(*copy));
 	for (size_t i = 0; i < n; i++) {
 		if (!insn__names_map(&copy[i]))

@@ -84,22 +84,9 @@ static int helper_of(const char *symbol)
 	return 0;
 }
 
-/* A call's function, and the helper found for it. */
-struct callee {
-	uint64_t addr;
-	int helper;
-};
-
 static bool is_helper_call(const struct bpf_insn *i)
 {
 	return i->code == (BPF_JMP | BPF_CALL) && i->src_reg == 0;
-}
-
-static int by_addr(const void *a, const void *b)
-{
-	const struct callee *x = a, *y = b;
-
-	return x->addr < y->addr ? -1 : x->addr > y->addr;
 }
 
 static bool next_symbol(FILE *f, uint64_t *addr, char *name)
@@ -118,57 +105,109 @@ static bool next_symbol(FILE *f, uint64_t *addr, char *name)
 	return false;
 }
 
+/* The kernel's functions that serve helpers. */
+struct callee {
+	uint64_t addr;
+	int helper;
+	size_t line; /* of several names of one function the last one holds */
+};
+
+struct callees {
+	uint64_t base; /* __bpf_call_base: calls are relative to it. 0: not read yet */
+	struct callee *at;
+	size_t n, cap;
+};
+
+static int by_addr(const void *a, const void *b)
+{
+	const struct callee *x = a, *y = b;
+
+	if (x->addr != y->addr)
+		return x->addr < y->addr ? -1 : 1;
+	return x->line < y->line ? -1 : x->line > y->line;
+}
+
+static int add_callee(struct callees *c, uint64_t addr, int helper)
+{
+	struct callee *grown;
+
+	if (c->n == c->cap) {
+		c->cap = c->cap ? 2 * c->cap : 256;
+		grown = realloc(c->at, c->cap * sizeof(*grown));
+		if (!grown)
+			return -ENOMEM;
+		c->at = grown;
+	}
+	c->at[c->n] = (struct callee){.addr = addr, .helper = helper, .line = c->n};
+	c->n++;
+	return 0;
+}
+
+static int read_callees(struct callees *c)
+{
+	FILE *f = fopen(KALLSYMS, "re");
+	char name[MAX_SYMBOL];
+	size_t kept = 0;
+	uint64_t addr;
+	int err = f ? 0 : -errno;
+
+	while (!err && next_symbol(f, &addr, name)) {
+		int helper = helper_of(name);
+
+		if (!strcmp(name, "__bpf_call_base"))
+			c->base = addr;
+		if (helper)
+			err = add_callee(c, addr, helper);
+	}
+	if (f)
+		fclose(f);
+	if (c->n)
+		qsort(c->at, c->n, sizeof(*c->at), by_addr);
+	for (size_t i = 0; i < c->n; i++)
+		if (i + 1 == c->n || c->at[i + 1].addr != c->at[i].addr)
+			c->at[kept++] = c->at[i];
+	c->n = kept;
+	return err;
+}
+
+static int by_addr_alone(const void *key, const void *element)
+{
+	uint64_t addr = *(const uint64_t *)key, there = ((const struct callee *)element)->addr;
+
+	return addr < there ? -1 : addr > there;
+}
+
 /*
- * Helper numbers for every helper call of insns, in *helpers (by instruction; 0: unknown). Calls are relative to
- * __bpf_call_base.
+ * Helper numbers for every helper call of insns, in *helpers (by instruction; 0: unknown). The kernel's symbols are
+ * read once.
  */
 static int name_calls(const struct bpf_insn *insns, size_t n, int *helpers, char *why, size_t why_size)
 {
-	struct callee *callees = calloc(n, sizeof(*callees)), *found;
-	FILE *f = fopen(KALLSYMS, "re");
-	char name[MAX_SYMBOL];
-	uint64_t base = 0, addr;
-	size_t m = 0;
-	int err = 0;
+	static struct callees callees;
+	int err = callees.base ? 0 : read_callees(&callees);
 
-	if (!callees || !f) {
-		snprintf(why, why_size, "cannot read " KALLSYMS ": %s", strerror(errno));
-		err = -errno;
-		goto out;
+	if (err || !callees.base) {
+		free(callees.at);
+		callees = (struct callees){0};
 	}
-	while (!base && next_symbol(f, &addr, name))
-		if (!strcmp(name, "__bpf_call_base"))
-			base = addr;
-	if (!base) {
+	if (err) {
+		snprintf(why, why_size, "cannot read " KALLSYMS ": %s", strerror(-err));
+		return err;
+	}
+	if (!callees.base) {
 		snprintf(why, why_size, KALLSYMS " does not show kernel addresses");
-		err = -EPERM;
-		goto out;
-	}
-	for (size_t i = 0; i < n; i++)
-		if (is_helper_call(&insns[i]))
-			callees[m++].addr = base + (int64_t)insns[i].imm;
-	qsort(callees, m, sizeof(*callees), by_addr);
-	rewind(f);
-	while (next_symbol(f, &addr, name)) {
-		found = bsearch(&(struct callee){.addr = addr}, callees, m, sizeof(*callees), by_addr);
-		if (!found || !helper_of(name))
-			continue;
-		for (size_t i = 0; i < m; i++)
-			if (callees[i].addr == addr)
-				callees[i].helper = helper_of(name);
+		return -EPERM;
 	}
 	for (size_t i = 0; i < n; i++) {
+		uint64_t addr = callees.base + (uint64_t)(int64_t)insns[i].imm;
+		const struct callee *found;
+
 		if (!is_helper_call(&insns[i]))
 			continue;
-		found = bsearch(&(struct callee){.addr = base + (int64_t)insns[i].imm}, callees, m, sizeof(*callees),
-				by_addr);
+		found = bsearch(&addr, callees.at, callees.n, sizeof(*callees.at), by_addr_alone);
 		helpers[i] = found ? found->helper : 0;
 	}
-out:
-	if (f)
-		fclose(f);
-	free(callees);
-	return err;
+	return 0;
 }
 
 /* ---- inlined sequences ---- */

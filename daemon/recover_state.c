@@ -17,10 +17,12 @@
 #include "agent/adopt.h"
 #include "agent/clock.h"
 #include "agent/cpus.h"
+#include "daemon/build.h"
 #include "daemon/khalf.h"
 #include "daemon/log.h"
 #include "daemon/mapped.h"
 #include "daemon/occupy.h"
+#include "daemon/park.h"
 #include "daemon/pins.h"
 #include "daemon/procfs.h"
 #include "daemon/state.h"
@@ -31,7 +33,9 @@
 #define RETURNS_TIMEOUT_MS 1000
 #define EVICT_TIMEOUT_MS   200
 #define SWITCH_TRIES	   50
+#define FREE_TRIES	   3 /* before the processors are kept for a group at tracepoints */
 #define VIEW_TRIES	   20
+#define END_TIMEOUT_MS	   10000
 #define MAX_RANGES	   256
 #define MAX_LODGED	   512
 
@@ -47,9 +51,13 @@ struct old_group {
 	uint32_t arena_id;
 	struct shm_group_hdr *arena; /* NULL: its pin is gone */
 	size_t size;
-	bool tool_lives, has_khalf, shared;
+	pid_t tool;
+	uint64_t tool_start;
+	bool tool_lives, has_khalf, at_tracepoints, shared;
 	struct old_map map[SHM_MAX_MAPS];
 	unsigned int n_maps;
+	struct parked **parked;
+	size_t n_parked;
 	struct view_memory memory[SHM_MAX_MAPS];
 	struct views_opts views_opts;
 	struct views *views;
@@ -116,18 +124,34 @@ static void *map_pin(int fd, size_t least, size_t *size, uint32_t *id)
 	return p;
 }
 
+static void read_parked(struct old_group *g, json_object *all)
+{
+	g->parked = calloc(length(all) + 1, sizeof(*g->parked));
+	for (size_t i = 0; g->parked && i < length(all); i++) {
+		struct parked *p = parked__from_json(json_object_array_get_idx(all, i));
+
+		if (p)
+			g->parked[g->n_parked++] = p;
+	}
+}
+
 static void read_group(struct old_group *g, json_object *o)
 {
 	json_object *maps = json_object_object_get(o, "maps");
 
 	g->id = (unsigned int)number(o, "id");
-	g->tool_lives = procfs_start_time((pid_t)number(o, "tool")) == number(o, "tool_start");
+	g->tool = (pid_t)number(o, "tool");
+	g->tool_start = number(o, "tool_start");
+	g->tool_lives = procfs_start_time(g->tool) == g->tool_start;
 	g->has_khalf = json_object_get_boolean(json_object_object_get(o, "kernel_half"));
+	g->at_tracepoints = json_object_get_boolean(json_object_object_get(o, "at_tracepoints"));
 	g->arena = map_pin(pins__get(PIN_GROUP, g->id), sizeof(*g->arena), &g->size, &g->arena_id);
 	if (g->arena && g->arena->magic != SHM_MAGIC) {
 		mapped__end(g->arena, g->size);
 		g->arena = NULL;
 	}
+	if (g->arena)
+		__atomic_store_n(&g->arena->daemon, shm_daemon(), __ATOMIC_SEQ_CST);
 	g->shared = g->arena && (g->arena->kgate & SHM_KGATE_OPEN);
 	for (size_t i = 0; i < length(maps) && g->n_maps < SHM_MAX_MAPS; i++) {
 		json_object *m = json_object_array_get_idx(maps, i);
@@ -141,6 +165,7 @@ static void read_group(struct old_group *g, json_object *o)
 		to->fd = bpf_map_get_fd_by_id(to->id);
 		g->n_maps += to->fd >= 0;
 	}
+	read_parked(g, json_object_object_get(o, "parked"));
 }
 
 static void read_lodgings(struct old_host *h, json_object *lodgings)
@@ -202,7 +227,9 @@ static bool read_host(struct old_host *h, json_object *o)
 		    site__adopt(h->target, &s, pins__dir(), &at->site, &err))
 			continue;
 		at->index = (int)s.index;
-		at->was_open = site__is_open(at->site);
+		/* The kernel writes its int3 over an open place when a probe is attached there, our own restoring too.
+		 */
+		at->was_open = site__is_open(at->site) || h->arena->site[s.index].mode != AGENT_SITE_BOUNCE;
 		h->has_return |= s.has_return;
 		h->n_sites++;
 	}
@@ -371,21 +398,33 @@ static void copy_out(struct old_group *g)
 			log_warning("a map of a tool cannot be handed back: %s", err);
 }
 
+/* One try, as in switch.c. */
+static bool copy_out_and_close(struct old_group *g, bool crowded)
+{
+	uint64_t seen = __atomic_load_n(&g->arena->kgate, __ATOMIC_SEQ_CST);
+	bool passed = cpus_pass();
+
+	copy_out(g);
+	carriers__unrescue(pins__dir(), g->arena_id);
+	if (g->at_tracepoints)
+		seen = __atomic_load_n(&g->arena->kgate, __ATOMIC_SEQ_CST);
+	passed &= cpus_pass();
+	copy_out(g);
+	/* The tool's program may run before the kernel half: at a tracepoint, or where it has been parked. */
+	passed &= cpus_pass();
+	return passed && (!crowded || cpus_are_occupied()) &&
+	       __atomic_compare_exchange_n(&g->arena->kgate, &seen, seen & ~SHM_KGATE_OPEN, false, __ATOMIC_SEQ_CST,
+					   __ATOMIC_SEQ_CST);
+}
+
 /* As in switch.c: what the tool reads is right at any time, and nothing is counted twice or not at all. */
 static void move_out(struct old_group *g)
 {
 	for (int try = 0; g->tool_lives && try < SWITCH_TRIES; try++) {
-		bool crowded = g->views && views__are_crowded(g->views), kept = crowded && !cpus_occupy(), turned;
-		uint64_t seen = __atomic_load_n(&g->arena->kgate, __ATOMIC_SEQ_CST);
+		bool crowded = g->views && views__are_crowded(g->views);
+		bool kept = (crowded || (g->at_tracepoints && try >= FREE_TRIES)) && !cpus_occupy();
+		bool turned = copy_out_and_close(g, crowded);
 
-		cpus_visit();
-		copy_out(g);
-		carriers__unrescue(pins__dir(), g->arena_id);
-		cpus_visit();
-		copy_out(g);
-		turned = (!crowded || cpus_are_occupied()) &&
-			 __atomic_compare_exchange_n(&g->arena->kgate, &seen, seen & ~SHM_KGATE_OPEN, false,
-						     __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 		if (turned)
 			let_views_go(g);
 		if (kept)
@@ -401,30 +440,49 @@ static void move_out(struct old_group *g)
 	carriers__unrescue(pins__dir(), g->arena_id);
 }
 
-static void free_sites(struct old_host *h)
+/*
+ * All at once: where one's uprobes end, an unrepaired fork child of another must not have a jump any more. What cannot
+ * be freed is left as it is.
+ */
+static void free_sites(struct old *old)
 {
-	struct site **sites = calloc(h->n_sites + 1, sizeof(struct site *));
+	struct site **sites;
+	size_t n = 0;
 
-	for (unsigned int k = 0; sites && k < h->n_sites; k++)
-		sites[k] = h->at[k].site;
-	h->left = sites && site__free_all(sites, h->n_sites) > 0;
-	for (unsigned int k = 0; h->left && k < h->n_sites; k++)
-		if (sites[k])
-			site__leave(sites[k]);
+	for (size_t i = 0; i < old->n_hosts; i++)
+		n += old->host[i].n_sites;
+	sites = calloc(n + 1, sizeof(struct site *));
+	n = 0;
+	for (size_t i = 0; sites && i < old->n_hosts; i++)
+		for (unsigned int k = 0; k < old->host[i].n_sites; k++)
+			sites[n++] = old->host[i].at[k].site;
+	if (sites)
+		site__free_all(sites, n);
+	n = 0;
+	for (size_t i = 0; i < old->n_hosts; i++) {
+		struct old_host *h = &old->host[i];
+
+		for (unsigned int k = 0; sites && k < h->n_sites; k++, n++) {
+			if (!sites[n])
+				continue;
+			h->left = true;
+			site__leave(sites[n]);
+		}
+		free(h->at);
+		h->at = NULL;
+		h->n_sites = 0;
+	}
 	free(sites);
-	free(h->at);
-	h->at = NULL;
-	h->n_sites = 0;
 }
 
 static void let_go_of_hosts(struct old *old)
 {
+	free_sites(old);
 	for (size_t i = 0; i < old->n_hosts; i++) {
 		struct old_host *h = &old->host[i];
 		bool returns = h->arena && target__pending_returns(h->target, h->arena) > 0;
 		struct agent_error err = {""};
 
-		free_sites(h);
 		if (h->left)
 			state__leave_again(json_object_get(h->record));
 		/* A return that is still to come, or a thread that is held in a jump, needs all of it. */
@@ -451,6 +509,51 @@ static void drain_returns(struct old *old)
 	quiesce(old, true);
 }
 
+/* Whoever has what the tool attached gets its program back, before it is to serve. */
+static void restore_parked(struct old_group *g)
+{
+	char why[256] = "";
+	int err = g->n_parked ? parked__restore(g->parked, g->n_parked, true, why, sizeof(why)) : 0;
+
+	if (err)
+		log_error("after the last bpftimed was killed: a tool's own attachment cannot be restored: %s", why);
+	if (err)
+		parked__leave(g->parked, g->n_parked, g->tool, g->tool_start);
+	for (size_t i = 0; i < g->n_parked; i++)
+		parked__free(g->parked[i]);
+	free(g->parked);
+	g->parked = NULL;
+	g->n_parked = 0;
+}
+
+/* What it had still to close, uprobes of tools among it, is closed when it has ended. */
+static void wait_for_end(json_object *o)
+{
+	pid_t pid = (pid_t)number(o, "daemon");
+	uint64_t start = number(o, "daemon_start");
+	const struct timespec step = {.tv_nsec = 5000000};
+	int64_t deadline = clock_us() + END_TIMEOUT_MS * 1000ll;
+
+	while (pid > 0 && start && pid != getpid() && procfs_start_time(pid) == start && clock_us() < deadline)
+		nanosleep(&step, NULL);
+}
+
+/* A tracer of the killed one goes on to the end with what it is doing to the tool: agent/ptrace.c. */
+static void wait_for_tracer(pid_t tool)
+{
+	const struct timespec step = {.tv_nsec = 5000000};
+	int64_t deadline = clock_us() + END_TIMEOUT_MS * 1000ll;
+	char comm[16];
+	pid_t tracer;
+
+	while ((tracer = procfs_tracer(tool)) && clock_us() < deadline) {
+		procfs_comm(tracer, comm, sizeof(comm));
+		if (strcmp(comm, "bpftimed-tracer"))
+			return;
+		nanosleep(&step, NULL);
+	}
+}
+
 static void hand_back(struct old *old)
 {
 	bool all_khalf = true, has_return = false;
@@ -459,6 +562,11 @@ static void hand_back(struct old *old)
 		all_khalf &= old->group[i].has_khalf || !old->group[i].shared;
 	for (size_t i = 0; i < old->n_hosts; i++)
 		has_return |= old->host[i].has_return;
+	for (size_t i = 0; i < old->n_groups; i++) {
+		if (old->group[i].tool_lives)
+			wait_for_tracer(old->group[i].tool);
+		restore_parked(&old->group[i]);
+	}
 	carriers__inherit(pins__dir());
 	for (size_t i = 0; i < old->n_groups; i++)
 		if (old->group[i].shared)
@@ -511,6 +619,8 @@ void recover_state(void)
 	json_object *o = state__path() ? json_object_from_file(state__path()) : NULL;
 	struct old old = {0};
 
+	if (o)
+		wait_for_end(o);
 	if (o && !read_all(&old, o)) {
 		log_error("the bpftimed that was killed was of another version: what it had taken over is not handed "
 			  "back exactly");

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/repair.h"
 
+#include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
 #include <pthread.h>
@@ -26,7 +27,7 @@
 
 #define PARENTS	      4096u /* buckets */
 #define REPAIR_TRIES  3
-#define REPAIR_DEPTH  16  /* generations */
+#define CLOSERS	      16  /* the kernel takes a tenth of a second for each, also for several at a time */
 #define NICE	      -15 /* a child waits */
 #define LATE_TRIES_MS 2000
 #define LOOK_MS	      200 /* how often, while something waits to be forgotten */
@@ -38,6 +39,7 @@ struct parent {
 	pid_t pid;
 	struct fork_sites *sites; /* NULL: it has ended, or none is left */
 	struct former *former;	  /* a child may still have these, too */
+	int64_t since;		  /* clock_us(), when it was given them */
 	struct former *past;	  /* this one and what is behind it: no child that is still to be told of has them */
 };
 
@@ -61,6 +63,7 @@ struct repairer {
 	struct late *late; /* the thread's own, and what follows */
 	uint64_t late_due; /* ms */
 	struct ring_buffer *ring;
+	int kin_fd;				  /* the observer's */
 	const unsigned long *consumed, *produced; /* bytes of the ring; a page each */
 	int wake_fd;				  /* eventfd: there is something to forget, or it is to end */
 	bool ends;
@@ -161,6 +164,7 @@ int repairer__set(struct repairer *r, const struct target *t, struct site *const
 	if (p && !err) {
 		supersede(r, p);
 		p->sites = sites;
+		p->since = clock_us();
 	}
 	pthread_mutex_unlock(&r->lock);
 	eventfd_write(r->wake_fd, 1);
@@ -189,13 +193,12 @@ static int repair_all(const struct parent *p, pid_t child, struct agent_error *e
 	return ret;
 }
 
-/* What the child has forked before it was repaired has the patches, too. */
-static void repair(struct repairer *r, const struct parent *p, pid_t child, bool again, int depth)
+/* What it has forked before is told of by itself, what it forks afterwards has no patches. */
+static void repair(struct repairer *r, const struct parent *p, pid_t child, bool again)
 {
 	uint64_t start_time = procfs_start_time(child);
 	struct agent_error err = {""};
-	pid_t *children;
-	int ret = -ESRCH, n_children;
+	int ret = -ESRCH;
 
 	for (int i = 0; ret && i < REPAIR_TRIES && procfs_start_time(child); i++)
 		ret = repair_all(p, child, &err);
@@ -204,17 +207,15 @@ static void repair(struct repairer *r, const struct parent *p, pid_t child, bool
 			log_warning("process %d, child of a target, keeps inherited patches for now: %s", child,
 				    err.text);
 		note_late(r, p->pid, child, start_time);
+	} else {
+		bpf_map_delete_elem(r->kin_fd, &child);
 	}
-	n_children = depth ? procfs_children(child, &children) : 0;
-	for (int i = 0; i < n_children; i++)
-		repair(r, p, children[i], again, depth - 1);
-	if (n_children > 0)
-		free(children);
 }
 
 static int on_fork(void *arg, void *data, size_t size)
 {
 	const struct obs_rec_head *rec = data;
+	pid_t child = (pid_t)rec->arg;
 	struct repairer *r = arg;
 	const struct parent *p;
 
@@ -222,7 +223,9 @@ static int on_fork(void *arg, void *data, size_t size)
 	pthread_mutex_lock(&r->lock);
 	p = *find(r, rec->tgid);
 	if (p)
-		repair(r, p, (pid_t)rec->arg, false, REPAIR_DEPTH);
+		repair(r, p, child, false);
+	else
+		bpf_map_delete_elem(r->kin_fd, &child);
 	pthread_mutex_unlock(&r->lock);
 	return 0;
 }
@@ -233,17 +236,25 @@ static void repair_late(struct repairer *r)
 
 	if (!all || now_ms() < r->late_due)
 		return;
-	r->late = NULL;
 	pthread_mutex_lock(&r->lock);
+	r->late = NULL;
 	for (struct late *l; (l = all); all = l->next, free(l)) {
 		const struct parent *p = *find(r, l->parent);
 		bool lives = procfs_start_time(l->child) == l->start_time;
 
 		if (p && lives)
-			repair(r, p, l->child, true, REPAIR_DEPTH);
+			repair(r, p, l->child, true);
 	}
 	pthread_mutex_unlock(&r->lock);
 	r->late_due = now_ms() + LATE_TRIES_MS;
+}
+
+void repairer__catch_up(struct repairer *r, int64_t deadline)
+{
+	unsigned long told = __atomic_load_n(r->produced, __ATOMIC_ACQUIRE);
+
+	while ((long)(__atomic_load_n(r->consumed, __ATOMIC_ACQUIRE) - told) < 0 && clock_us() < deadline)
+		usleep(500);
 }
 
 /* ---- what no child has any longer ---- */
@@ -252,22 +263,25 @@ static void *closer(void *arg)
 {
 	struct repairer *r = arg;
 
-	/* One after another; at the end repairer__free() closes many at a time. */
+	/* Several at a time; at the end repairer__free() closes many. */
 	while (!is_ending(r) && agent_close_buried(false, false))
 		;
 	__atomic_sub_fetch(&r->n_closers, 1, __ATOMIC_SEQ_CST);
 	return NULL;
 }
 
-/* Of those whose parent has no fork under way now. Are there others? */
+/*
+ * Of those whose parent has no fork under way now. Are there others? The main thread may not have told us yet of what
+ * it has just given up, so also those are asked who have given up nothing.
+ */
 static bool note_past(struct repairer *r)
 {
 	bool others = false;
 
 	pthread_mutex_lock(&r->lock);
-	for (unsigned int i = 0; r->n_former && i < PARENTS; i++)
+	for (unsigned int i = 0; i < PARENTS; i++)
 		for (struct parent *p = r->bucket[i]; p; p = p->next) {
-			bool may_fork = p->former && agent_may_fork_since(p->pid, p->former->since);
+			bool may_fork = agent_may_fork_since(p->pid, p->former ? p->former->since : p->since);
 
 			p->past = may_fork ? NULL : p->former;
 			others |= may_fork;
@@ -284,12 +298,12 @@ static bool note_past(struct repairer *r)
 static bool forget(struct repairer *r)
 {
 	unsigned long told;
-	bool all;
+	bool all, others;
 
 	if (__atomic_load_n(&r->n_closers, __ATOMIC_SEQ_CST))
 		return false;
 	all = agent_look_at_buried();
-	all &= !note_past(r);
+	others = note_past(r);
 	told = __atomic_load_n(r->produced, __ATOMIC_ACQUIRE);
 	ring_buffer__consume(r->ring);
 	repair_late(r);
@@ -298,11 +312,13 @@ static bool forget(struct repairer *r)
 	pthread_mutex_lock(&r->lock);
 	forget_past(r);
 	pthread_mutex_unlock(&r->lock);
-	if (is_ending(r))
-		return all;
-	__atomic_add_fetch(&r->n_closers, 1, __ATOMIC_SEQ_CST);
-	if (thread_aside(closer, r))
-		closer(r);
+	if (is_ending(r) || others)
+		return all && !others;
+	for (size_t i = 0; i < CLOSERS && i <= agent_buried() / 16; i++) {
+		__atomic_add_fetch(&r->n_closers, 1, __ATOMIC_SEQ_CST);
+		if (thread_aside(closer, r))
+			__atomic_sub_fetch(&r->n_closers, 1, __ATOMIC_SEQ_CST);
+	}
 	return all;
 }
 
@@ -314,6 +330,16 @@ static bool has_to_forget(struct repairer *r)
 	has = r->n_former != 0;
 	pthread_mutex_unlock(&r->lock);
 	return has || r->late || agent_has_buried();
+}
+
+bool repairer__is_idle(struct repairer *r)
+{
+	bool is_idle;
+
+	pthread_mutex_lock(&r->lock);
+	is_idle = !r->n_former && !r->late;
+	pthread_mutex_unlock(&r->lock);
+	return is_idle;
 }
 
 static void *run(void *arg)
@@ -362,7 +388,7 @@ static void unmap_page(const unsigned long *m)
 		munmap((void *)m, (size_t)sysconf(_SC_PAGESIZE));
 }
 
-int repairer__new(struct repairer **out, int forks_fd, char *err, size_t err_size)
+int repairer__new(struct repairer **out, int forks_fd, int kin_fd, char *err, size_t err_size)
 {
 	struct repairer *r = calloc(1, sizeof(*r));
 	sigset_t all, old;
@@ -372,6 +398,7 @@ int repairer__new(struct repairer **out, int forks_fd, char *err, size_t err_siz
 		goto fail;
 	pthread_mutex_init(&r->lock, NULL);
 	r->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	r->kin_fd = kin_fd;
 	r->ring = ring_buffer__new(forks_fd, on_fork, r, NULL);
 	r->consumed = map_page(forks_fd, 0);
 	r->produced = map_page(forks_fd, 1);

@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "daemon/engine_impl.h"
+#include "daemon/tracepoint.h"
 
 #define MAX_SHOWN 4096 /* processes of a probe, of either kind */
 
@@ -115,6 +116,11 @@ static void fill_hosts(struct engine *e, const struct probe *p, struct report *r
 /* How its truth moves, see daemon/switch.h. */
 static const char *way_of(const struct group *g)
 {
+	if (g->is_parked)
+		return g->has_viewed
+			       ? "the opening gate, with an exchange of the memory that the tool sees; the tool's own "
+				 "attachment is parked"
+			       : "the opening gate; the tool's own attachment is parked";
 	if (g->has_viewed)
 		return "the opening gate, with an exchange of the memory that the tool sees";
 	if (g->has_khalf)
@@ -130,21 +136,27 @@ static void fill_probe(struct engine *e, const struct probe *p, struct report *r
 
 	snprintf(r->shown[i].name, sizeof(r->shown[i].name), "%s", prog ? prog->name : "");
 	*sp = (struct status_probe){
-		.kind = p->o.kind == PROBE_URETPROBE ? "uretprobe" : "uprobe",
+		.kind = probe_kind__name(p->o.kind),
 		.path = p->o.path,
-		.offset = p->o.offset,
+		.offset = probe_is_tracepoint(p) ? 0 : p->o.offset,
+		.is_tracepoint = probe_is_tracepoint(p),
 		.symbol = p->symbol[0] ? p->symbol : NULL,
 		.program = r->shown[i].name,
 		.hits = hits_of(p),
 		.since = seconds_since(p->group && p->group->since.tv_sec ? &p->group->since : &p->tool->since),
 	};
-	fill_hosts(e, p, r, i);
+	if (!sp->is_tracepoint)
+		fill_hosts(e, p, r, i);
 	sp->userspace = p->group && p->group->state == GROUP_SHARED && sp->n_targets > 0;
 	if (sp->userspace) {
 		sp->switched = way_of(p->group);
 		return;
 	}
-	if (p->group && p->group->state == GROUP_SHARED)
+	if (p->group && p->group->state == GROUP_SHARED && sp->is_tracepoint)
+		sp->reason = p->is_beside ? "it is no place in a process, and its program uses no map that has moved"
+					  : "it is no place in a process: the kernel half serves it, on the same "
+					    "memory as the other probes";
+	else if (p->group && p->group->state == GROUP_SHARED)
 		sp->reason = sp->n_refused ? sp->refused[0].reason
 					   : "no process has the probed file mapped; one that does will be followed";
 	else if (p->tool->refusal[0])

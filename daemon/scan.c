@@ -143,7 +143,54 @@ struct scan {
 	struct obs_scan *out;
 	pid_t *holders; /* of each probe: the process counted last; the iterator goes process by process */
 	size_t cap;
+	uint32_t *index; /* one more than a probe's number, by its key; 0: none */
+	size_t index_size, n_indexed;
 };
+
+/* What tells a record that it is of a probe which is known. Links have small numbers, events addresses. */
+static uint64_t key_of(enum obs_file_form form, uint64_t event, uint32_t link_id)
+{
+	return form == OBS_FILE_MULTI_LINK ? link_id : event;
+}
+
+static uint64_t key_of_probe(const struct obs_probe *p)
+{
+	return p->form == ATTACH_MULTI_LINK ? p->link_id : p->event_id;
+}
+
+/* Where the key is in the index, or would be: there is always room. */
+static uint32_t *indexed(const struct scan *s, uint64_t key)
+{
+	size_t i = key * 0x9e3779b97f4a7c15ull >> 32 & (s->index_size - 1);
+
+	while (s->index[i] && key_of_probe(&s->out->probes[s->index[i] - 1]) != key)
+		i = (i + 1) & (s->index_size - 1);
+	return &s->index[i];
+}
+
+/* The probe of this number, the first one of its key. */
+static bool add_to_index(struct scan *s, size_t number)
+{
+	uint32_t *old = s->index;
+	size_t old_size = s->index_size;
+
+	if (2 * (s->n_indexed + 1) > s->index_size) {
+		s->index_size = old_size ? 2 * old_size : 64;
+		s->index = calloc(s->index_size, sizeof(*s->index));
+		if (!s->index) {
+			s->index = old;
+			s->index_size = old_size;
+			return false;
+		}
+		for (size_t i = 0; i < old_size; i++)
+			if (old[i])
+				*indexed(s, key_of_probe(&s->out->probes[old[i] - 1])) = old[i];
+		free(old);
+	}
+	*indexed(s, key_of_probe(&s->out->probes[number])) = (uint32_t)number + 1;
+	s->n_indexed++;
+	return true;
+}
 
 static struct obs_probe *add_probe(struct scan *s)
 {
@@ -165,11 +212,28 @@ static struct obs_probe *add_probe(struct scan *s)
 }
 
 static const enum attach_form forms[] = {
-	[OBS_FILE_PERF_EVENT] = ATTACH_PERF_EVENT,
-	[OBS_FILE_PERF_LINK] = ATTACH_PERF_LINK,
-	[OBS_FILE_MULTI_LINK] = ATTACH_MULTI_LINK,
-	[OBS_FILE_OTHER_LINK] = ATTACH_OTHER,
+	[OBS_FILE_PERF_EVENT] = ATTACH_PERF_EVENT, [OBS_FILE_PERF_LINK] = ATTACH_PERF_LINK,
+	[OBS_FILE_MULTI_LINK] = ATTACH_MULTI_LINK, [OBS_FILE_OTHER_LINK] = ATTACH_OTHER,
+	[OBS_FILE_RAW_LINK] = ATTACH_RAW_LINK,
 };
+
+static enum probe_kind kind_of(const struct obs_rec_file *rec)
+{
+	if (rec->is_uprobe)
+		return rec->is_return ? PROBE_URETPROBE : PROBE_UPROBE;
+	if (!rec->is_tracepoint)
+		return PROBE_OTHER;
+	switch (rec->prog_type) {
+	case BPF_PROG_TYPE_TRACEPOINT:
+		return PROBE_TRACEPOINT;
+	case BPF_PROG_TYPE_RAW_TRACEPOINT:
+		return PROBE_RAW_TRACEPOINT;
+	case BPF_PROG_TYPE_TRACING:
+		return PROBE_TP_BTF;
+	default: /* a raw tracepoint's that may write what others see of the event */
+		return PROBE_OTHER;
+	}
+}
 
 /* The same event again: by its link, by another descriptor of the same process, or by another process. */
 static void merge(struct obs_probe *p, pid_t *holder, const struct obs_rec_file *rec)
@@ -205,7 +269,7 @@ static void fill(struct obs_probe *p, const struct obs_rec_file *rec, size_t pat
 	p->fd = is_event ? rec->fd : -1;
 	p->link_fd = is_event ? -1 : rec->fd;
 	p->event_id = rec->event;
-	p->kind = !rec->is_uprobe ? PROBE_OTHER : rec->is_return ? PROBE_URETPROBE : PROBE_UPROBE;
+	p->kind = kind_of(rec);
 	p->form = forms[rec->form];
 	p->prog_id = rec->prog_id;
 	p->link_id = rec->link_id;
@@ -286,27 +350,29 @@ static int add_multi(struct scan *s, const struct obs_rec_file *rec)
 
 static int add_record(struct scan *s, const struct obs_rec_file *rec)
 {
-	size_t path_len = rec->size - offsetof(struct obs_rec_file, path);
-	struct obs_probe *p = NULL;
-	bool known = false;
+	size_t path_len = rec->size - offsetof(struct obs_rec_file, path), first = s->out->n_probes;
+	uint64_t key = key_of((enum obs_file_form)rec->form, rec->event, rec->link_id);
+	uint32_t known = s->index_size ? *indexed(s, key) : 0;
+	struct obs_probe *p;
+	int err;
 
-	for (size_t i = 0; i < s->out->n_probes; i++) {
-		p = &s->out->probes[i];
-		if (rec->form == OBS_FILE_MULTI_LINK ? p->link_id == rec->link_id : p->event_id == rec->event) {
-			merge(p, &s->holders[i], rec);
-			known = true;
-		}
-	}
-	if (known)
+	if (known) {
+		for (size_t i = known - 1; i < s->out->n_probes && key_of_probe(&s->out->probes[i]) == key; i++)
+			merge(&s->out->probes[i], &s->holders[i], rec);
 		return 0;
-	if (rec->form == OBS_FILE_MULTI_LINK)
-		return add_multi(s, rec);
-	p = add_probe(s);
-	if (!p)
-		return -ENOMEM;
-	fill(p, rec, path_len);
-	s->holders[s->out->n_probes - 1] = rec->tgid;
-	return 0;
+	}
+	if (rec->form == OBS_FILE_MULTI_LINK) {
+		err = add_multi(s, rec);
+		if (err || s->out->n_probes == first)
+			return err;
+	} else {
+		p = add_probe(s);
+		if (!p)
+			return -ENOMEM;
+		fill(p, rec, path_len);
+		s->holders[first] = rec->tgid;
+	}
+	return add_to_index(s, first) ? 0 : -ENOMEM;
 }
 
 int observer__scan(struct observer *o, pid_t pid, struct obs_scan *out, char *err, size_t err_size)
@@ -330,6 +396,7 @@ int observer__scan(struct observer *o, pid_t pid, struct obs_scan *out, char *er
 	}
 	free(buf);
 	free(s.holders);
+	free(s.index);
 	if (ret) {
 		snprintf(err, err_size, "cannot read what is attached: %s", strerror(-ret));
 		obs_scan__clear(out);

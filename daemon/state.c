@@ -14,6 +14,9 @@
 #include "agent/adopt.h"
 #include "daemon/hosts.h"
 #include "daemon/log.h"
+#include "daemon/park.h"
+#include "daemon/procfs.h"
+#include "daemon/switch.h"
 
 static char path[PATH_MAX];
 static json_object *left; /* processes that a later daemon is to let go of, or NULL */
@@ -48,12 +51,13 @@ static json_object *bytes(const void *data, size_t size)
 
 static json_object *group_state(const struct group *g)
 {
-	json_object *o = json_object_new_object(), *maps = json_object_new_array();
+	json_object *o = json_object_new_object(), *maps = json_object_new_array(), *parked = json_object_new_array();
 
 	json_object_object_add(o, "id", number(g->id));
 	json_object_object_add(o, "tool", number((uint64_t)g->tool->pid));
 	json_object_object_add(o, "tool_start", number(g->tool->start_time));
 	json_object_object_add(o, "kernel_half", json_object_new_boolean(g->has_khalf));
+	json_object_object_add(o, "at_tracepoints", json_object_new_boolean(group_has_tracepoint(g)));
 	for (unsigned int i = 0; i < g->n_maps; i++) {
 		json_object *m;
 
@@ -66,6 +70,10 @@ static json_object *group_state(const struct group *g)
 		json_object_array_add(maps, m);
 	}
 	json_object_object_add(o, "maps", maps);
+	for (unsigned int i = 0; i < g->n_probes; i++)
+		if (g->probe[i]->parked)
+			json_object_array_add(parked, parked__json(g->probe[i]->parked));
+	json_object_object_add(o, "parked", parked);
 	return o;
 }
 
@@ -133,6 +141,8 @@ int state__save(const struct group *groups, const struct hosts *hosts)
 		json_object_array_add(hs, json_object_get(json_object_array_get_idx(left, i)));
 	json_object_object_add(o, "version", number(STATE_VERSION));
 	json_object_object_add(o, "records", number(AGENT_RECORD_VERSION));
+	json_object_object_add(o, "daemon", number((uint64_t)getpid()));
+	json_object_object_add(o, "daemon_start", number(procfs_start_time(getpid())));
 	json_object_object_add(o, "groups", gs);
 	json_object_object_add(o, "hosts", hs);
 	snprintf(temporary, sizeof(temporary), "%s.new", path);
@@ -196,6 +206,8 @@ bool state__needs_pin(const char *name)
 {
 	int pid;
 
+	if (park__needs_pin(name))
+		return true;
 	if (sscanf(name, "hold-%d-", &pid) != 1 && sscanf(name, "host-%d-", &pid) != 1)
 		return false;
 	for (size_t i = 0; state__has_left() && i < json_object_array_length(left); i++)

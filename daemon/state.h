@@ -16,7 +16,7 @@ struct host;
 struct hosts;
 struct json_object;
 
-#define STATE_VERSION 3
+#define STATE_VERSION 4
 
 /* Where; call once. */
 void state__open(const char *runtime_dir);

@@ -27,13 +27,15 @@ enum status_state status_state__by_name(const char *name)
 
 enum status_state status_tool__state(const struct status_tool *tool)
 {
-	size_t user = 0;
+	size_t user = 0, could = 0;
 
-	for (size_t i = 0; i < tool->n_probes; i++)
+	for (size_t i = 0; i < tool->n_probes; i++) {
 		user += tool->probes[i].userspace;
+		could += !tool->probes[i].is_tracepoint;
+	}
 	if (user == 0)
 		return STATUS_KERNEL;
-	return user == tool->n_probes ? STATUS_OFFLOADED : STATUS_PARTLY;
+	return user == could ? STATUS_OFFLOADED : STATUS_PARTLY;
 }
 
 /* Bytes of the well-formed UTF-8 character at s (Unicode 15, table 3-7), or 0. */
@@ -98,7 +100,7 @@ static json_object *probe_json(const struct status_probe *p, bool explain)
 
 	json_object_object_add(o, "kind", text(p->kind));
 	json_object_object_add(o, "path", text(p->path));
-	json_object_object_add(o, "offset", json_object_new_uint64(p->offset));
+	json_object_object_add(o, "offset", p->is_tracepoint ? NULL : json_object_new_uint64(p->offset));
 	json_object_object_add(o, "symbol", text(p->symbol));
 	json_object_object_add(o, "program", text(p->program));
 	json_object_object_add(o, "state", text(p->userspace ? "userspace" : "kernel"));

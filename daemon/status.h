@@ -22,7 +22,7 @@ enum status_state {
 	STATUS_UNKNOWN = 0,   /* no such tool */
 	STATUS_KERNEL = 1,    /* every probe of it runs in the kernel */
 	STATUS_PARTLY = 2,    /* some probes run in userspace */
-	STATUS_OFFLOADED = 3, /* all probes run in userspace */
+	STATUS_OFFLOADED = 3, /* all probes run in userspace, but for tracepoints */
 	STATUS_UNDECIDED = 4, /* bpftimed has yet to try some of them; nothing can wait for this */
 };
 
@@ -38,11 +38,12 @@ struct status_refused {
 
 /* All pointers belong to the caller and may be NULL where the comment allows. */
 struct status_probe {
-	const char *kind;     /* "uprobe", "uretprobe", ... */
+	const char *kind;     /* "uprobe", "uretprobe", "tracepoint", ... */
 	const char *path;     /* of the probed file */
 	uint64_t offset;      /* in the file */
 	const char *symbol;   /* NULL: none known */
 	const char *program;  /* name of the BPF program */
+	bool is_tracepoint;   /* it cannot run in userspace; path says which */
 	bool userspace;	      /* where it runs */
 	const char *reason;   /* a sentence; NULL when it runs in userspace */
 	const char *switched; /* by which way it is switched; NULL: it is in the kernel */

@@ -17,6 +17,7 @@
 #include "daemon/domain.h"
 #include "daemon/log.h"
 #include "daemon/occupy.h"
+#include "daemon/park.h"
 #include "daemon/state.h"
 #include "daemon/views.h"
 #include "shm-runtime/shm_map.h"
@@ -45,9 +46,22 @@ static int __attribute__((format(printf, 3, 4))) fail(struct group *g, int err, 
 
 /* ---- who serves what ---- */
 
+bool probe_is_tracepoint(const struct probe *p)
+{
+	return probe_kind__is_tracepoint(p->o.kind);
+}
+
 bool probe_reaches(const struct probe *p, const struct host *h)
 {
-	return p->o.target < 0 || p->o.target == h->pid;
+	return !probe_is_tracepoint(p) && (p->o.target < 0 || p->o.target == h->pid);
+}
+
+bool group_has_tracepoint(const struct group *g)
+{
+	for (unsigned int i = 0; i < g->n_probes; i++)
+		if (probe_is_tracepoint(g->probe[i]) && !g->probe[i]->is_beside)
+			return true;
+	return false;
 }
 
 bool group_reaches(const struct group *g, struct host *h)
@@ -61,7 +75,8 @@ bool group_reaches(const struct group *g, struct host *h)
 bool group_is_host_wide(const struct group *g, const struct gprog *prog)
 {
 	for (unsigned int i = 0; i < g->n_probes; i++)
-		if (g->probe[i]->o.target < 0 && (!prog || &g->prog[g->probe[i]->prog] == prog))
+		if (g->probe[i]->o.target < 0 && !probe_is_tracepoint(g->probe[i]) &&
+		    (!prog || &g->prog[g->probe[i]->prog] == prog))
 			return true;
 	return false;
 }
@@ -317,6 +332,24 @@ static void fill_action(struct agent_action *a, const struct host *h, const stru
 	a->flags |= g->prog[p->prog].plain ? 0 : AGENT_ACT_GENERAL;
 }
 
+/* Do all probes that the place has stand at its escape slot, too? */
+static bool has_escape(struct switcher *sw, const struct host *h, const struct place *pl)
+{
+	bool some = false;
+
+	if (pl->escape < 0)
+		return false;
+	for_each_probe_at(p, sw->at, pl->ino, pl->offset)
+	{
+		if (!probe_reaches(p, h) || (p->group && p->group->leaving))
+			continue;
+		if (p->escape != pl->escape)
+			return false;
+		some = true;
+	}
+	return some;
+}
+
 /* The kernel runs the newest consumer first; so do we. Nobody may be inside. */
 static void fill_place(struct switcher *sw, struct host *h, struct place *pl)
 {
@@ -338,6 +371,7 @@ static void fill_place(struct switcher *sw, struct host *h, struct place *pl)
 	if (n != 1)
 		pl->counts = NULL;
 	s->has_return = n_return > 0;
+	site__set_escape(pl->site, has_escape(sw, h, pl));
 	__atomic_store_n(&s->n_actions, n, __ATOMIC_SEQ_CST);
 }
 
@@ -588,17 +622,47 @@ static bool is_in_time(const struct switcher *sw)
 	return !sw->is_crowded || cpus_are_occupied();
 }
 
+static uint64_t kgate_of(const struct group *g)
+{
+	return __atomic_load_n(&g->arena->kgate, __ATOMIC_SEQ_CST);
+}
+
+/* May the tool's program run before the kernel half at a hit? At uprobes consumers run newest first. */
+static bool is_tool_first(const struct group *g)
+{
+	return group_has_tracepoint(g) || g->is_unordered;
+}
+
+/*
+ * For both directions: kgate is read, and every processor is passed, so that the programs of hits that were counted
+ * before have ended; the maps are copied; the gate is turned if it counts no other hit. At a uprobe the kernel half
+ * runs before the tool's program, so that a hit that changes the tool's map during the copy has been counted. At a
+ * tracepoint it is the other way round, and where the tool's program has been parked since, but nothing comes between
+ * the two: so every processor is passed once more when the copy is done. A hit of which a part was copied, or was
+ * written over, has ended then and is counted; one that begins later has no part in the copy, and is served by the one
+ * side that the gate says when its kernel half looks.
+ */
+
 /* Arena to tool's maps, until the gate has turned. On failure the arena is the truth as before. */
 static int copy_out_and_close(struct switcher *sw, struct group *g)
 {
-	uint64_t seen = __atomic_load_n(&g->arena->kgate, __ATOMIC_SEQ_CST);
-	int err = copy_maps(g, false);
+	bool is_first = is_tool_first(g);
+	uint64_t seen = kgate_of(g);
+	int err = cpus_pass() ? copy_maps(g, false) : -EAGAIN;
 
 	if (err)
 		return err;
 	/* What the tool reads now is what was just copied: nobody serves until the gate has turned. */
 	enable_carriers(sw, g, false);
-	err = copy_maps(g, false);
+	if (is_first) {
+		/* That went over the processors, which is a hit of some. What was copied is older, but not wrong. */
+		seen = kgate_of(g);
+		err = cpus_pass() ? 0 : -EAGAIN;
+	}
+	if (!err)
+		err = copy_maps(g, false);
+	if (!err && is_first && !cpus_pass())
+		err = -EAGAIN;
 	if (!err && is_in_time(sw) && turn_kgate(g, seen, false))
 		return 0;
 	enable_carriers(sw, g, true);
@@ -607,9 +671,11 @@ static int copy_out_and_close(struct switcher *sw, struct group *g)
 
 static int copy_in_and_open(struct switcher *sw, struct group *g)
 {
-	uint64_t seen = __atomic_load_n(&g->arena->kgate, __ATOMIC_SEQ_CST);
-	int err = copy_maps(g, true);
+	uint64_t seen = kgate_of(g);
+	int err = cpus_pass() ? copy_maps(g, true) : -EAGAIN;
 
+	if (!err && is_tool_first(g) && !cpus_pass())
+		err = -EAGAIN;
 	if (err)
 		return err;
 	if (!is_in_time(sw) || !turn_kgate(g, seen, true))
@@ -628,17 +694,18 @@ static int move(struct switcher *sw, struct group *g, struct viewing *v,
 	int err = -EAGAIN;
 
 	sw->is_crowded = is_crowded(v);
-	for (int i = 0; i < FREE_TRIES && err == -EAGAIN && !sw->is_crowded; i++) {
-		cpus_visit();
+	for (int i = 0; i < FREE_TRIES && err == -EAGAIN && !sw->is_crowded; i++)
 		err = try(sw, g);
-	}
 	for (int i = 0; i < OCCUPIED_TRIES && err == -EAGAIN; i++) {
 		int ret = cpus_occupy();
 
 		log_debug("group %u: not a moment without a hit; processors kept: %s", g->id, strerror(-ret));
 		if (ret)
 			continue;
-		err = try(sw, g);
+		/* Interrupts go on, and may be at a tracepoint. */
+		do {
+			err = try(sw, g);
+		} while (err == -EAGAIN && group_has_tracepoint(g) && cpus_are_occupied());
 		if (!err)
 			let_views_go(g, v);
 		cpus_release();
@@ -646,7 +713,8 @@ static int move(struct switcher *sw, struct group *g, struct viewing *v,
 	sw->is_crowded = false;
 	return err == -EAGAIN ? fail(g, -EBUSY,
 				     "processes that do not carry the agent hit the probes too often for an "
-				     "exact switch")
+				     "exact switch%s",
+				     group_has_tracepoint(g) ? ", or one of its tracepoints is hit too often" : "")
 			      : err;
 }
 
@@ -761,7 +829,8 @@ static bool is_first_in_file(const struct group *g, unsigned int i)
 
 	/* Mostly the one before is in the same file, too. */
 	for (unsigned int k = i; k--;)
-		if (g->probe[k]->o.ino == o->ino && g->probe[k]->o.dev == o->dev && g->probe[k]->o.target < 0)
+		if (!probe_is_tracepoint(g->probe[k]) && g->probe[k]->o.ino == o->ino && g->probe[k]->o.dev == o->dev &&
+		    g->probe[k]->o.target < 0)
 			return false;
 	return true;
 }
@@ -771,7 +840,7 @@ void group__each_process(const struct group *g, void (*cb)(pid_t pid, void *arg)
 	for (unsigned int i = 0; i < g->n_probes; i++) {
 		const struct obs_probe *o = &g->probe[i]->o;
 
-		if (o->target < 0 && is_first_in_file(g, i))
+		if (o->target < 0 && !probe_is_tracepoint(g->probe[i]) && is_first_in_file(g, i))
 			hosts__each_mapping(o->dev, o->ino, cb, arg);
 	}
 }
@@ -841,7 +910,9 @@ static void why_nowhere(struct switcher *sw, struct group *g)
 		return;
 	for (struct host *h = sw->hosts->list; h; h = h->next)
 		for (unsigned int i = 0; h->why[0] && i < g->n_probes; i++)
-			if (g->probe[i]->o.target == h->pid || host__maps(h, g->probe[i]->o.dev, g->probe[i]->o.ino)) {
+			if (!probe_is_tracepoint(g->probe[i]) &&
+			    (g->probe[i]->o.target == h->pid ||
+			     host__maps(h, g->probe[i]->o.dev, g->probe[i]->o.ino))) {
 				fail(g, 0, "%s", h->why);
 				return;
 			}
@@ -1062,11 +1133,29 @@ static int drain_returns(struct switcher *sw, struct group *g)
 	return err ? err : wait_for_returns(sw, g, g->has_khalf ? RETURNS_TIMEOUT_MS : HELD_RETURNS_TIMEOUT_MS);
 }
 
+/* The tool's program must be attached where it is to serve. */
+static int unpark(struct group *g, bool force)
+{
+	char why[REASON_SIZE] = "";
+	int err = park__restore(g, force, why, sizeof(why));
+
+	if (!err)
+		return 0;
+	if (!force)
+		return fail(g, err, "its own attachment cannot be restored: %s", why);
+	log_error("%s (%d): its own attachment cannot be restored: %s", g->tool->comm, g->tool->pid, why);
+	park__leave(g);
+	return 0;
+}
+
 int switch_handback(struct switcher *sw, struct group *g, bool force)
 {
 	struct viewing viewing;
-	int err = prepare_views_back(sw, g, &viewing, force);
+	int err = unpark(g, force);
 
+	if (err)
+		return err;
+	err = prepare_views_back(sw, g, &viewing, force);
 	if (err && !force)
 		return err;
 	err = drain_returns(sw, g);
@@ -1110,6 +1199,8 @@ void switch_release(struct switcher *sw, struct group *g)
 	struct viewing viewing = {0};
 	bool kept;
 
+	if (was_shared)
+		unpark(g, true);
 	g->state = GROUP_GONE;
 	if (!g->arena)
 		return;

@@ -70,11 +70,15 @@ bool place_is_crowded(struct switcher *sw, const struct host *h, const struct pl
 /* May every probe on this instruction be served in userspace? */
 bool place_is_carried(struct switcher *sw, const struct host *h, const struct place *pl);
 bool probe_reaches(const struct probe *p, const struct host *h);
+/* Does it have no place in any process? */
+bool probe_is_tracepoint(const struct probe *p);
+/* Does the kernel half stand at a tracepoint, too? */
+bool group_has_tracepoint(const struct group *g);
 /* Does the process map a file in which a probe of the group reaches it? */
 bool group_reaches(const struct group *g, struct host *h);
 /* Calls cb for every process on the host that maps a file in which a probe is that is not limited to one. */
 void group__each_process(const struct group *g, void (*cb)(pid_t pid, void *arg), void *arg);
-/* Is a probe of the group not limited to a process? prog: only those of this program; NULL: all. */
+/* Is a uprobe of the group not limited to a process? prog: only those of this program; NULL: all. */
 bool group_is_host_wide(const struct group *g, const struct gprog *prog);
 
 #endif

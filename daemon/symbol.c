@@ -65,7 +65,8 @@ int symbol_at(const char *path, uint64_t offset, char *name, size_t size)
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return -errno;
-	elf = elf_begin(fd, ELF_C_READ_MMAP, NULL);
+	/* Not mapped: the kernel would put the int3s of all uprobes on the file there. */
+	elf = elf_begin(fd, ELF_C_READ, NULL);
 	if (elf && address_of(elf, offset, &addr)) {
 		for (size_t t = 0; t < sizeof(tables) / sizeof(tables[0]) && !found; t++) {
 			for (Elf_Scn *scn = NULL; !found && (scn = elf_nextscn(elf, scn));) {

@@ -2,20 +2,26 @@
 /*
  * watch.c: what no event tells, and is looked at now and then while something runs in userspace: places that cool down
  * or do not open, targets that could not do as the kernel would, other bpftimeds' claims, calls that the carriers did
- * not meet, nodes of maps that can be used again.
+ * not meet, nodes of maps that can be used again, uprobes of processes that have ended.
  */
 #include <stdio.h>
 
 #include "daemon/domain.h"
 #include "daemon/engine_impl.h"
 #include "daemon/log.h"
+#include "daemon/park.h"
 #include "daemon/state.h"
+#include "daemon/tracepoint.h"
 #include "shm-runtime/shm_map.h"
 
-#define COOL_NS	     1000000000ull
-#define STUCK_NS     10000000000ull /* between two tries to give up a place in which a thread is held */
-#define WATCH_NS     1000000000ull  /* between two looks at what carries may have missed */
-#define SETTLE_TRIES 50u
+#define COOL_NS	      1000000000ull
+#define STUCK_NS      10000000000ull /* between two tries to give up a place in which a thread is held */
+#define WATCH_NS      1000000000ull  /* between two looks at what carries may have missed */
+#define SETTLE_TRIES  50u
+#define BURIED_MOST   512 /* a few KiB of the kernel's each, and all of one instruction are looked through together */
+#define BURIED_FEW    16
+#define CLEAR_NS      10000000000ull /* as long at most it takes to close them */
+#define CLEAR_LOOK_NS 100000000ull
 
 /* ---- places ---- */
 
@@ -301,6 +307,45 @@ static uint64_t watch_carriers(struct engine *e, uint64_t now)
 	return 0;
 }
 
+/* A tracepoint of the group at which the kernel has skipped the kernel half, or NULL. */
+static const struct probe *skipped_tracepoint(const struct group *g)
+{
+	for (unsigned int i = 0; i < g->n_probes; i++) {
+		const struct probe *p = g->probe[i];
+
+		if (probe_is_tracepoint(p) && !p->is_beside && tracepoint__missed(g->prog[p->prog].khalf_fd))
+			return p;
+	}
+	return NULL;
+}
+
+/*
+ * What the kernel skips at a tracepoint, because programs are at work on the same CPU, it might not have skipped
+ * without ours: the group goes back to the kernel and stays there. Returns when to look again, or 0.
+ */
+static uint64_t watch_tracepoints(struct engine *e, uint64_t now)
+{
+	bool some = false;
+
+	for (struct group *g = e->groups; g; g = g->next) {
+		const struct probe *p;
+		char why[REASON_SIZE];
+
+		if (g->state != GROUP_SHARED || !group_has_tracepoint(g))
+			continue;
+		some = true;
+		p = skipped_tracepoint(g);
+		if (!p)
+			continue;
+		snprintf(why, sizeof(why),
+			 "the kernel has skipped hits of tracepoint %.128s, because programs were running on the same "
+			 "CPU",
+			 p->o.path);
+		give_back(e, g, why);
+	}
+	return some ? now + WATCH_NS : 0;
+}
+
 /* The map of which nodes were used again while a thread could hold them still, or NULL. */
 static const struct gmap *overrun_map(const struct group *g)
 {
@@ -334,6 +379,109 @@ static uint64_t watch_nodes(struct engine *e, uint64_t now)
 	return some ? now + WATCH_NS : 0;
 }
 
+/*
+ * Processes that have ended leave uprobes behind, which cannot be closed while others have jumps at the same
+ * instructions (agent_bury_holds()). When there are many, all processes are let go of, and taken in again when the
+ * kernel has closed them. Returns when to look again, or 0.
+ */
+static uint64_t watch_buried(struct engine *e, uint64_t now)
+{
+	if (e->clears_until) {
+		if (agent_buried() > BURIED_FEW && now < e->clears_until)
+			return now + CLEAR_LOOK_NS;
+		e->clears_until = 0;
+		for (struct group *g = e->groups; g; g = g->next)
+			if (g->state == GROUP_KERNEL)
+				group__retry(g);
+		return now;
+	}
+	if (agent_buried() < BURIED_MOST)
+		return 0;
+	log_info("%zu processes that have ended had places of tools that go on: all are let go of and taken in anew",
+		 agent_buried());
+	e->clears_until = now + CLEAR_NS;
+	for (struct host *h = e->hosts.list, *next; h; h = next) {
+		next = h->next;
+		converge__renew(e, h);
+	}
+	return now + CLEAR_LOOK_NS;
+}
+
+/* ---- tools' own attachments ---- */
+
+#define PARK_LEAST_HITS 10u /* of the kernel half's, from look to look: fewer are not worth it */
+#define PARK_MAX_TRIES	6u
+
+static int save_state(void *arg)
+{
+	const struct engine *e = arg;
+
+	return state__save(e->groups, &e->hosts);
+}
+
+static bool may_park(const struct engine *e)
+{
+	const char *rule;
+
+	return policy__setting(e->policy, POLICY_STOP_TOOLS, &rule);
+}
+
+/* The policy is another one. */
+static uint64_t end_parking(struct group *g, uint64_t now)
+{
+	char why[REASON_SIZE];
+
+	return park__restore(g, false, why, sizeof(why)) ? now + WATCH_NS : 0;
+}
+
+static void try_to_park(struct engine *e, struct group *g)
+{
+	char why[REASON_SIZE] = "";
+
+	if (!park__group(g, save_state, e, why, sizeof(why))) {
+		g->park_tries = 0;
+		log_debug("group %u: parked", g->id);
+		converge__changed(e);
+		return;
+	}
+	g->park_tries += g->park_tries < PARK_MAX_TRIES;
+	log_debug("group %u: not parked: %s", g->id, why);
+}
+
+/* Where hits reach the kernel half, the tool's own program is taken from the instruction. Returns when to look again,
+ * or 0. */
+static uint64_t watch_parking(struct engine *e, uint64_t now)
+{
+	int delay = park__delay_ms();
+	uint64_t next = 0;
+
+	for (struct group *g = e->groups; delay >= 0 && g; g = g->next) {
+		uint64_t hits;
+
+		if (g->state == GROUP_SHARED && g->is_parked && !may_park(e)) {
+			next = earlier(end_parking(g, now), next);
+			continue;
+		}
+		if (g->state != GROUP_SHARED || g->is_parked || g->tool->dirty_at || !may_park(e) || !park__suits(g)) {
+			g->park_at = 0;
+			continue;
+		}
+		hits = __atomic_load_n(&g->arena->kgate, __ATOMIC_RELAXED);
+		if (g->park_at && now < g->park_at) {
+			next = earlier(g->park_at, next);
+			continue;
+		}
+		if (!delay || (g->park_at && hits - g->park_seen >= PARK_LEAST_HITS))
+			try_to_park(e, g);
+		if (g->is_parked)
+			continue;
+		g->park_seen = hits;
+		g->park_at = now + ((delay ? (uint64_t)delay : 100) * 1000000ull << g->park_tries);
+		next = earlier(g->park_at, next);
+	}
+	return next;
+}
+
 uint64_t watch__run(struct engine *e, uint64_t now)
 {
 	uint64_t next = cool_places(e, now);
@@ -342,6 +490,9 @@ uint64_t watch__run(struct engine *e, uint64_t now)
 	next = earlier(watch_claims(e, now), next);
 	next = earlier(watch_users(e, now), next);
 	next = earlier(watch_carriers(e, now), next);
+	next = earlier(watch_tracepoints(e, now), next);
 	next = earlier(watch_nodes(e, now), next);
+	next = earlier(watch_buried(e, now), next);
+	next = earlier(watch_parking(e, now), next);
 	return earlier(settle_again(e, now), next);
 }

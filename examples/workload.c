@@ -105,7 +105,7 @@ static const struct {
 
 struct options {
 	unsigned long threads, calls, rate;
-	bool hold;
+	bool hold, asks;
 	size_t function;
 };
 
@@ -127,12 +127,14 @@ struct gate {
 
 static struct gate gate = {.lock = PTHREAD_MUTEX_INITIALIZER, .moved = PTHREAD_COND_INITIALIZER};
 
-static const char usage[] = "Usage: workload [--threads N] [--calls N] [--rate N] [--function NAME] [--hold]\n"
-			    "  --threads N      threads that call (1)\n"
-			    "  --calls N        calls of each thread (100000)\n"
-			    "  --rate N         calls per second of each thread (as many as it can)\n"
-			    "  --function NAME  work, work_name, work_endbr or work_sub (work)\n"
-			    "  --hold           wait again before ending\n";
+static const char usage[] =
+	"Usage: workload [--threads N] [--calls N] [--rate N] [--function NAME] [--getppid] [--hold]\n"
+	"  --threads N      threads that call (1)\n"
+	"  --calls N        calls of each thread (100000)\n"
+	"  --rate N         calls per second of each thread (as many as it can)\n"
+	"  --function NAME  work, work_name, work_endbr or work_sub (work)\n"
+	"  --getppid        after each call this system call\n"
+	"  --hold           wait again before ending\n";
 
 /* ---- what is called with what ---- */
 
@@ -206,6 +208,8 @@ static void make_calls(const struct options *o)
 				break;
 		}
 		fn(named ? (long)names[kind] : (long)kind, (long)value_of(i), (long)weight_of(i));
+		if (o->asks)
+			syscall(SYS_getppid);
 	}
 }
 
@@ -343,13 +347,10 @@ static size_t find_function(const char *name)
 static void read_options(int argc, char **argv, struct options *o)
 {
 	static const struct option longs[] = {
-		{"threads", required_argument, NULL, 't'},
-		{"calls", required_argument, NULL, 'c'},
-		{"rate", required_argument, NULL, 'r'},
-		{"function", required_argument, NULL, 'f'},
-		{"hold", no_argument, NULL, 'h'},
-		{"help", no_argument, NULL, '?'},
-		{0},
+		{"threads", required_argument, NULL, 't'}, {"calls", required_argument, NULL, 'c'},
+		{"rate", required_argument, NULL, 'r'},	   {"function", required_argument, NULL, 'f'},
+		{"getppid", no_argument, NULL, 'g'},	   {"hold", no_argument, NULL, 'h'},
+		{"help", no_argument, NULL, '?'},	   {0},
 	};
 	int opt;
 
@@ -366,6 +367,9 @@ static void read_options(int argc, char **argv, struct options *o)
 			break;
 		case 'f':
 			o->function = find_function(optarg);
+			break;
+		case 'g':
+			o->asks = true;
 			break;
 		case 'h':
 			o->hold = true;

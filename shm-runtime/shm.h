@@ -42,6 +42,8 @@ enum shm_ugate {
  */
 #define SHM_KGATE_OPEN (1ull << 63)
 
+#define SHM_NOBODY 0xffffffffu /* no process: the idle tasks are 0 */
+
 struct shm_group_hdr {
 	__u64 magic;
 	__u32 version;
@@ -49,7 +51,8 @@ struct shm_group_hdr {
 	__u64 size;	/* bytes of the whole arena */
 	__u64 hits_off; /* hit counters: __u64 [n_probes][n_cpus] */
 	__u32 n_probes;
-	__u32 pad0;
+	__u32 daemon; /* tgid, in the initial PID namespace, whose own hits of tracepoints kgate does not count; or
+			 NOBODY */
 	__u64 kgate __attribute__((aligned(64)));
 	__u32 ugate __attribute__((aligned(64)));
 };

@@ -7,12 +7,13 @@ $(B)/tests/reap $(B)/tests/debugger: $(B)/tests/%: $(B)/tests/%.o
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^
 
-# A tool that uses its results in ways of its own.
-$(B)/tests/tools/drain.o: $(B)/tests/tools/drain.skel.h
-$(B)/tests/tools/drain: $(B)/tests/tools/drain.o $(B)/examples/probe_tool.o
+# Tools that use their results, or attach, in ways of their own.
+TOOLS := $(addprefix $(B)/tests/tools/,drain pairs)
+$(addsuffix .o,$(TOOLS)): %.o: %.skel.h
+$(TOOLS): %: %.o $(B)/examples/probe_tool.o
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -pthread -o $@ $^ -lbpf
-TEST_PROGRAMS += $(B)/tests/tools/drain
+TEST_PROGRAMS += $(TOOLS)
 
 # `make check TESTS="tests/behaviour/cli.bats build/tests/unit/test_policy"` runs these only.
 BEHAVIOUR := $(sort $(wildcard tests/behaviour/*.bats))

@@ -19,17 +19,19 @@
 
 struct vm_worker {
 	char *path;
+	char **envp;
 	pid_t pid; /* 0: not running */
 	int fd;
 };
 
-struct vm_worker *vm_worker__new(const char *path)
+struct vm_worker *vm_worker__new(const char *path, char **envp)
 {
 	struct vm_worker *w = calloc(1, sizeof(*w));
 
 	if (!w)
 		return NULL;
 	w->fd = -1;
+	w->envp = envp;
 	w->path = strdup(path);
 	if (!w->path) {
 		free(w);
@@ -61,9 +63,9 @@ void vm_worker__free(struct vm_worker *w)
 }
 
 /* In the child: the socket becomes descriptor 0, output goes nowhere but stderr, and death follows the parent's. */
-static void __attribute__((noreturn)) child(const char *path, int fd, pid_t parent)
+static void __attribute__((noreturn)) child(const struct vm_worker *w, int fd, pid_t parent)
 {
-	char *argv[] = {(char *)path, NULL}, *envp[] = {NULL};
+	char *argv[] = {w->path, NULL}, *none_set[] = {NULL};
 	sigset_t none;
 	int null;
 
@@ -75,7 +77,7 @@ static void __attribute__((noreturn)) child(const char *path, int fd, pid_t pare
 	null = open("/dev/null", O_WRONLY | O_CLOEXEC);
 	if (dup2(fd, 0) < 0 || (null >= 0 && dup2(null, 1) < 0))
 		_exit(127);
-	execve(path, argv, envp);
+	execve(w->path, argv, w->envp ? w->envp : none_set);
 	_exit(127);
 }
 
@@ -90,7 +92,7 @@ static int start(struct vm_worker *w, char *err, size_t err_size)
 		return vm_fail(err, err_size, -errno, "no socket pair for the compiler: %s", strerror(errno));
 	w->pid = fork();
 	if (w->pid == 0)
-		child(w->path, pair[1], parent);
+		child(w, pair[1], parent);
 	close(pair[1]);
 	if (w->pid < 0) {
 		int e = errno;

@@ -10,8 +10,11 @@
 
 struct vm_worker;
 
-/* Prepares a worker that will run the executable at path (started at the first job, again after a crash). */
-struct vm_worker *vm_worker__new(const char *path);
+/*
+ * Prepares a worker that will run the executable at path (started at the first job, again after a crash) with this
+ * environment, which the caller keeps; NULL: with an empty one.
+ */
+struct vm_worker *vm_worker__new(const char *path, char **envp);
 void vm_worker__free(struct vm_worker *w);
 
 /*

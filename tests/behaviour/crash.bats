@@ -55,6 +55,33 @@ killed_in_switches() {
 	done
 }
 
+@test "killed: fork children, of which nobody knows any more, are counted" {
+	local probe public
+	# What not everybody can map has no escape.
+	public=$(mktemp -d)
+	chmod 755 "$public"
+	cp "$B/tests/victims/fork" "$public/workload"
+	for probe in uprobe uretprobe; do
+		mkfifo "$SESSION/go.$probe"
+		"$public/workload" 20 <>"$SESSION/go.$probe" >"$SESSION/victim" 2>&1 3>&- &
+		WORKLOAD_PID=$!
+		exact_pids+=("$WORKLOAD_PID")
+		wait_for "$SESSION/victim" '^ready' 10
+		env --default-signal=INT bpftrace -e "$probe:$public/workload:work { @ = count(); }" >"$SESSION/tool" 2>&1 3>&- &
+		TOOL_PID=$!
+		exact_pids+=("$TOOL_PID")
+		wait_for "$SESSION/tool" "$tool_ready" 20
+		offloaded
+		daemon_kill
+		echo >"$SESSION/go.$probe"
+		exact_waited "$WORKLOAD_PID"
+		daemon_start
+		exact_waited "$TOOL_PID" INT || true
+		[ "$(sed -n 's/^@: //p' "$SESSION/tool")" = $((20 * 52)) ]
+	done
+	rm -r "$public"
+}
+
 @test "killed under load: the target lives, the tool prints the truth while no daemon runs" {
 	exact_start "$SESSION/x" count_tid 4 300000 --rate 100000
 	offloaded

@@ -19,11 +19,15 @@ wait_for() {
 # The tools. Each name is a function of the workload's pid that execs the tool; tool_function says what it probes.
 tool_function() { case $1 in str_key) echo work_name ;; *_endbr) echo work_endbr ;; *_sub) echo work_sub ;; *) echo work ;; esac }
 
+# What else the workload does for it.
+tool_workload() { case $1 in tp_* | pairs-*) echo --getppid ;; esac }
+
 tool_command() { # NAME [PID]: without, every process is probed
 	local limit=() binary=$WORKLOAD
 	[ -z "${2:-}" ] || limit=(-p "$2") binary=
 	local probe="uprobe:$WORKLOAD:$(tool_function "$1")"
 	local ret="uretprobe:$WORKLOAD:$(tool_function "$1")"
+	local pair='{ @[tid] = count(); delete(@start[tid]); }'
 	case $1 in
 	count) exec bpftrace "${limit[@]}" -e "$probe { @ = count(); }" ;;
 	count_tid*) exec bpftrace "${limit[@]}" -e "$probe { @[tid] = count(); }" ;;
@@ -37,6 +41,10 @@ tool_command() { # NAME [PID]: without, every process is probed
 	return) exec bpftrace "${limit[@]}" -e "$ret { @[tid] = count(); @v = sum(retval); }" ;;
 	funclatency) exec stdbuf -oL /usr/sbin/funclatency "${limit[@]}" "$binary:$(tool_function "$1")" ;;
 	bsscount) exec "$BUILD/examples/bsscount" "${limit[@]}" "$WORKLOAD:work" ;;
+	pairs-*) exec "$BUILD/tests/tools/pairs" "${1#pairs-}" "$WORKLOAD:work" ;;
+	tp_take) exec bpftrace -e "$probe { @start[tid] = nsecs; @n = count(); } tracepoint:syscalls:sys_enter_getppid /@start[tid]/ $pair" ;;
+	tp_give) exec bpftrace -e "tracepoint:syscalls:sys_enter_getppid /strncmp(comm, \"work\", 4) == 0/ { @start[tid] = nsecs; @n = count(); } $probe /@start[tid]/ $pair" ;;
+	tp_both) exec bpftrace -e "$probe { @n = count(); @[tid] = count(); } tracepoint:syscalls:sys_enter_getppid /strncmp(comm, \"work\", 4) == 0/ { @n = count(); @[tid] = count(); @h = hist(1); }" ;;
 	drain-*) exec "$BUILD/tests/tools/drain" "${1#drain-}" "$WORKLOAD:work" ;;
 	hashcount) exec "$BUILD/examples/hashcount" "${limit[@]}" "$WORKLOAD:work" ;;
 	esac
@@ -58,6 +66,10 @@ truth_of() { # NAME WORKLOAD_OUTPUT
 	str_key) sed -nE 's/^arg0 (.*) ([0-9]+) [0-9]+$/\1 \2/p' "$2" | sort ;;
 	latency) awk '/^calls/ { print "n", $2; print "start 0" }' "$2" ;;
 	funclatency | hashcount) awk '/^calls/ { print "n", $2 }' "$2" ;;
+	tp_take) awk '/^calls/ { print "n", $2; print "start 0" } /^thread/ { print $2, $4 }' "$2" | sort ;;
+	tp_give) awk '/^calls/ { print "n", $2 } /^thread/ { print $2, $4 - 1; s++ } END { print "start", s }' "$2" | sort ;;
+	tp_both) awk '/^calls/ { print "n", 2 * $2; print "h", $2 } /^thread/ { print $2, 2 * $4 }' "$2" | sort ;;
+	pairs-*) awk '/^calls/ { print "entries", $2; print "pairs", $2; print "left 0" } /^thread/ { print $2, $4 }' "$2" | sort ;;
 	drain-*) awk '/^calls/ { print "n", $2 } /^total/ { print "sum", $2 }' "$2" | sort ;;
 	bsscount) awk '/^calls/ { print "n", $2 } /^total/ { print "sum", $2 } /^log2/ { print "log2", $2, $3 }' "$2" | sort ;;
 	esac
@@ -86,6 +98,12 @@ answer_of() { # NAME TOOL_OUTPUT
 	latency) awk '/^@n: / { print "n", $2 } /^@start/ { s++ } END { print "start", s + 0 }' "$2" ;;
 	funclatency) awk '/->/ && /:/ { split($0, a, ":"); split(a[2], b, "|"); n += b[1] } END { print "n", n + 0 }' "$2" ;;
 	hashcount) awk '/^calls/ { print "n", $2 }' "$2" ;;
+	tp_take | tp_give)
+		sed -nE 's/^@\[([0-9]+)\]: ([0-9]+)$/\1 \2/p; s/^@n: ([0-9]+)$/n \1/p' "$2" >"$2.lines"
+		echo "start $(grep -c '^@start' "$2")" | sort - "$2.lines"
+		;;
+	tp_both) sed -nE 's/^@\[([0-9]+)\]: ([0-9]+)$/\1 \2/p; s/^@n: ([0-9]+)$/n \1/p; s/^\[1\] +([0-9]+) .*/h \1/p' "$2" | sort ;;
+	pairs-*) grep -E '^(entries|pairs|left|[0-9]+) [0-9]+$' "$2" | sort ;;
 	drain-*) awk '/^count/ { print "n", $2 } /^sum/ { print "sum", $2 }' "$2" | sort ;;
 	bsscount) awk '/^count/ { print "n", $2 } /^sum/ { print "sum", $2 } /^log2/ { if ($3) print "log2", $2, $3 }' "$2" | sort ;;
 	esac
@@ -118,7 +136,7 @@ exact_tool() {
 exact_start() {
 	local dir=$1 name=$2 threads=$3 calls=$4
 	shift 4
-	exact_workload "$dir" "$(tool_function "$name")" "$threads" "$calls" "$@" && exact_tool "$dir/tool" "$name" "$WORKLOAD_PID"
+	exact_workload "$dir" "$(tool_function "$name")" "$threads" "$calls" $(tool_workload "$name") "$@" && exact_tool "$dir/tool" "$name" "$WORKLOAD_PID"
 }
 
 # exact_go DIR: the workload in it makes its calls.

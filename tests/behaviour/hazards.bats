@@ -59,6 +59,19 @@ counts() {
 	done
 }
 
+@test "fork: what children that end at once leave behind lives while their grandparent's places come and go" {
+	victim orphans 400 300
+	watched userspace bsscount "$B/tests/victims/orphans:work"
+	victim_go
+	while ! grep -q '^calls' "$SESSION/victim"; do
+		"$B/bpftime" handback "$TOOL_PID" >/dev/null
+		"$B/bpftime" takeover "$TOOL_PID" >/dev/null || true
+	done
+	victim_end
+	exact_tool_end "$TOOL_PID"
+	same calls "$(counted "$SESSION/tool")" "$(victim_calls)"
+}
+
 @test "fork: a tool that counts the whole host counts children too" {
 	local state
 	for state in kernel userspace; do
@@ -68,6 +81,50 @@ counts() {
 		victim_end
 		exact_tool_end "$TOOL_PID"
 		same "$state" "$(counted "$SESSION/tool")" $((20 * 52))
+	done
+}
+
+# escaped: how many hits were served at escape slots since escaped_count was called.
+escaped_count() { sysctl -qw kernel.bpf_stats_enabled=1; }
+escaped() {
+	bpftool -j prog show name bpftimed_escape | jq '[.. | .run_cnt? // empty] | add'
+	sysctl -qw kernel.bpf_stats_enabled=0
+}
+
+@test "fork: children of which bpftimed does not know, because it stands still" {
+	local name tool served
+	for name in fork low-fork; do
+		for tool in bpftrace uretprobe; do
+			victim "$name" 20
+			watched userspace "$tool" "$B/tests/victims/$name:work"
+			escaped_count
+			kill -STOP "$DAEMON"
+			victim_go
+			victim_end
+			served=$(escaped)
+			kill -CONT "$DAEMON"
+			exact_tool_end "$TOOL_PID"
+			same "$name $tool" "$(counted "$SESSION/tool")" $((20 * 52))
+			same "$name $tool at escape slots" "$served" $((20 * 50))
+		done
+	done
+}
+
+@test "fork: children of the whole host's targets while their parents' places come and go" {
+	local name tool
+	for name in fork low-fork; do
+		for tool in bpftrace uretprobe; do
+			victim "$name" 1500
+			watched userspace "$tool" "$B/tests/victims/$name:work"
+			victim_go
+			while ! grep -q '^calls' "$SESSION/victim"; do
+				"$B/bpftime" handback "$TOOL_PID" >/dev/null
+				"$B/bpftime" takeover "$TOOL_PID" >/dev/null || true
+			done
+			victim_end
+			exact_tool_end "$TOOL_PID"
+			same "$name $tool" "$(counted "$SESSION/tool")" $((1500 * 52))
+		done
 	done
 }
 

@@ -81,7 +81,7 @@ lines() {
 	local dir=$SESSION/x
 	exact_workload "$dir" work 2 500
 	tool_run "$dir/tool" bpftrace -p "$WORKLOAD_PID" -e \
-		"uprobe:$WORKLOAD:work { @ = count(); } tracepoint:syscalls:sys_enter_getpgid { @ = count(); }"
+		"uprobe:$WORKLOAD:work { @ = count(); } interval:s:1000 { @ = count(); }"
 	wait_until 10 eval '"$B/bpftime" ps | grep -q "^ *$TOOL_PID "'
 	stays 'also used by program'
 	exact_go "$dir"

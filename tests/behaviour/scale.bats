@@ -39,6 +39,8 @@ tool_ends() {
 	same calls "$(victim_calls)" "$(counted "$SESSION/tool")"
 }
 
+libc() { ldconfig -p | awk '/libc\.so\.6 .*x86-64/ { print $NF; exit }'; }
+
 # A script at which the kernel's verifier is long: 24 programs, no two alike, each with four maps.
 large_script() {
 	local i f
@@ -134,4 +136,22 @@ large_tool() {
 	wait "${pids[@]}"
 	exact_tool_end "$TOOL_PID"
 	same calls $((150 * calls)) "$(counted "$SESSION/tool")"
+}
+
+@test "what bpftimed itself calls in libc is not probed, not even by a tool that probes it everywhere" {
+	! ldd "$B/bpftimed" | grep -q asan || skip "a sanitizer's libraries stay where they are"
+	daemon_start
+	tool_run "$SESSION/everywhere" bpftrace -e "uprobe:$(libc):malloc { @[comm] = count(); }"
+	offloaded "$TOOL_PID"
+	local everywhere=$TOOL_PID
+	# Work for the daemon, and for its compiler.
+	victim many 2
+	tool_run "$SESSION/tool" bpftrace -e "uprobe:$B/tests/victims/many:many_001 { @[tid, comm] = count(); }"
+	offloaded "$TOOL_PID"
+	victim_go
+	victim_end
+	bpftime status
+	exact_tool_end "$everywhere"
+	grep '^@\[bpftime\]' "$SESSION/everywhere"
+	! grep '^@\[bpftimed' "$SESSION/everywhere"
 }

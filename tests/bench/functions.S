@@ -5,6 +5,8 @@
  *   bench_push   the kernel emulates `push %rbp`: its cheap case
  *   bench_endbr  single-stepped
  *   bench_sub    single-stepped
+ *   bench_nop    a nop: the kernel emulates that, too, with the least to do
+ *   bench_kept   the same, for a tool that is kept in the kernel
  *   bench_bare	  the same as bench_push, never probed
  *   bench_hand   begins with a hand-written jump to a trampoline that saves all registers and the flags (as a probe must),
  *		  calls empty code, restores them and jumps back: the limit to aim at
@@ -42,6 +44,14 @@ function bench_endbr
 	pop	%rbp
 	ret
 	.size	bench_endbr, . - bench_endbr
+
+	.irp	name, bench_nop, bench_kept
+function \name
+	nop
+	lea	(%rdi,%rsi), %rax
+	ret
+	.size	\name, . - \name
+	.endr
 
 function bench_sub
 	sub	$24, %rsp

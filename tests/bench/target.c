@@ -4,6 +4,7 @@
  *
  *   FUNCTION CALLS	ns per call of FUNCTION, bench_bare and bench_hand: medians of short runs that take turns, CALLS
  *			calls of each in all, so that the machine's pace is the same for the three
+ *   child FUNCTION CALLS	the same in a fork child, with bench_kept in the place of bench_hand
  *   gap MS		largest gap in ns that a busy thread saw in MS milliseconds, and the largest without the time in
  *			which it waited for a CPU
  *   threads N		N more threads that do nothing
@@ -15,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -24,6 +26,8 @@
 long bench_push(long a, long b);
 long bench_endbr(long a, long b);
 long bench_sub(long a, long b);
+long bench_nop(long a, long b);
+long bench_kept(long a, long b);
 long bench_hand(long a, long b);
 long bench_bare(long a, long b);
 
@@ -32,7 +36,7 @@ static const struct {
 	long (*fn)(long a, long b);
 } functions[] = {
 	{"bench_push", bench_push}, {"bench_endbr", bench_endbr}, {"bench_sub", bench_sub},
-	{"bench_hand", bench_hand}, {"bench_bare", bench_bare},
+	{"bench_nop", bench_nop},   {"bench_hand", bench_hand},	  {"bench_bare", bench_bare},
 };
 
 static double now_ns(void)
@@ -69,7 +73,7 @@ static double median(double *v, size_t n)
 	return v[n / 2];
 }
 
-static void measure(long (*fn)(long, long), long calls)
+static void measure(long (*fn)(long, long), long (*other)(long, long), long calls)
 {
 	static double probed[RUNS], bare[RUNS], hand[RUNS];
 
@@ -77,7 +81,7 @@ static void measure(long (*fn)(long, long), long calls)
 	for (int r = 0; r < RUNS; r++) {
 		probed[r] = run(fn, calls);
 		bare[r] = run(bench_bare, calls);
-		hand[r] = run(bench_hand, calls);
+		hand[r] = run(other, calls);
 	}
 	printf("%.3f %.3f %.3f\n", median(probed, RUNS), median(bare, RUNS), median(hand, RUNS));
 }
@@ -134,6 +138,31 @@ static void look_for_gaps(long ms)
 	printf("%.0f %.0f\n", largest, stood);
 }
 
+static void measure_named(const char *name, long (*other)(long, long), long calls)
+{
+	for (size_t i = 0; i < sizeof(functions) / sizeof(functions[0]); i++)
+		if (!strcmp(name, functions[i].name))
+			measure(functions[i].fn, other, calls);
+}
+
+static void measure_in_child(void)
+{
+	char name[64];
+	long calls;
+	pid_t child;
+
+	if (scanf("%63s %ld", name, &calls) != 2)
+		exit(1);
+	fflush(stdout);
+	child = fork();
+	if (!child) {
+		measure_named(name, bench_kept, calls);
+		fflush(stdout);
+		_exit(0);
+	}
+	waitpid(child, NULL, 0);
+}
+
 int main(void)
 {
 	char name[64];
@@ -141,14 +170,18 @@ int main(void)
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	printf("%d\n", getpid());
-	while (scanf("%63s %ld", name, &n) == 2) {
+	while (scanf("%63s", name) == 1) {
+		if (!strcmp(name, "child")) {
+			measure_in_child();
+			continue;
+		}
+		if (scanf("%ld", &n) != 1)
+			break;
 		if (!strcmp(name, "gap"))
 			look_for_gaps(n);
 		if (!strcmp(name, "threads"))
 			printf("%d\n", start_threads(n));
-		for (size_t i = 0; i < sizeof(functions) / sizeof(functions[0]); i++)
-			if (!strcmp(name, functions[i].name))
-				measure(functions[i].fn, n);
+		measure_named(name, bench_hand, n);
 	}
 	return 0;
 }

@@ -79,11 +79,36 @@ static void test_few_registers(void **state)
 	assert_false(FEW(CALL(BPF_PSEUDO_CALL, 1), EXIT, LDX(0, 1, REG(rdi)), EXIT));
 }
 
+#define SEES(...)                                                                                                      \
+	bytecode__sees_ip((const struct bpf_insn[]){__VA_ARGS__},                                                      \
+			  sizeof((const struct bpf_insn[]){__VA_ARGS__}) / sizeof(struct bpf_insn))
+
+static void test_sees_ip(void **state)
+{
+	(void)state;
+	assert_false(SEES(EXIT));
+	assert_false(SEES(MOV(6, 1), CALL(0, 14), LDX(1, 6, REG(rax)), LDX(2, 6, REG(rsp)), LDX(3, 6, REG(cs)), EXIT));
+	assert_false(SEES(LDX(0, 1, REG(rbx)), CALL(0, BPF_FUNC_get_attach_cookie), EXIT));
+	/* What was read elsewhere, at that offset. */
+	assert_false(SEES(MOV(6, 1), CALL(0, 1), LDX(1, 0, REG(rip)), EXIT));
+	assert_false(SEES(MOV(6, 1), MOV(3, 7), CALL(0, BPF_FUNC_probe_read), EXIT));
+
+	assert_true(SEES(LDX(0, 1, REG(rip)), EXIT));
+	assert_true(SEES(LDX(0, 1, REG(rip) + 4), EXIT));
+	assert_true(SEES(MOV(6, 1), MOV(7, 6), LDX(0, 7, REG(rip)), EXIT));
+	assert_true(SEES(STX(10, 1, -8), LDX(3, 10, -8), LDX(0, 3, REG(rip)), EXIT));
+	assert_true(SEES(CALL(0, BPF_FUNC_get_func_ip), EXIT));
+	assert_true(SEES(MOV(3, 1), CALL(0, BPF_FUNC_probe_read), EXIT));
+	assert_true(SEES(MOV(6, 1), ADD(6, 8), LDX(0, 6, REG(rdi)), EXIT));
+	assert_true(SEES(CALL(BPF_PSEUDO_CALL, 1), EXIT, LDX(0, 1, REG(rdi)), EXIT));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_digests),
 		cmocka_unit_test(test_few_registers),
+		cmocka_unit_test(test_sees_ip),
 	};
 
 	cmocka_set_message_output(CM_OUTPUT_TAP);

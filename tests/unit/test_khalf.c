@@ -401,11 +401,73 @@ static void test_refusals(void **state)
 	rig_free(&r);
 }
 
+static int run_raw(const struct rig *r)
+{
+	LIBBPF_OPTS(bpf_test_run_opts, run);
+
+	assert_int_equal(bpf_prog_test_run_opts(r->prog, &run), 0);
+	return (int)run.retval;
+}
+
+/* At a tracepoint: closed it counts, open it works too; the daemon's own hits are served and not counted, on demand. */
+static void test_tracepoint(void **state)
+{
+	const struct bpf_insn insns[] = {
+		STOREI(10, -8, 0),
+		MAP(1, 0),
+		MOV(2, 10),
+		ADDI(2, -8),
+		CALL(BPF_FUNC_map_lookup_elem),
+		JEQI(0, 0, 3),
+		LOAD(1, 0, 0),
+		ADDI(1, 1),
+		STORE(0, 0, 1),
+		MOVI(0, 7),
+		EXIT,
+	};
+
+	for (int spares = 0; spares < 2; spares++) {
+		struct rig r = {.event = -1, .prog = -1};
+		struct khalf_opts opts;
+		char err[256] = "";
+		uint64_t key = 0; /* of four bytes, but the functions read whole words */
+		uint64_t *value;
+
+		rig_map(&r, BPF_MAP_TYPE_ARRAY, 4, 8, 1);
+		rig_arena(&r);
+		opts = rig_opts(&r, NULL);
+		opts.prog_type = BPF_PROG_TYPE_RAW_TRACEPOINT;
+		opts.spares_daemon = spares;
+		r.prog = khalf_load(insns, COUNT(insns), &opts, err, sizeof(err));
+		if (r.prog < 0)
+			fail_msg("%s", err);
+		hdr(&r)->daemon = SHM_NOBODY;
+		value = shm_map_lookup(r.arena, &r.geo[0], &key, 0);
+		assert_int_equal(run_raw(&r), 0);
+		assert_int_equal(hdr(&r)->kgate, 1);
+		assert_int_equal(*value, 0);
+		hdr(&r)->kgate |= SHM_KGATE_OPEN;
+		run_raw(&r);
+		assert_true(hdr(&r)->kgate == (SHM_KGATE_OPEN | 2));
+		assert_int_equal(*value, 1);
+		hdr(&r)->daemon = (uint32_t)getpid();
+		run_raw(&r);
+		assert_true(hdr(&r)->kgate == (SHM_KGATE_OPEN | (spares ? 2 : 3)));
+		assert_int_equal(*value, 2);
+		hdr(&r)->kgate &= ~SHM_KGATE_OPEN;
+		run_raw(&r);
+		assert_int_equal(hdr(&r)->kgate, spares ? 2 : 4);
+		assert_int_equal(*value, 2);
+		rig_free(&r);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_refusals), cmocka_unit_test(test_count),	       cmocka_unit_test(test_array),
-		cmocka_unit_test(test_in_place), cmocka_unit_test(test_insert_delete),
+		cmocka_unit_test(test_refusals),      cmocka_unit_test(test_count),
+		cmocka_unit_test(test_array),	      cmocka_unit_test(test_in_place),
+		cmocka_unit_test(test_insert_delete), cmocka_unit_test(test_tracepoint),
 	};
 
 	n_cpus = (uint32_t)libbpf_num_possible_cpus();

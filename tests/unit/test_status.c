@@ -34,12 +34,21 @@ static const struct status_probe probes[] = {
 	 .since = -1},
 };
 
+static const struct status_probe with_tracepoint[] = {
+	{.kind = "uprobe", .path = "/usr/bin/x", .symbol = "main", .program = "on_main", .userspace = true},
+	{.kind = "tracepoint", .path = "sched:sched_switch", .program = "on_switch", .is_tracepoint = true},
+};
+
 static void state_follows_from_probes(void **state)
 {
 	assert_int_equal(status_tool__state(&(struct status_tool){.probes = probes, .n_probes = 1}), STATUS_OFFLOADED);
 	assert_int_equal(status_tool__state(&(struct status_tool){.probes = probes, .n_probes = 2}), STATUS_PARTLY);
 	assert_int_equal(status_tool__state(&(struct status_tool){.probes = probes + 1, .n_probes = 1}), STATUS_KERNEL);
 	assert_int_equal(status_tool__state(&(struct status_tool){.n_probes = 0}), STATUS_KERNEL);
+	assert_int_equal(status_tool__state(&(struct status_tool){.probes = with_tracepoint, .n_probes = 2}),
+			 STATUS_OFFLOADED);
+	assert_int_equal(status_tool__state(&(struct status_tool){.probes = with_tracepoint + 1, .n_probes = 1}),
+			 STATUS_KERNEL);
 }
 
 static void names_of_states(void **state)

@@ -75,7 +75,7 @@ static int try(struct vm_worker *w, int timeout_ms, char *err)
 
 static void answers(void **state)
 {
-	struct vm_worker *w = vm_worker__new(worker_path());
+	struct vm_worker *w = vm_worker__new(worker_path(), NULL);
 	const struct bpf_insn bad[] = {CALL(99), EXIT};
 	struct vm_code code;
 	char err[256] = "";
@@ -93,7 +93,7 @@ static void answers(void **state)
 
 static void killed_between_jobs(void **state)
 {
-	struct vm_worker *w = vm_worker__new(worker_path());
+	struct vm_worker *w = vm_worker__new(worker_path(), NULL);
 	char err[256];
 	siginfo_t info;
 
@@ -106,7 +106,7 @@ static void killed_between_jobs(void **state)
 
 static void hangs(void **state)
 {
-	struct vm_worker *w = vm_worker__new(worker_path());
+	struct vm_worker *w = vm_worker__new(worker_path(), NULL);
 	char err[256];
 
 	assert_int_equal(try(w, TIMEOUT_MS, err), 0);
@@ -119,14 +119,14 @@ static void hangs(void **state)
 
 static void crashes(void **state)
 {
-	struct vm_worker *w = vm_worker__new("/bin/false");
+	struct vm_worker *w = vm_worker__new("/bin/false", NULL);
 	char err[256];
 
 	assert_int_equal(try(w, TIMEOUT_MS, err), -EPIPE);
 	assert_non_null(strstr(err, "crashed"));
 	assert_int_equal(try(w, TIMEOUT_MS, err), -EPIPE);
 	vm_worker__free(w);
-	w = vm_worker__new("/nonexistent/compiler");
+	w = vm_worker__new("/nonexistent/compiler", NULL);
 	assert_int_equal(try(w, TIMEOUT_MS, err), -ENOENT);
 	assert_non_null(strstr(err, "/nonexistent/compiler"));
 	vm_worker__free(w);
@@ -150,7 +150,7 @@ static long status_field(pid_t pid, const char *field)
 
 static void no_rights(void **state)
 {
-	struct vm_worker *w = vm_worker__new(worker_path());
+	struct vm_worker *w = vm_worker__new(worker_path(), NULL);
 	char err[256], path[64];
 	pid_t pid;
 
