@@ -220,14 +220,14 @@ void agent_close_aside(void);
 void agent_closed_all(void);
 /*
  * The kernel takes an int3 that a uprobe wanted which ends from all processes in which no other uprobe wants it: also
- * from fork children, of whatever target, that still have their parent's jump, of which it is a part; the child would then
- * jump anywhere. So with on the uprobes that protect places are not closed when these are given up, but later.
+ * from fork children, of whatever target, that still have their parent's jump, of which it is a part; the child would
+ * then jump anywhere. So with on the uprobes that protect places are not closed when these are given up, but later.
  * agent_look_at_buried() finds those at whose instructions no process has a jump any more, and whose own process has no
  * fork under way that began before. When none of the other targets has one either, and all children have been repaired
  * that were told of until then, agent_close_buried() closes one of these, if that still holds; it returns false when
  * there was none. all: one of the others, too, and aside: see agent_close_aside(): for the end. agent_has_buried(): is
- * there one at whose instructions no process has a jump? agent_buried(): how many there are in all. These may be called by
- * any thread. agent_look_at_buried(): are all found?
+ * there one at whose instructions no process has a jump? agent_buried(): how many there are in all. These may be called
+ * by any thread. agent_look_at_buried(): are all found?
  */
 void agent_bury_holds(bool on);
 bool agent_has_buried(void);

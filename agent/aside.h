@@ -13,9 +13,9 @@ void fds_close_but(int a, int b);
 int thread_aside(void *(*fn)(void *arg), void *arg);
 
 /*
- * Closes these descriptors, which are copied, one after another in a thread aside: a uprobe's take the kernel a tenth of a
- * second each. When there can be no thread it is done here. *running counts such threads, until close_aside_wait() has
- * returned it must stay where it is.
+ * Closes these descriptors, which are copied, one after another in a thread aside: a uprobe's take the kernel a tenth
+ * of a second each. When there can be no thread it is done here. *running counts such threads, until close_aside_wait()
+ * has returned it must stay where it is.
  */
 void close_aside(unsigned int *running, const int *fds, size_t n);
 void close_aside_wait(const unsigned int *running);

@@ -9,11 +9,8 @@
 #include <unistd.h>
 #include <Zydis/Zydis.h>
 
+#include "exec_memfd.h"
 #include "target.h"
-
-#ifndef MFD_EXEC
-#define MFD_EXEC 0x0010U
-#endif
 
 static const unsigned char image_bin[] __attribute__((aligned(64))) = {
 #include "agent/image.bin.inc"
@@ -26,12 +23,10 @@ struct agent_image {
 
 int agent_code_memfd(const char *name, const void *code, size_t size)
 {
-	int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_EXEC);
+	int fd = exec_memfd(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	const char *at = code;
 	int err;
 
-	if (fd < 0 && errno == EINVAL) /* before Linux 6.3 every memfd was executable */
-		fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (fd < 0)
 		return -errno;
 	for (size_t left = size; left;) {

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
  * park.bpf.c: an iterator that tells of every descriptor of a uprobe's perf event what the event is like, and how many
- * references there are: only when all of them are known can the event be exchanged for another one. The way from an
- * event to its uprobe is as in scan.bpf.c.
+ * references there are: only when all of them are known can the event be exchanged for another one.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
@@ -10,10 +9,9 @@
 
 #include "bpf/observe_task.h"
 #include "bpf/park.h"
+#include "bpf/uprobe_event.h"
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
-
-const volatile __u32 uprobe_pmu; /* attr.type of perf uprobes */
 
 /* Before Linux 6.13. */
 struct file___old {
@@ -43,11 +41,7 @@ static __always_inline bool is_entangled(struct file *file, struct perf_event *e
 
 static __always_inline void read_uprobe(struct park_rec *rec, struct perf_event *event)
 {
-	struct trace_event_call *call = BPF_CORE_READ(event, tp_event);
-	struct trace_probe_event *tpe = (void *)call - bpf_core_field_offset(struct trace_probe_event, call);
-	struct list_head *first = BPF_CORE_READ(tpe, probes.next);
-	struct trace_probe *tp = (void *)first - bpf_core_field_offset(struct trace_probe, list);
-	struct trace_uprobe *tu = (void *)tp - bpf_core_field_offset(struct trace_uprobe, tp);
+	struct trace_uprobe *tu = event_uprobe(event);
 
 	rec->offset = BPF_CORE_READ(tu, offset);
 	bpf_probe_read_kernel_str(rec->path, sizeof(rec->path), BPF_CORE_READ(tu, filename));
@@ -101,20 +95,5 @@ int owners(struct bpf_iter__task_file *ctx)
 	bpf_probe_read_kernel(rec->attr, size, (void *)event + bpf_core_field_offset(struct perf_event, attr));
 	read_uprobe(rec, event);
 	bpf_seq_write(ctx->meta->seq, rec, sizeof(*rec));
-	return 0;
-}
-
-/* Asked about the daemon itself, which knows what its descriptors are. */
-SEC("iter/task_file")
-int kinds(struct bpf_iter__task_file *ctx)
-{
-	struct file *file = ctx->file;
-	struct park_kind rec = {};
-
-	if (!file)
-		return 0;
-	rec.fd = ctx->fd;
-	rec.f_op = (__u64)file->f_op;
-	bpf_seq_write(ctx->meta->seq, &rec, sizeof(rec));
 	return 0;
 }

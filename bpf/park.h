@@ -29,11 +29,4 @@ struct park_rec {
 	__u8 attr[PARK_ATTR_SIZE];
 };
 
-/* What kind of file a descriptor is of: the kernel does not export the names of file operations. */
-struct park_kind {
-	__s32 fd;
-	__u32 pad;
-	__u64 f_op;
-};
-
 #endif

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
  * scan.bpf.c: iterators that read the real state: which descriptors attach which program where, and which return probes
- * are pending in a process. Layouts: struct trace_uprobe is kernel/trace/trace_uprobe.c, the way from an event to it is
- * trace_probe_primary_from_call() of kernel/trace/trace_probe.h, a perf event's BPF program is kernel/events/core.c
- * perf_event_set_bpf_prog(); all by CO-RE.
+ * are pending in a process. A perf event's BPF program is kernel/events/core.c perf_event_set_bpf_prog(); all by CO-RE.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
@@ -11,6 +9,7 @@
 
 #include "bpf/observe_abi.h"
 #include "bpf/observe_task.h"
+#include "bpf/uprobe_event.h"
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
@@ -37,8 +36,6 @@ struct bpf_raw_tp_link___new {
 	u64 cookie;
 } __attribute__((preserve_access_index));
 
-const volatile __u32 uprobe_pmu; /* attr.type of perf uprobes */
-
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
@@ -55,11 +52,7 @@ static __always_inline void read_inode(struct obs_rec_file *rec, struct inode *i
 /* Where the event's uprobe is. Returns the length of the path with its end. */
 static __always_inline __u32 read_uprobe(struct obs_rec_file *rec, struct perf_event *event)
 {
-	struct trace_event_call *call = BPF_CORE_READ(event, tp_event);
-	struct trace_probe_event *tpe = (void *)call - bpf_core_field_offset(struct trace_probe_event, call);
-	struct list_head *first = BPF_CORE_READ(tpe, probes.next);
-	struct trace_probe *tp = (void *)first - bpf_core_field_offset(struct trace_probe, list);
-	struct trace_uprobe *tu = (void *)tp - bpf_core_field_offset(struct trace_uprobe, tp);
+	struct trace_uprobe *tu = event_uprobe(event);
 	long len;
 
 	rec->is_uprobe = 1;
@@ -191,21 +184,6 @@ int attachments(struct bpf_iter__task_file *ctx)
 	size += __builtin_offsetof(struct obs_rec_file, path);
 	rec->size = size;
 	bpf_seq_write(ctx->meta->seq, rec, size);
-	return 0;
-}
-
-/* The file operations of every file: asked about the daemon itself, which knows what its descriptors are. */
-SEC("iter/task_file")
-int file_kinds(struct bpf_iter__task_file *ctx)
-{
-	struct obs_rec_fops rec = {};
-	struct file *file = ctx->file;
-
-	if (!file)
-		return 0;
-	rec.fd = ctx->fd;
-	rec.f_op = (__u64)file->f_op;
-	bpf_seq_write(ctx->meta->seq, &rec, sizeof(rec));
 	return 0;
 }
 

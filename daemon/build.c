@@ -357,7 +357,7 @@ int group__build(struct group *g, struct vm_worker *worker, const struct observe
 			err = compile(g, &g->prog[i], worker, reason);
 		if (!err && g->has_khalf)
 			err = load_khalf(g, &g->prog[i], o, reason);
-		if (!err)
+		if (!err && i < g->n_user_progs)
 			load_escape(g, &g->prog[i]);
 	}
 	if (!err && !g->has_khalf && group_is_host_wide(g, NULL))

@@ -7,7 +7,6 @@
 
 #include <errno.h>
 #include <limits.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +21,7 @@
 #include "bpf/carry.h"
 #include "bpf/carry.skel.h"
 #include "bpf/carry_hook.skel.h"
+#include "daemon/fail.h"
 #include "daemon/kernel_features.h"
 
 struct carrier {
@@ -61,16 +61,6 @@ struct carriers {
 	char *dir;	 /* where everything is pinned, or NULL */
 	struct carrier carrier[CARRY_MAX];
 };
-
-__attribute__((format(printf, 4, 5))) static int fail(char *err, size_t size, int code, const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	vsnprintf(err, size, fmt, ap);
-	va_end(ap);
-	return code;
-}
 
 /* ---- pins ---- */
 

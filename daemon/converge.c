@@ -666,10 +666,11 @@ static void take_scan(struct engine *e, struct tool *only, const struct obs_scan
 		if (!only || p->tool == only)
 			p->seen = false;
 	for (size_t i = 0; i < scan->n_probes; i++) {
-		struct probe *p = find_probe(e, &scan->probes[i]);
+		const struct obs_probe *o = &scan->probes[i];
+		struct probe *p = probe_kind__is_uprobe(o->kind) ? find_probe(e, o) : NULL;
 
-		if (p && !has_moved(p, &scan->probes[i]))
-			p->seen = scan->probes[i].enabled;
+		if (p && !has_moved(p, o))
+			p->seen = o->enabled;
 	}
 	if (unpark_changed(e, only)) {
 		converge__everything(e);
@@ -680,14 +681,10 @@ static void take_scan(struct engine *e, struct tool *only, const struct obs_scan
 		struct probe *p;
 		struct tool *t;
 
-		if (o->kind != PROBE_UPROBE && o->kind != PROBE_URETPROBE)
+		if (!probe_kind__is_uprobe(o->kind))
 			continue;
 		p = find_probe(e, o);
-		if (p && !has_moved(p, o)) {
-			p->seen = o->enabled;
-			continue;
-		}
-		if (!o->enabled || !o->prog_id || park__is_parked(o) || o->tool == daemon)
+		if ((p && !has_moved(p, o)) || !o->enabled || !o->prog_id || park__is_parked(o) || o->tool == daemon)
 			continue;
 		t = engine__tool(e, o->tool);
 		if (!t && is_daemon(e, o->tool)) {

@@ -13,6 +13,7 @@
 #include "daemon/log.h"
 #include "daemon/pins.h"
 #include "daemon/repair.h"
+#include "daemon/switch.h"
 #include "daemon/uprobe.h"
 
 #define BUCKETS	    1024u
@@ -144,7 +145,7 @@ static bool is_public(const struct probe *p)
 
 static bool may_escape(const struct group *g, const struct probe *p, unsigned int n_events)
 {
-	if (g->prog[p->prog].escape_fd < 0)
+	if (probe_is_tracepoint(p) || g->prog[p->prog].escape_fd < 0)
 		return false;
 	return (g->prog[p->prog].escape_is_multi || n_events <= EVENTS_MOST) && is_public(p);
 }
@@ -155,7 +156,7 @@ static unsigned int count_events(const struct group *g)
 	unsigned int n = 0;
 
 	for (unsigned int i = 0; i < g->n_probes; i++)
-		n += !g->prog[g->probe[i]->prog].escape_is_multi;
+		n += !probe_is_tracepoint(g->probe[i]) && !g->prog[g->probe[i]->prog].escape_is_multi;
 	return n;
 }
 
@@ -167,7 +168,7 @@ static void image_path(const struct escapes *e, char *path, size_t size)
 /* Another one of the program and kind is in the link, too. */
 static bool is_of_link(const struct group *g, const struct probe *p, const struct probe *first)
 {
-	return p->prog == first->prog && p->o.kind == first->o.kind && p->escape_taken >= 0 && p->escape < 0 &&
+	return p->escape_taken >= 0 && p->escape < 0 && p->prog == first->prog && p->o.kind == first->o.kind &&
 	       g->prog[p->prog].escape_is_multi;
 }
 

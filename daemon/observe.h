@@ -30,6 +30,12 @@ enum attach_form {
 	ATTACH_RAW_LINK = 5, /* of a raw tracepoint */
 };
 
+/* A place in a process, at its start or its end. */
+static inline bool probe_kind__is_uprobe(enum probe_kind kind)
+{
+	return kind == PROBE_UPROBE || kind == PROBE_URETPROBE;
+}
+
 /* An event of the kernel's, which is nowhere in a process. */
 static inline bool probe_kind__is_tracepoint(enum probe_kind kind)
 {

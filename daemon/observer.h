@@ -65,6 +65,17 @@ void observer__close_scan(struct observer *o);
 /* All that an iterator's program writes, about one process or (0) all. The caller frees *out. Bytes or -errno. */
 ssize_t iterator__read(struct bpf_program *prog, pid_t pid, char **out);
 
+/*
+ * What kind of file is which, by their operations, learnt from descriptors of our own: of a perf event and a link, made
+ * for it, and of up to two more. file_kinds is the program of uprobe_event.h. 0 or -errno.
+ */
+struct file_kind {
+	int fd;
+	__u64 *f_op;
+};
+int file_kinds__learn(struct bpf_program *file_kinds, const struct file_kind *more, size_t n_more, __u64 *fops_perf,
+		      __u64 *fops_link);
+
 /* Whether the program may sleep, which its info does not tell. */
 bool observer__is_sleepable(struct observer *o, uint32_t prog_id);
 

@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/perf_event.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,7 +19,9 @@
 #include "agent/aside.h"
 #include "bpf/park.h"
 #include "bpf/park.skel.h"
+#include "daemon/fail.h"
 #include "daemon/hosts.h"
+#include "daemon/kernel_features.h"
 #include "daemon/log.h"
 #include "daemon/observer.h"
 #include "daemon/pid_ns.h"
@@ -56,16 +57,6 @@ static struct {
 	struct park_bpf *skel;
 	unsigned int n_closing; /* see close_aside() */
 } park;
-
-__attribute__((format(printf, 4, 5))) static int fail(char *why, size_t why_size, int err, const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	vsnprintf(why, why_size, fmt, ap);
-	va_end(ap);
-	return err;
-}
 
 /* Not one that an earlier bpftimed may have left in use. */
 static uint64_t first_slot(void)
@@ -123,46 +114,9 @@ bool park__is_of(const struct obs_probe *o, const struct probe *p)
 
 /* ---- who has what ---- */
 
-/* What kind of file is which is learnt from two of our own. */
-static int learn_kinds(struct park_bpf *skel)
-{
-	struct perf_event_attr attr = {
-		.type = PERF_TYPE_SOFTWARE, .size = sizeof(attr), .config = PERF_COUNT_SW_DUMMY, .disabled = 1};
-	struct bpf_link *link = bpf_program__attach_iter(skel->progs.kinds, NULL);
-	int event = (int)syscall(SYS_perf_event_open, &attr, -1, 0, -1, PERF_FLAG_FD_CLOEXEC);
-	int link_fd = link ? bpf_link__fd(link) : -1;
-	char *buf = NULL;
-	ssize_t size = link && event >= 0 ? iterator__read(skel->progs.kinds, getpid(), &buf) : -EINVAL;
-
-	for (ssize_t at = 0; at + (ssize_t)sizeof(struct park_kind) <= size; at += sizeof(struct park_kind)) {
-		const struct park_kind *kind = (const void *)(buf + at);
-
-		if (kind->fd == event)
-			skel->bss->fops_perf = kind->f_op;
-		if (kind->fd == link_fd)
-			skel->bss->fops_link = kind->f_op;
-	}
-	free(buf);
-	if (event >= 0)
-		close(event);
-	bpf_link__destroy(link);
-	return skel->bss->fops_perf && skel->bss->fops_link ? 0 : -ENOTSUP;
-}
-
-static uint32_t uprobe_pmu(void)
-{
-	FILE *f = fopen("/sys/bus/event_source/devices/uprobe/type", "re");
-	uint32_t type = 0;
-
-	if (f && fscanf(f, "%u", &type) != 1)
-		type = 0;
-	if (f)
-		fclose(f);
-	return type;
-}
-
 static int load(void)
 {
+	struct kernel_features kernel;
 	int err = 0;
 
 	if (park.skel)
@@ -172,10 +126,12 @@ static int load(void)
 		return -errno;
 	park.skel->rodata->ns_level = pid_ns__level();
 	park.skel->rodata->ns_inum = pid_ns__inum();
-	park.skel->rodata->uprobe_pmu = uprobe_pmu();
+	kernel_features__probe(&kernel);
+	park.skel->rodata->uprobe_pmu = kernel.uprobe_pmu;
 	err = park_bpf__load(park.skel);
 	if (!err)
-		err = learn_kinds(park.skel);
+		err = file_kinds__learn(park.skel->progs.file_kinds, NULL, 0, &park.skel->bss->fops_perf,
+					&park.skel->bss->fops_link);
 	if (err) {
 		park_bpf__destroy(park.skel);
 		park.skel = NULL;
@@ -373,7 +329,7 @@ bool park__suits(const struct group *g)
 	for (unsigned int i = 0; i < g->n_probes; i++) {
 		const struct obs_probe *o = &g->probe[i]->o;
 
-		if ((o->kind != PROBE_UPROBE && o->kind != PROBE_URETPROBE) || o->target >= 0 ||
+		if (!probe_kind__is_uprobe(o->kind) || o->target >= 0 ||
 		    (o->form != ATTACH_PERF_EVENT && o->form != ATTACH_PERF_LINK))
 			return false;
 	}

@@ -304,7 +304,7 @@ static int plan_prog(struct group *g, struct observer *o, uint32_t id, enum prob
 		return refuse(g, "out of memory");
 	memcpy(p->insns, src->insns, src->n_insns * sizeof(*p->insns));
 	/* At an escape slot it would see another address. */
-	if (!bytecode__sees_ip(src->insns, src->n_insns))
+	if (has_user_half(p) && !bytecode__sees_ip(src->insns, src->n_insns))
 		p->own = calloc(src->n_insns, sizeof(*p->own));
 	if (p->own) {
 		memcpy(p->own, src->insns, src->n_insns * sizeof(*p->own));

@@ -14,9 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#ifndef MFD_EXEC
-#define MFD_EXEC 0x0010U
-#endif
+#include "agent/exec_memfd.h"
 
 #define PRELOAD	     "LD_PRELOAD"
 #define MAX_LIBS     32
@@ -30,13 +28,6 @@ struct libs {
 
 static char libc_env[64];
 
-static int executable_memfd(const char *name)
-{
-	int fd = memfd_create(name, MFD_EXEC);
-
-	return fd < 0 && errno == EINVAL ? memfd_create(name, 0) : fd; /* before Linux 6.3 every one was */
-}
-
 /* -errno or a descriptor, which stays open over exec. */
 static int copy(const char *path)
 {
@@ -46,7 +37,7 @@ static int copy(const char *path)
 
 	if (from < 0)
 		return -errno;
-	to = executable_memfd(strrchr(path, '/') + 1);
+	to = exec_memfd(strrchr(path, '/') + 1, 0);
 	if (to < 0 || fstat(from, &st))
 		err = -errno;
 	while (!err && at < st.st_size) {

@@ -17,7 +17,11 @@
 #include "bpf/scan.skel.h"
 #include "observer.h"
 
-enum { READ_SIZE = 1 << 16, MULTI_RETURN = 1 }; /* BPF_F_UPROBE_MULTI_RETURN */
+enum {
+	READ_SIZE = 1 << 16,
+	MULTI_RETURN = 1, /* BPF_F_UPROBE_MULTI_RETURN */
+	FILE_KINDS = 4,	  /* that are told apart, at most */
+};
 
 ssize_t iterator__read(struct bpf_program *prog, pid_t pid, char **out)
 {
@@ -70,30 +74,26 @@ out_link:
 
 /* ---- what kind of file is which: learnt from descriptors of our own ---- */
 
-static int learn_file_kinds(struct observer *o, char *err, size_t err_size)
+int file_kinds__learn(struct bpf_program *file_kinds, const struct file_kind *more, size_t n_more, __u64 *fops_perf,
+		      __u64 *fops_link)
 {
 	struct perf_event_attr attr = {
 		.type = PERF_TYPE_SOFTWARE, .size = sizeof(attr), .config = PERF_COUNT_SW_DUMMY, .disabled = 1};
-	struct bpf_link *link = bpf_program__attach_iter(o->scan->progs.file_kinds, NULL);
-	int event = syscall(SYS_perf_event_open, &attr, -1, 0, -1, PERF_FLAG_FD_CLOEXEC);
-	struct {
-		int fd;
-		__u64 *f_op;
-	} known[] = {
-		{event, &o->scan->bss->fops_perf},
-		{link ? bpf_link__fd(link) : -1, &o->scan->bss->fops_link},
-		{bpf_map__fd(o->scan->maps.scratch), &o->scan->bss->fops_map},
-		{bpf_program__fd(o->scan->progs.file_kinds), &o->scan->bss->fops_prog},
-	};
+	struct bpf_link *link = bpf_program__attach_iter(file_kinds, NULL);
+	int event = (int)syscall(SYS_perf_event_open, &attr, -1, 0, -1, PERF_FLAG_FD_CLOEXEC);
+	struct file_kind known[FILE_KINDS] = {{event, fops_perf}, {link ? bpf_link__fd(link) : -1, fops_link}};
 	const struct obs_rec_fops *rec;
 	char *buf = NULL;
 	ssize_t size = -EINVAL;
+	int ret = 0;
 
+	if (n_more)
+		memcpy(&known[2], more, n_more * sizeof(*more));
 	if (link && event >= 0)
-		size = iterator__read(o->scan->progs.file_kinds, getpid(), &buf);
+		size = iterator__read(file_kinds, getpid(), &buf);
 	for (ssize_t at = 0; at + (ssize_t)sizeof(*rec) <= size; at += sizeof(*rec)) {
 		rec = (const void *)(buf + at);
-		for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+		for (size_t i = 0; i < n_more + 2; i++)
 			if (known[i].fd == rec->fd)
 				*known[i].f_op = rec->f_op;
 	}
@@ -101,14 +101,24 @@ static int learn_file_kinds(struct observer *o, char *err, size_t err_size)
 	if (event >= 0)
 		close(event);
 	bpf_link__destroy(link);
-	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
-		if (!*known[i].f_op) {
-			snprintf(err, err_size,
-				 "cannot tell perf events, links, maps and programs apart by a file iterator");
-			return size < 0 ? (int)size : -ENOTSUP;
-		}
-	}
-	return 0;
+	for (size_t i = 0; i < n_more + 2; i++)
+		if (!*known[i].f_op)
+			ret = size < 0 ? (int)size : -ENOTSUP;
+	return ret;
+}
+
+static int learn_file_kinds(struct observer *o, char *err, size_t err_size)
+{
+	const struct file_kind more[] = {
+		{bpf_map__fd(o->scan->maps.scratch), &o->scan->bss->fops_map},
+		{bpf_program__fd(o->scan->progs.file_kinds), &o->scan->bss->fops_prog},
+	};
+	int ret = file_kinds__learn(o->scan->progs.file_kinds, more, sizeof(more) / sizeof(more[0]),
+				    &o->scan->bss->fops_perf, &o->scan->bss->fops_link);
+
+	if (ret)
+		snprintf(err, err_size, "cannot tell perf events, links, maps and programs apart by a file iterator");
+	return ret;
 }
 
 int observer__open_scan(struct observer *o, uint32_t ns_level, uint32_t ns_inum, char *err, size_t err_size)

@@ -4,7 +4,6 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +13,7 @@
 #include "agent/agent.h"
 #include "bpf/views.h"
 #include "bpf/views.skel.h"
+#include "daemon/fail.h"
 #include "daemon/observer.h"
 #include "daemon/pid_ns.h"
 
@@ -44,16 +44,6 @@ struct views {
 	struct viewer viewer[MAX_VIEWERS];
 	size_t n;
 };
-
-__attribute__((format(printf, 4, 5))) static int fail(char *why, size_t why_size, int err, const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	vsnprintf(why, why_size, fmt, ap);
-	va_end(ap);
-	return err;
-}
 
 /* ---- who sees what ---- */
 

@@ -104,7 +104,7 @@ static size_t count_uprobes(const struct obs_scan *scan)
 	size_t n = 0;
 
 	for (size_t i = 0; i < scan->n_probes; i++)
-		n += scan->probes[i].kind != PROBE_OTHER;
+		n += probe_kind__is_uprobe(scan->probes[i].kind);
 	return n;
 }
 
