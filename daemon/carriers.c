@@ -190,6 +190,32 @@ static void hook_detach(struct carriers *c)
 	}
 }
 
+/* libbpf finds tracepoints only in a mounted tracefs. */
+static struct bpf_link *attach_tracepoint(const struct bpf_program *prog, const char *name)
+{
+	int fd = tracepoint_open("syscalls", name);
+	struct bpf_link *link;
+	int err;
+
+	if (fd < 0) {
+		errno = -fd;
+		return NULL;
+	}
+	link = bpf_program__attach_perf_event(prog, fd);
+	err = errno;
+	if (!link)
+		close(fd);
+	errno = err;
+	return link;
+}
+
+static struct bpf_link *attach_hook(const struct carriers *c, int link, const struct bpf_program *prog)
+{
+	if (c->kind == BPF_HOOK_TRACEPOINT)
+		return attach_tracepoint(prog, link == LINK_EXIT ? "sys_exit_bpf" : "sys_enter_bpf");
+	return bpf_program__attach(prog);
+}
+
 /* The kernel runs the program that was attached last before the others. */
 static int hook_attach(struct carriers *c, char *err, size_t err_size)
 {
@@ -201,7 +227,7 @@ static int hook_attach(struct carriers *c, char *err, size_t err_size)
 	for (int i = 0; i < N_LINKS && !ret; i++) {
 		if (!prog[i])
 			continue;
-		c->link[i] = bpf_program__attach(program(c->hook, prog[i]));
+		c->link[i] = attach_hook(c, i, program(c->hook, prog[i]));
 		if (!c->link[i]) {
 			ret = fail(err, err_size, -errno, "cannot attach the hook on bpf() (%s): %s",
 				   bpf_hook__name(c->kind), strerror(errno));

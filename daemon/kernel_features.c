@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/perf_event.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -130,7 +131,8 @@ static int open_tracefs(void)
 	return dir;
 }
 
-int tracepoint_id(const char *category, const char *name)
+/* Its number for perf_event_open(), or -errno. */
+static int tracepoint_id(const char *category, const char *name)
 {
 	char path[256], text[16] = "";
 	int dir, fd, err = 0;
@@ -146,6 +148,18 @@ int tracepoint_id(const char *category, const char *name)
 		close(fd);
 	close(dir);
 	return err ? err : atoi(text);
+}
+
+int tracepoint_open(const char *category, const char *name)
+{
+	struct perf_event_attr attr = {.type = PERF_TYPE_TRACEPOINT, .size = sizeof(attr), .sample_period = 1};
+	int id = tracepoint_id(category, name), fd;
+
+	if (id < 0)
+		return id;
+	attr.config = (unsigned int)id;
+	fd = (int)syscall(SYS_perf_event_open, &attr, -1, 0, -1, PERF_FLAG_FD_CLOEXEC);
+	return fd < 0 ? -errno : fd;
 }
 
 /* ---- hooks ---- */

@@ -56,8 +56,7 @@ enum bpf_hook kernel_features__observing_hook(const struct kernel_features *k);
 const char *preempt_mode__name(enum preempt_mode mode);
 const char *bpf_hook__name(enum bpf_hook hook); /* "tracepoint", "raw tracepoint", "lsm" */
 
-/* The number of tracepoint "category/name" for perf_event_open(), or -errno. Needs no mounted tracefs and mounts none.
- */
-int tracepoint_id(const char *category, const char *name);
+/* A perf event, not enabled, at tracepoint "category/name", or -errno. Needs no mounted tracefs and mounts none. */
+int tracepoint_open(const char *category, const char *name);
 
 #endif
