@@ -22,6 +22,11 @@ tool_function() { case $1 in str_key) echo work_name ;; *_endbr) echo work_endbr
 # What else the workload does for it.
 tool_workload() { case $1 in tp_* | pairs-*) echo --getppid ;; esac }
 
+# Tools find tracepoints only where tracefs is mounted: where the host has none, they have their own.
+with_tracefs=()
+[ -e /sys/kernel/tracing/events ] || [ -e /sys/kernel/debug/tracing/events ] ||
+	with_tracefs=(unshare --mount sh -c 'mount -t tracefs tracefs /sys/kernel/tracing && exec "$@"' sh)
+
 tool_command() { # NAME [PID]: without, every process is probed
 	local limit=() binary=$WORKLOAD
 	[ -z "${2:-}" ] || limit=(-p "$2") binary=
@@ -41,10 +46,10 @@ tool_command() { # NAME [PID]: without, every process is probed
 	return) exec bpftrace "${limit[@]}" -e "$ret { @[tid] = count(); @v = sum(retval); }" ;;
 	funclatency) exec stdbuf -oL /usr/sbin/funclatency "${limit[@]}" "$binary:$(tool_function "$1")" ;;
 	bsscount) exec "$BUILD/examples/bsscount" "${limit[@]}" "$WORKLOAD:work" ;;
-	pairs-*) exec "$BUILD/tests/tools/pairs" "${1#pairs-}" "$WORKLOAD:work" ;;
-	tp_take) exec bpftrace -e "$probe { @start[tid] = nsecs; @n = count(); } tracepoint:syscalls:sys_enter_getppid /@start[tid]/ $pair" ;;
-	tp_give) exec bpftrace -e "tracepoint:syscalls:sys_enter_getppid /strncmp(comm, \"work\", 4) == 0/ { @start[tid] = nsecs; @n = count(); } $probe /@start[tid]/ $pair" ;;
-	tp_both) exec bpftrace -e "$probe { @n = count(); @[tid] = count(); } tracepoint:syscalls:sys_enter_getppid /strncmp(comm, \"work\", 4) == 0/ { @n = count(); @[tid] = count(); @h = hist(1); }" ;;
+	pairs-*) exec "${with_tracefs[@]}" "$BUILD/tests/tools/pairs" "${1#pairs-}" "$WORKLOAD:work" ;;
+	tp_take) exec "${with_tracefs[@]}" bpftrace -e "$probe { @start[tid] = nsecs; @n = count(); } tracepoint:syscalls:sys_enter_getppid /@start[tid]/ $pair" ;;
+	tp_give) exec "${with_tracefs[@]}" bpftrace -e "tracepoint:syscalls:sys_enter_getppid /strncmp(comm, \"work\", 4) == 0/ { @start[tid] = nsecs; @n = count(); } $probe /@start[tid]/ $pair" ;;
+	tp_both) exec "${with_tracefs[@]}" bpftrace -e "$probe { @n = count(); @[tid] = count(); } tracepoint:syscalls:sys_enter_getppid /strncmp(comm, \"work\", 4) == 0/ { @n = count(); @[tid] = count(); @h = hist(1); }" ;;
 	drain-*) exec "$BUILD/tests/tools/drain" "${1#drain-}" "$WORKLOAD:work" ;;
 	hashcount) exec "$BUILD/examples/hashcount" "${limit[@]}" "$WORKLOAD:work" ;;
 	esac

@@ -45,7 +45,7 @@ pair() {
 }
 
 @test "a tool with tracepoints alone is no tool" {
-	tool_run "$SESSION/tool" bpftrace -e 'tracepoint:syscalls:sys_enter_getpgid { @ = count(); }'
+	tool_run "$SESSION/tool" "${with_tracefs[@]}" bpftrace -e 'tracepoint:syscalls:sys_enter_getpgid { @ = count(); }'
 	sleep 1
 	run -0 "$B/bpftime" ps
 	! grep -q "^ *$TOOL_PID " <<<"$output"
@@ -54,7 +54,7 @@ pair() {
 
 @test "a tracepoint that shares nothing is none of our business" {
 	exact_workload "$SESSION/x" work 2 500
-	tool_run "$SESSION/tool" bpftrace -e "uprobe:$WORKLOAD:work { @ = count(); } tracepoint:syscalls:sys_enter_getpgid { @p = count(); }"
+	tool_run "$SESSION/tool" "${with_tracefs[@]}" bpftrace -e "uprobe:$WORKLOAD:work { @ = count(); } tracepoint:syscalls:sys_enter_getpgid { @p = count(); }"
 	offloaded "$TOOL_PID"
 	run -0 "$B/bpftime" explain "$TOOL_PID"
 	! grep -q getpgid <<<"$output"
@@ -94,9 +94,9 @@ switches() { sed -nE 's/^@sw\[([0-9]+)\]: ([0-9]+)$/\1 \2/p' "$1" | sort; }
 	counts='tracepoint:sched:sched_switch /strncmp(args->prev_comm, "work", 4) == 0 && strncmp(args->prev_comm, "workload", 8) != 0/ {
 		@sw[args->prev_pid] = count(); }'
 	exact_workload "$SESSION/x" work 4 400000 --rate 20000
-	tool_run "$SESSION/kernel" bpftrace -e "$counts"
+	tool_run "$SESSION/kernel" "${with_tracefs[@]}" bpftrace -e "$counts"
 	local kernel=$TOOL_PID
-	tool_run "$SESSION/tool" bpftrace -e "uprobe:$WORKLOAD:work { @n = count(); @sw[0] = count(); } $counts"
+	tool_run "$SESSION/tool" "${with_tracefs[@]}" bpftrace -e "uprobe:$WORKLOAD:work { @n = count(); @sw[0] = count(); } $counts"
 	offloaded "$TOOL_PID"
 	sleep 0.5
 	exact_go "$SESSION/x"
