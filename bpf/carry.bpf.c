@@ -54,7 +54,18 @@ static __always_inline void let_go(void)
 	unlock(got);
 }
 
-/* 1: the caller holds the map until the exit of his call, where note() has him met. */
+/* A call that was noted by a carrier in this place before us is none of ours. */
+static __always_inline void end_change(void)
+{
+	if (*(volatile __u64 *)&ended < *(volatile __u64 *)&begun)
+		__sync_fetch_and_add(&ended, 1);
+	let_go();
+}
+
+/*
+ * The caller's call changes the map from here to its exit, where note() has him met. 1: he holds it. Who gets tired
+ * while the daemon does cannot be sure on which side of the turn he is.
+ */
 once int hold(void)
 {
 	struct scratch *s = the_scratch();
@@ -64,6 +75,9 @@ once int hold(void)
 		return 0;
 	w.until = s->until;
 	bpf_loop(MAX_WAIT, try_hold, &w, 0);
+	if (!w.free && *(volatile __u32 *)&sealed)
+		__sync_fetch_and_add(&missed, 1);
+	__sync_fetch_and_add(&begun, 1);
 	return w.free != 0;
 }
 
@@ -75,9 +89,16 @@ once int note(void)
 	if (s && bpf_map_update_elem(&carry_calls, &caller, &s->call, BPF_ANY)) {
 		if (s->call.late)
 			__sync_fetch_and_add(&missed, 1);
-		let_go();
+		end_change();
 	}
 	return 0;
+}
+
+/* Holding the map: the tool's map is the truth, and the kernel's call all that is to be done. */
+static __always_inline int pass(struct scratch *s)
+{
+	s->call.passes = 1;
+	return note();
 }
 
 static __always_inline struct carry_call *noted(void)
@@ -214,6 +235,8 @@ static __always_inline int update(struct scratch *s, __u64 key, __u64 from, __u6
 	if (flags > BPF_EXIST)
 		return 0;
 	hold();
+	if (!is_open())
+		return pass(s);
 	if (values_unreadable(from) || bring_key(key)) {
 		note_late(s);
 		return 0;
@@ -254,6 +277,8 @@ static __always_inline int delete (struct scratch *s, __u64 key)
 	if (!shm_is_hash(geo()))
 		return 0;
 	hold();
+	if (!is_open())
+		return pass(s);
 	if (bring_key(key)) {
 		note_late(s);
 		return 0;
@@ -267,10 +292,15 @@ static __always_inline int delete (struct scratch *s, __u64 key)
 
 static __always_inline int lookup_and_delete(struct scratch *s, __u64 key)
 {
+	int has;
+
 	if (!shm_is_hash(geo()))
 		return 0;
+	has = hold();
+	if (!is_open())
+		return pass(s);
 	/* Who does not hold the map gets what the tool's map has, and settles it afterwards. */
-	if (!hold() || bring_key(key)) {
+	if (!has || bring_key(key)) {
 		note_late(s);
 		return 0;
 	}
@@ -355,6 +385,8 @@ static __always_inline int batch_change(struct scratch *s, __u32 count)
 	if (s->call.flags || (s->call.cmd == BPF_MAP_DELETE_BATCH && !shm_is_hash(geo())))
 		return 0;
 	hold();
+	if (!is_open())
+		return pass(s);
 	bring_all();
 	bpf_loop(count < MAX_BATCH ? count : MAX_BATCH, batch_at_entry, NULL, 0);
 	/* What could not be read here is done at the exit. */
@@ -425,11 +457,15 @@ static long drain_one(struct bpf_map *map, const void *key, void *value, void *c
 static __always_inline int drain(struct scratch *s, __u64 in_batch, __u32 count)
 {
 	struct drain d = {.end = ~0u, .room = count, .bucket = ~0u};
+	int has;
 
 	if (s->call.flags || !count || !shm_is_hash(geo()))
 		return 0;
 	s->call.planned = count;
-	if (!hold() || (in_batch && bpf_probe_read_user(&d.first, sizeof(d.first), (void *)in_batch))) {
+	has = hold();
+	if (!is_open())
+		return pass(s);
+	if (!has || (in_batch && bpf_probe_read_user(&d.first, sizeof(d.first), (void *)in_batch))) {
 		note_late(s);
 		return 0;
 	}
@@ -629,9 +665,9 @@ static __always_inline int serve(struct scratch *s)
 	switch (s->call.cmd) {
 	case BPF_MAP_LOOKUP_ELEM:
 		/* A key that cannot be read here can be read by the kernel: then it must find all. */
-		return bring_key(key) ? bring_all() : 0;
+		return is_open() && bring_key(key) ? bring_all() : 0;
 	case BPF_MAP_GET_NEXT_KEY:
-		return next_key(key);
+		return is_open() ? next_key(key) : 0;
 	case BPF_MAP_UPDATE_ELEM:
 		return update(s, key, s->call.value, s->call.flags);
 	case BPF_MAP_DELETE_ELEM:
@@ -639,7 +675,7 @@ static __always_inline int serve(struct scratch *s)
 	case BPF_MAP_LOOKUP_AND_DELETE_ELEM:
 		return s->call.flags ? 0 : lookup_and_delete(s, key);
 	case BPF_MAP_LOOKUP_BATCH:
-		return bring_all();
+		return is_open() ? bring_all() : 0;
 	}
 	s->call.key = a->word[BATCH_KEYS];
 	s->call.value = a->word[BATCH_VALUES];
@@ -678,7 +714,9 @@ static __always_inline int enter_by_user(struct scratch *s, __u32 cmd, __u64 uat
 static __always_inline int leave_call(struct scratch *s, const struct carry_call *call, long ret)
 {
 	s->call = *call;
-	switch (s->call.cmd) {
+	switch (s->call.passes ? 0 : s->call.cmd) {
+	case 0:
+		break;
 	case BPF_MAP_LOOKUP_AND_DELETE_BATCH:
 	case BPF_MAP_UPDATE_BATCH:
 	case BPF_MAP_DELETE_BATCH:
@@ -687,7 +725,7 @@ static __always_inline int leave_call(struct scratch *s, const struct carry_call
 	default:
 		leave_one(s, ret);
 	}
-	let_go();
+	end_change();
 	return forget();
 }
 
@@ -758,4 +796,20 @@ int BPF_PROG(carry_lsm_exit, const struct pt_regs *regs, long ret)
 		return 0;
 	call->uattr = BPF_CORE_READ(regs, si);
 	return leave_call(s, call, ret);
+}
+
+/* By the daemon, which is not interrupted here: it holds the map, if nobody is changing it: 0. */
+SEC("raw_tp")
+int carry_seal(struct bpf_raw_tracepoint_args *ctx)
+{
+	__u64 got = lock();
+	int free = got && !held_by_other() && *(volatile __u64 *)&begun == *(volatile __u64 *)&ended;
+
+	if (free) {
+		*(volatile __u64 *)&holder = bpf_get_current_pid_tgid();
+		*(volatile __u64 *)&held_since = bpf_ktime_get_ns();
+		*(volatile __u32 *)&sealed = ctx->args[0];
+	}
+	unlock(got);
+	return !free;
 }

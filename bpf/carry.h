@@ -38,7 +38,7 @@ struct carry_call {
 	unsigned int done;	  /* batch: elements that the arena has already */
 	unsigned int bucket, end; /* batch that moves out: buckets of the tool's map that have been emptied into it, */
 	unsigned int planned;	  /* and how many entries that was; otherwise what the caller asked for */
-	unsigned int pad;
+	unsigned int passes;	  /* nothing is to be done at its exit */
 	unsigned long long uattr;      /* the caller's attributes, */
 	unsigned long long key, value; /* and of these what the command uses */
 	unsigned long long flags;

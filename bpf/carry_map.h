@@ -10,6 +10,9 @@
  * on purpose, and nobody else touches the tool's map. Who comes meanwhile waits. After PATIENCE_NS, because the call
  * sleeps in a page fault for example, he goes on and sees the tool's map as it is: older, never wrong.
  *
+ * All that is done only while the group's gate is open: else the tool's map is the truth, and calls are let pass. The
+ * daemon holds the map ("seal") while it copies it out of the arena, and while it turns the gate.
+ *
  * The entry of a per-CPU hash that is taken out leaves its node behind, empty, see shm_map.h. Programs that add in
  * place by a pointer that they had looked up before do not look back: what they add to an empty node is seen when next
  * something is asked about its key, or about all keys ("settle").
@@ -36,6 +39,8 @@ const volatile struct shm_geo carry_geo;
 const volatile __u32 carry_place;
 
 __u32 busy;	    /* the lock */
+__u32 sealed;	    /* the holder is the daemon, and turns the gate */
+__u64 begun, ended; /* calls that change the map, at their entry, holding it, and at their exit */
 __u64 holder;	    /* pid_tgid of who holds the map, */
 __u64 held_since;   /* and when he began; written under the lock */
 __u64 missed;	    /* calls whose key could not be read even at the exit, or that did not get the lock */
@@ -108,6 +113,14 @@ static __always_inline struct scratch *the_scratch(void)
 	return bpf_map_lookup_elem(&carry_scratch, &zero);
 }
 
+/* Does the arena say what is in the map? Asked under the lock, or holding the map. */
+static __always_inline int is_open(void)
+{
+	void *arena = the_arena();
+
+	return arena && (shm_read(shm_at(arena, __builtin_offsetof(struct shm_group_hdr, kgate))) & SHM_KGATE_CARRIED);
+}
+
 /* ---- the lock ---- */
 
 static long spin(__u32 i, void *got)
@@ -170,7 +183,8 @@ static long look(__u32 i, void *ctx)
 	return bpf_ktime_get_ns() > w->until;
 }
 
-/* Takes the lock while nobody else holds the map. Who did not get it once does not try again in the same call. */
+/* Takes the lock while nobody else holds the map and the gate is open. Who did not get it once does not try again in
+ * the same call. */
 static __always_inline struct wait enter(struct scratch *s)
 {
 	struct wait w = {.until = s->until};
@@ -178,6 +192,10 @@ static __always_inline struct wait enter(struct scratch *s)
 	if (!w.until)
 		return w;
 	bpf_loop(MAX_WAIT, look, &w, 0);
+	if (w.free && !is_open()) {
+		unlock(w.got);
+		w.free = w.got = 0;
+	}
 	if (!w.free && !w.got)
 		s->until = 0;
 	return w;

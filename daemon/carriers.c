@@ -400,8 +400,9 @@ static int carrier_load(struct carriers *c, struct carrier *k, uint32_t place, i
 
 	if (!skel)
 		return -errno;
-	bpf_object__for_each_program(p, skel->obj) bpf_program__set_autoload(
-		p, p == program(skel, form->carrier) || (form->carrier_exit && p == program(skel, form->carrier_exit)));
+	bpf_object__for_each_program(p, skel->obj)
+		bpf_program__set_autoload(p, p == program(skel, form->carrier) || p == skel->progs.carry_seal ||
+						     (form->carrier_exit && p == program(skel, form->carrier_exit)));
 	memcpy((void *)&skel->rodata->carry_geo, g, sizeof(*g));
 	*(uint32_t *)&skel->rodata->carry_place = place;
 	ret = bpf_map__reuse_fd(skel->maps.carry_arena, arena_fd);
@@ -552,6 +553,34 @@ int carriers__enable(struct carriers *c, int handle, bool on)
 		calls_wait(c, place);
 	}
 	return 0;
+}
+
+struct carrier_changes carriers__changes(const struct carriers *c, int handle)
+{
+	const struct carry_bpf__bss *bss = c->carrier[handle].skel->bss;
+
+	return (struct carrier_changes){
+		.begun = __atomic_load_n(&bss->begun, __ATOMIC_SEQ_CST),
+		.ended = __atomic_load_n(&bss->ended, __ATOMIC_SEQ_CST),
+	};
+}
+
+int carriers__seal(struct carriers *c, int handle, bool turns)
+{
+	uint64_t args[] = {turns};
+	LIBBPF_OPTS(bpf_test_run_opts, opts, .ctx_in = args, .ctx_size_in = sizeof(args));
+
+	if (bpf_prog_test_run_opts(bpf_program__fd(c->carrier[handle].skel->progs.carry_seal), &opts))
+		return -errno;
+	return opts.retval ? -EAGAIN : 0;
+}
+
+void carriers__unseal(struct carriers *c, int handle)
+{
+	struct carry_bpf__bss *bss = c->carrier[handle].skel->bss;
+
+	__atomic_store_n(&bss->sealed, 0, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&bss->holder, 0, __ATOMIC_SEQ_CST);
 }
 
 int carriers__remove(struct carriers *c, int handle)

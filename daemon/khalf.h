@@ -81,8 +81,22 @@ uint64_t carriers__missed(const struct carriers *c);
  */
 int carriers__add(struct carriers *c, int tool_map_fd, uint32_t tool_map_id, int arena_fd, const struct shm_geo *g,
 		  char *err, size_t err_size);
-/* Cheap. When it returns from disabling, no call is still under way in the carrier. */
+/*
+ * Cheap. From now on the carrier follows what is done to the map; it does something about it while the kgate of the
+ * arena says SHM_KGATE_CARRIED. When it returns from disabling, no call is still under way in the carrier.
+ */
 int carriers__enable(struct carriers *c, int handle, bool on);
+/*
+ * Who would change the map, or have it brought up to date, waits from here to carriers__unseal(), for some
+ * milliseconds. turns: for turning the gate, which takes no longer. -EAGAIN: somebody is changing it.
+ */
+int carriers__seal(struct carriers *c, int handle, bool turns);
+void carriers__unseal(struct carriers *c, int handle);
+/* Calls that change the map, also those that were tired of waiting. */
+struct carrier_changes {
+	uint64_t begun, ended;
+};
+struct carrier_changes carriers__changes(const struct carriers *c, int handle);
 /* The map is the tool's own again; calls in flight have ended when this returns. */
 int carriers__remove(struct carriers *c, int handle);
 /* Programs of the kernel that were running when this was called have ended when it returns. */

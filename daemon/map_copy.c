@@ -28,6 +28,7 @@ struct copy {
 	size_t stride; /* of an entry's values as system calls take them */
 	uint32_t room; /* entries that keys and values have room for */
 	char *keys, *values;
+	uint8_t *same; /* by node: the kernel has the entry as it is here */
 	char *err;
 	size_t err_size;
 };
@@ -50,7 +51,7 @@ __attribute__((format(printf, 3, 4))) static int fail(struct copy *c, int code, 
 static struct kept {
 	char *memory;
 	size_t size;
-} kept_keys, kept_values;
+} kept_keys, kept_values, kept_same;
 
 static char *buffer(struct kept *k, size_t size)
 {
@@ -122,20 +123,8 @@ static int copy_open(struct copy *c)
 	return c->keys && c->values ? 0 : fail(c, -ENOMEM, "no memory to copy a map");
 }
 
-/* ---- kernel to arena ---- */
-
-static int put_entry(struct copy *c, const char *key, const char *values)
-{
-	const struct shm_geo *g = c->g;
-	long ret = shm_map_update(c->arena, g, key, values, SHM_ANY, 0);
-
-	for (uint32_t cpu = 1; cpu < g->n_cpus && !ret; cpu++)
-		ret = shm_map_update(c->arena, g, key, values + (size_t)cpu * g->value_room, SHM_ANY, cpu);
-	return ret ? fail(c, (int)ret, "an entry does not fit into shared memory: %s", strerror((int)-ret)) : 0;
-}
-
-/* 0: all is in; 1: the kernel has no batches for this map. */
-static int in_by_batches(struct copy *c)
+/* 0; 1: the kernel has no batches for this map; or -errno. each() may delete the entry. */
+static int each_batch(struct copy *c, int (*each)(struct copy *c, const char *key, const char *values))
 {
 	uint64_t at[SHM_MAX_KEY / 8] = {0}, next[SHM_MAX_KEY / 8] = {0};
 	void *from = NULL;
@@ -150,7 +139,7 @@ static int in_by_batches(struct copy *c)
 			return fail(c, -err, "cannot read the tool's map: %s", strerror(err));
 		}
 		for (uint32_t i = 0; i < n; i++) {
-			int ret = put_entry(c, c->keys + (size_t)i * c->g->key_size, c->values + i * c->stride);
+			int ret = each(c, c->keys + (size_t)i * c->g->key_size, c->values + i * c->stride);
 
 			if (ret)
 				return ret;
@@ -160,6 +149,18 @@ static int in_by_batches(struct copy *c)
 		memcpy(at, next, sizeof(at));
 		from = at;
 	}
+}
+
+/* ---- kernel to arena ---- */
+
+static int put_entry(struct copy *c, const char *key, const char *values)
+{
+	const struct shm_geo *g = c->g;
+	long ret = shm_map_update(c->arena, g, key, values, SHM_ANY, 0);
+
+	for (uint32_t cpu = 1; cpu < g->n_cpus && !ret; cpu++)
+		ret = shm_map_update(c->arena, g, key, values + (size_t)cpu * g->value_room, SHM_ANY, cpu);
+	return ret ? fail(c, (int)ret, "an entry does not fit into shared memory: %s", strerror((int)-ret)) : 0;
 }
 
 static int in_by_keys(struct copy *c)
@@ -189,7 +190,7 @@ int map_copy_in(int tool_map_fd, void *arena, const struct shm_geo *g, char *err
 	shm_work_begin(g);
 	if (!ret) {
 		shm_map_init(arena, g);
-		ret = in_by_batches(&c);
+		ret = each_batch(&c, put_entry);
 		if (ret == 1) {
 			shm_map_init(arena, g);
 			ret = in_by_keys(&c);
@@ -200,6 +201,26 @@ int map_copy_in(int tool_map_fd, void *arena, const struct shm_geo *g, char *err
 }
 
 /* ---- arena to kernel ---- */
+
+static int delete_stale(struct copy *c, const char *key)
+{
+	int err = element(BPF_MAP_DELETE_ELEM, c->fd, key, NULL);
+
+	return err && err != -ENOENT ? fail(c, err, "cannot delete from the tool's map: %s", strerror(-err)) : 0;
+}
+
+/* The kernel has this entry: it goes, or stays, or is written over when all have been looked at. */
+static int compare(struct copy *c, const char *key, const char *values)
+{
+	const struct shm_geo *g = c->g;
+	const char *value = shm_map_lookup(c->arena, g, key, 0);
+
+	if (!value)
+		return shm_is_hash(g) ? delete_stale(c, key) : 0;
+	if (!memcmp(value, values, c->stride))
+		c->same[((uint64_t)(value - (const char *)c->arena) - g->nodes_off) / g->node_size] = 1;
+	return 0;
+}
 
 /* Deletes what the arena does not hold. */
 static int drop_stale(struct copy *c)
@@ -217,9 +238,9 @@ static int drop_stale(struct copy *c)
 		/* The next one first: behind a deleted key the kernel begins again at the beginning. */
 		more = next_key(c->fd, key, next);
 		if (!shm_map_lookup(c->arena, c->g, key, 0))
-			err = element(BPF_MAP_DELETE_ELEM, c->fd, key, NULL);
-		if (err && err != -ENOENT)
-			return fail(c, err, "cannot delete from the tool's map: %s", strerror(-err));
+			err = delete_stale(c, key);
+		if (err)
+			return err;
 		memcpy(key, next, c->g->key_size);
 	}
 	return 0;
@@ -244,11 +265,11 @@ static int out_all(struct copy *c)
 	uint32_t n = 0;
 
 	for (uint32_t i = 0; i < g->n_nodes; i++) {
-		void *value, *key = shm_map_node(c->arena, g, i, &value);
+		void *value, *key = c->same[i] ? NULL : shm_map_node(c->arena, g, i, &value);
 		char *to = c->values + n * c->stride;
 		int ret;
 
-		if (!value)
+		if (c->same[i] || !value)
 			continue;
 		memcpy(c->keys + (size_t)n * g->key_size, key ? key : &i, g->key_size);
 		memcpy(to, value, c->stride);
@@ -267,11 +288,18 @@ int map_copy_out(void *arena, const struct shm_geo *g, int tool_map_fd, char *er
 	struct copy c = {.fd = tool_map_fd, .arena = arena, .g = g, .err = err, .err_size = err_size};
 	int ret = copy_open(&c);
 
+	c.same = (uint8_t *)buffer(&kept_same, g->n_nodes);
+	if (!ret && !c.same)
+		ret = fail(&c, -ENOMEM, "no memory to copy a map");
 	shm_work_begin(g);
 	if (!ret) {
 		/* Now that nobody works on the map any more, all has arrived. */
 		shm_map_settle(arena, g);
-		ret = drop_stale(&c);
+		memset(c.same, 0, g->n_nodes);
+		if (each_batch(&c, compare)) {
+			memset(c.same, 0, g->n_nodes);
+			ret = drop_stale(&c);
+		}
 	}
 	if (!ret)
 		ret = out_all(&c);

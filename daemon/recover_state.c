@@ -413,7 +413,7 @@ static bool copy_out_and_close(struct old_group *g, bool crowded)
 	/* The tool's program may run before the kernel half: at a tracepoint, or where it has been parked. */
 	passed &= cpus_pass();
 	return passed && (!crowded || cpus_are_occupied()) &&
-	       __atomic_compare_exchange_n(&g->arena->kgate, &seen, seen & ~SHM_KGATE_OPEN, false, __ATOMIC_SEQ_CST,
+	       __atomic_compare_exchange_n(&g->arena->kgate, &seen, seen & ~SHM_KGATE_STATE, false, __ATOMIC_SEQ_CST,
 					   __ATOMIC_SEQ_CST);
 }
 
@@ -436,7 +436,7 @@ static void move_out(struct old_group *g)
 	if (g->tool_lives)
 		log_warning(
 			"processes hit the probes too often for an exact hand-back after the last bpftimed was killed");
-	__atomic_and_fetch(&g->arena->kgate, ~SHM_KGATE_OPEN, __ATOMIC_SEQ_CST);
+	__atomic_and_fetch(&g->arena->kgate, ~SHM_KGATE_STATE, __ATOMIC_SEQ_CST);
 	carriers__unrescue(pins__dir(), g->arena_id);
 }
 

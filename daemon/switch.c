@@ -458,23 +458,29 @@ static int wait_for_returns(struct switcher *sw, struct group *g, int timeout_ms
 
 /* ---- the maps ---- */
 
+static int copy_map(struct group *g, unsigned int i, bool in)
+{
+	struct gmap *m = &g->map[i];
+	char text[160] = "";
+	int err;
+
+	if (m->geo.kind == SHM_DIRECT)
+		return 0;
+	m->waste = 0;
+	err = in ? map_copy_in(m->fd, g->arena, &m->geo, text, sizeof(text))
+		 : map_copy_out(g->arena, &m->geo, m->fd, text, sizeof(text));
+	if (err)
+		return fail(g, err, "map %s cannot be copied: %s", m->m.name, text[0] ? text : strerror(-err));
+	return 0;
+}
+
 static int copy_maps(struct group *g, bool in)
 {
-	char text[160] = "";
+	int err = 0;
 
-	for (unsigned int i = 0; i < g->n_maps; i++) {
-		struct gmap *m = &g->map[i];
-		int err;
-
-		if (m->geo.kind == SHM_DIRECT)
-			continue;
-		m->waste = 0;
-		err = in ? map_copy_in(m->fd, g->arena, &m->geo, text, sizeof(text))
-			 : map_copy_out(g->arena, &m->geo, m->fd, text, sizeof(text));
-		if (err)
-			return fail(g, err, "map %s cannot be copied: %s", m->m.name, text[0] ? text : strerror(-err));
-	}
-	return 0;
+	for (unsigned int i = 0; i < g->n_maps && !err; i++)
+		err = copy_map(g, i, in);
+	return err;
 }
 
 static int add_carriers(struct switcher *sw, struct group *g)
@@ -611,7 +617,7 @@ static void end_views(const struct group *g, struct viewing *v)
 /* One compare-and-swap on the word that also counts hits: fails when one came since `seen` was read. */
 static bool turn_kgate(struct group *g, uint64_t seen, bool open)
 {
-	uint64_t want = open ? seen | SHM_KGATE_OPEN : seen & ~SHM_KGATE_OPEN;
+	uint64_t want = open ? seen | SHM_KGATE_STATE : seen & ~SHM_KGATE_STATE;
 
 	return __atomic_compare_exchange_n(&g->arena->kgate, &seen, want, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }
@@ -641,61 +647,103 @@ static bool is_tool_first(const struct group *g)
  * the two: so every processor is passed once more when the copy is done. A hit of which a part was copied, or was
  * written over, has ended then and is counted; one that begins later has no part in the copy, and is served by the one
  * side that the gate says when its kernel half looks.
+ *
+ * Calls of bpf() go on. Those that change a map change both sides while the gate is open, so that a map which was
+ * copied out stays as it is in the arena; nobody may come between while it is copied. While the gate is closed they
+ * change the tool's map alone, so that a map which is copied in must not be changed before the gate is turned.
  */
 
-/* Arena to tool's maps, until the gate has turned. On failure the arena is the truth as before. */
-static int copy_out_and_close(struct switcher *sw, struct group *g)
-{
-	bool is_first = is_tool_first(g);
-	uint64_t seen = kgate_of(g);
-	int err = cpus_pass() ? copy_maps(g, false) : -EAGAIN;
+#define SEAL_TRIES 50
 
-	if (err)
-		return err;
-	/* What the tool reads now is what was just copied: nobody serves until the gate has turned. */
-	enable_carriers(sw, g, false);
-	if (is_first) {
-		/* That went over the processors, which is a hit of some. What was copied is older, but not wrong. */
-		seen = kgate_of(g);
-		err = cpus_pass() ? 0 : -EAGAIN;
-	}
-	if (!err)
-		err = copy_maps(g, false);
-	if (!err && is_first && !cpus_pass())
-		err = -EAGAIN;
-	if (!err && is_in_time(sw) && turn_kgate(g, seen, false))
-		return 0;
-	enable_carriers(sw, g, true);
-	return err ? err : -EAGAIN;
+static int seal(struct switcher *sw, const struct gmap *m, bool turns)
+{
+	int err = m->carrier < 0 ? 0 : carriers__seal(sw->carriers, m->carrier, turns);
+
+	/* A call takes some microseconds. */
+	for (int i = 1; i < SEAL_TRIES && err == -EAGAIN; i++)
+		err = carriers__seal(sw->carriers, m->carrier, turns);
+	return err;
 }
 
-static int copy_in_and_open(struct switcher *sw, struct group *g)
+static void unseal(struct switcher *sw, const struct gmap *m)
 {
-	uint64_t seen = kgate_of(g);
-	int err = cpus_pass() ? copy_maps(g, true) : -EAGAIN;
+	if (m->carrier >= 0)
+		carriers__unseal(sw->carriers, m->carrier);
+}
 
+static struct carrier_changes changes_of(const struct switcher *sw, const struct gmap *m)
+{
+	return m->carrier < 0 ? (struct carrier_changes){0} : carriers__changes(sw->carriers, m->carrier);
+}
+
+static int copy_out_sealed(struct switcher *sw, struct group *g)
+{
+	int err = 0;
+
+	for (unsigned int i = 0; i < g->n_maps && !err; i++) {
+		const struct gmap *m = &g->map[i];
+		struct carrier_changes before;
+
+		err = seal(sw, m, false);
+		if (err)
+			return err;
+		before = changes_of(sw, m);
+		err = copy_map(g, i, false);
+		if (!err && changes_of(sw, m).begun != before.begun)
+			err = -EAGAIN;
+		unseal(sw, m);
+	}
+	return err;
+}
+
+/*
+ * Calls wait for some microseconds, until it is clear which side is theirs. ended: to open; no other changes than these
+ * must have been made.
+ */
+static int turn(struct switcher *sw, struct group *g, uint64_t seen, const uint64_t *ended)
+{
+	unsigned int n = 0;
+	int err = 0;
+
+	while (n < g->n_maps && !err) {
+		err = seal(sw, &g->map[n], true);
+		n += !err;
+	}
+	for (unsigned int i = 0; i < g->n_maps && ended && !err; i++)
+		err = changes_of(sw, &g->map[i]).begun == ended[i] ? 0 : -EAGAIN;
+	if (!err && (!is_in_time(sw) || !turn_kgate(g, seen, ended != NULL)))
+		err = -EAGAIN;
+	while (n--)
+		unseal(sw, &g->map[n]);
+	return err;
+}
+
+/* On failure the truth is where it was. */
+static int copy_and_turn(struct switcher *sw, struct group *g, bool in)
+{
+	uint64_t seen = kgate_of(g), ended[SHM_MAX_MAPS];
+	int err = cpus_pass() ? 0 : -EAGAIN;
+
+	for (unsigned int i = 0; i < g->n_maps; i++)
+		ended[i] = changes_of(sw, &g->map[i]).ended;
+	if (!err)
+		err = in ? copy_maps(g, true) : copy_out_sealed(sw, g);
 	if (!err && is_tool_first(g) && !cpus_pass())
 		err = -EAGAIN;
-	if (err)
-		return err;
-	if (!is_in_time(sw) || !turn_kgate(g, seen, true))
-		return -EAGAIN;
-	enable_carriers(sw, g, true);
-	return 0;
+	return err ? err : turn(sw, g, seen, in ? ended : NULL);
 }
 
 /*
  * Each try needs a moment without a hit in the kernel, and handlers that had begun must be done. Where hits leave no
  * such moment, one is made; so it is where the tool has threads that could write its memory meanwhile.
  */
-static int move(struct switcher *sw, struct group *g, struct viewing *v,
-		int (*try)(struct switcher *sw, struct group *g))
+static int move(struct switcher *sw, struct group *g, struct viewing *v, bool in)
 {
 	int err = -EAGAIN;
 
 	sw->is_crowded = is_crowded(v);
 	for (int i = 0; i < FREE_TRIES && err == -EAGAIN && !sw->is_crowded; i++)
-		err = try(sw, g);
+		err = copy_and_turn(sw, g, in);
 	for (int i = 0; i < OCCUPIED_TRIES && err == -EAGAIN; i++) {
 		int ret = cpus_occupy();
 
@@ -704,7 +752,7 @@ static int move(struct switcher *sw, struct group *g, struct viewing *v,
 			continue;
 		/* Interrupts go on, and may be at a tracepoint. */
 		do {
-			err = try(sw, g);
+			err = copy_and_turn(sw, g, in);
 		} while (err == -EAGAIN && group_has_tracepoint(g) && cpus_are_occupied());
 		if (!err)
 			let_views_go(g, v);
@@ -726,6 +774,7 @@ static void close_by_force(struct switcher *sw, struct group *g)
 	cpus_visit();
 	enable_carriers(sw, g, false);
 	copy_maps(g, false);
+	__atomic_and_fetch(&g->arena->kgate, ~SHM_KGATE_STATE, __ATOMIC_SEQ_CST);
 }
 
 /* ---- the switch ---- */
@@ -958,6 +1007,8 @@ int switch_takeover(struct switcher *sw, struct group *g)
 	err = prepare_views(sw, g, &viewing, true);
 	if (err)
 		return err;
+	/* Calls that began before have ended when threads are held, but for those that sleep in a page fault. */
+	enable_carriers(sw, g, true);
 	arm_places(sw, g);
 	/* From here threads wait; every path below lets them go. */
 	hold(sw, g);
@@ -974,15 +1025,17 @@ int switch_takeover(struct switcher *sw, struct group *g)
 	if (!err)
 		err = hold_views(g, &viewing, false);
 	if (!err)
-		err = move(sw, g, &viewing, copy_in_and_open);
+		err = move(sw, g, &viewing, true);
 	if (!err)
 		g->state = GROUP_SHARED;
 	end_views(g, &viewing);
 	settle_places(sw, g);
 	let_go(sw, g);
 	disarm_places(sw);
-	if (err)
+	if (err) {
+		enable_carriers(sw, g, false);
 		return err;
+	}
 	clock_gettime(CLOCK_REALTIME, &g->since);
 	g->reason[0] = 0;
 	return 0;
@@ -1178,7 +1231,7 @@ int switch_handback(struct switcher *sw, struct group *g, bool force)
 	if (!err || force)
 		err = hold_views(g, &viewing, force);
 	if (!err || force)
-		err = move(sw, g, &viewing, copy_out_and_close);
+		err = move(sw, g, &viewing, false);
 	if (err && force)
 		close_by_force(sw, g);
 	if (!err || force)
@@ -1189,6 +1242,7 @@ int switch_handback(struct switcher *sw, struct group *g, bool force)
 	disarm_places(sw);
 	if (g->state != GROUP_KERNEL)
 		return err;
+	enable_carriers(sw, g, false);
 	clock_gettime(CLOCK_REALTIME, &g->since);
 	return 0;
 }

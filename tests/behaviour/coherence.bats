@@ -146,6 +146,40 @@ drained() {
 	drained changing 250000 7 64
 }
 
+# rewritten TOOL MAP VALUES: another process writes and deletes an entry all the time, while the group goes there and back.
+rewritten() {
+	local dir=$SESSION/x map writer i moved=0
+	exact_start "$dir" "$1" 8 30000 --rate 10000
+	offloaded "$TOOL_PID"
+	map=$(map_of "$TOOL_PID" "$2")
+	exact_go "$dir"
+	"$BATS_TEST_DIRNAME/rewrite" "$map" "$3" "$SESSION/begun" >"$SESSION/rounds" 2>&1 3>&- &
+	writer=$!
+	exact_pids+=("$writer")
+	wait_until 10 test -e "$SESSION/begun"
+	for ((i = 0; i < 40; i++)); do
+		bpftime handback "$TOOL_PID" >/dev/null && moved=$((moved + 1))
+		sleep "0.0$((RANDOM % 3))"
+		bpftime takeover "$TOOL_PID" >/dev/null && moved=$((moved + 1))
+		sleep "0.0$((RANDOM % 3))"
+	done
+	kill -TERM "$writer" || true
+	wait "$writer" || {
+		cat "$SESSION/rounds"
+		return 1
+	}
+	((moved > 60))
+	exact_finish "$dir" "$1"
+}
+
+@test "what another process writes at the moment of a switch is in the map: per-CPU hash" {
+	rewritten count_tid AT_ "$(possible_cpus)"
+}
+
+@test "what another process writes at the moment of a switch is in the map: hash" {
+	rewritten latency AT_start 1
+}
+
 @test "status names the hook that keeps the maps up to date" {
 	run -0 "$B/bpftime" status --json
 	echo "# hook: $(json 'j["hook"]')" >&3

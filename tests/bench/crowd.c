@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define ROUND_NS 1000000
+#define ROUND_NS 5000000
 
 static unsigned long n_keys;
 

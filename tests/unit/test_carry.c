@@ -92,6 +92,7 @@ static void world_open(struct world *w, const struct shape *s)
 	assert_true(w->tool >= 0 && w->oracle >= 0 && w->arena_fd >= 0);
 	w->arena = mmap(NULL, w->size, PROT_READ | PROT_WRITE, MAP_SHARED, w->arena_fd, 0);
 	assert_true(w->arena != MAP_FAILED);
+	((struct shm_group_hdr *)w->arena)->kgate = SHM_KGATE_CARRIED;
 	shm_map_init(w->arena, &w->g);
 	assert_int_equal(bpf_obj_get_info_by_fd(w->tool, &info, &len), 0);
 	w->handle = carriers__add(carriers, w->tool, info.id, w->arena_fd, &w->g, err, sizeof(err));
