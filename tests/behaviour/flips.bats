@@ -56,9 +56,9 @@ flips() {
 }
 
 @test "bpftimed stops and starts 10 times: count_tid, 8 threads" {
-	flips count_tid 8 5000 40 10 restart
+	flips count_tid 8 5000 90 10 restart
 }
 
 @test "bpftimed stops and starts 10 times: latency, 8 threads" {
-	flips latency 8 5000 40 10 restart
+	flips latency 8 5000 90 10 restart
 }

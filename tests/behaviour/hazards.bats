@@ -91,6 +91,9 @@ escaped() {
 	sysctl -qw kernel.bpf_stats_enabled=0
 }
 
+# A thread that waits in the kernel stops when it comes back.
+stands_still() { ! grep -L '^State:.T' /proc/"$1"/task/*/status | grep -q .; }
+
 @test "fork: children of which bpftimed does not know, because it stands still" {
 	local name tool served
 	for name in fork low-fork; do
@@ -99,6 +102,7 @@ escaped() {
 			watched userspace "$tool" "$B/tests/victims/$name:work"
 			escaped_count
 			kill -STOP "$DAEMON"
+			wait_until 10 stands_still "$DAEMON"
 			victim_go
 			victim_end
 			served=$(escaped)
