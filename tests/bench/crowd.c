@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * crowd.c: a process that looks how long its threads stand still: each calls crowd_work() with one key after another and
- * sleeps a millisecond in between, and keeps how much longer than that a round took at most. Prints its pid; each line
- * on stdin is answered with the longest of every thread since the last one, in microseconds.
+ * crowd.c: a process that looks how long its threads stand still: each calls crowd_work() with one key after another
+ * and sleeps five milliseconds in between, and keeps how much longer than that a round took at most. Prints its pid;
+ * each line on stdin is answered with the longest of every thread since the last one, in microseconds.
  *
  *   crowd THREADS KEYS
  */
@@ -83,7 +83,8 @@ int main(int argc, char **argv)
 	}
 	while (fgets(line, sizeof(line), stdin)) {
 		for (size_t i = 0; i < n; i++)
-			printf("%llu ", (unsigned long long)__atomic_exchange_n(&l[i].longest, 0, __ATOMIC_RELAXED) / 1000);
+			printf("%llu ",
+			       (unsigned long long)__atomic_exchange_n(&l[i].longest, 0, __ATOMIC_RELAXED) / 1000);
 		printf("\n");
 		fflush(stdout);
 	}
