@@ -43,16 +43,21 @@ counts() {
 	counts bsscount fork 4 150
 }
 
+# back_and_forth: places come and go until the victim has called.
+back_and_forth() {
+	while ! grep -q '^calls' "$SESSION/victim"; do
+		"$B/bpftime" handback "$TOOL_PID" >/dev/null
+		"$B/bpftime" takeover "$TOOL_PID" >/dev/null || true
+	done
+}
+
 @test "fork: children are born while their parent's places come and go" {
 	local name
 	for name in fork low-fork; do
 		victim "$name" 500 2
 		watched userspace bsscount "$B/tests/victims/$name:work"
 		victim_go
-		while ! grep -q '^calls' "$SESSION/victim"; do
-			"$B/bpftime" handback "$TOOL_PID" >/dev/null
-			"$B/bpftime" takeover "$TOOL_PID" >/dev/null || true
-		done
+		back_and_forth
 		victim_end
 		exact_tool_end "$TOOL_PID"
 		same "$name" "$(counted "$SESSION/tool")" "$(victim_calls)"
@@ -63,10 +68,7 @@ counts() {
 	victim orphans 400 300
 	watched userspace bsscount "$B/tests/victims/orphans:work"
 	victim_go
-	while ! grep -q '^calls' "$SESSION/victim"; do
-		"$B/bpftime" handback "$TOOL_PID" >/dev/null
-		"$B/bpftime" takeover "$TOOL_PID" >/dev/null || true
-	done
+	back_and_forth
 	victim_end
 	exact_tool_end "$TOOL_PID"
 	same calls "$(counted "$SESSION/tool")" "$(victim_calls)"
@@ -121,10 +123,7 @@ stands_still() { ! grep -L '^State:.T' /proc/"$1"/task/*/status | grep -q .; }
 			victim "$name" 1500
 			watched userspace "$tool" "$B/tests/victims/$name:work"
 			victim_go
-			while ! grep -q '^calls' "$SESSION/victim"; do
-				"$B/bpftime" handback "$TOOL_PID" >/dev/null
-				"$B/bpftime" takeover "$TOOL_PID" >/dev/null || true
-			done
+			back_and_forth
 			victim_end
 			exact_tool_end "$TOOL_PID"
 			same "$name $tool" "$(counted "$SESSION/tool")" $((1500 * 52))
