@@ -191,7 +191,7 @@ int target__evict(struct target *t, int timeout_ms, struct agent_error *err)
 	struct target_mapping parts[2] = {{.addr = t->image, .size = agent_image__size()},
 					  {.addr = t->arena, .size = sizeof(struct agent_target)}};
 	struct code_range image = target__image_range(t);
-	int rc = target_left(t, &image, timeout_ms, err);
+	int rc = target__left(t, &image, 1, timeout_ms, err);
 
 	if (!rc)
 		rc = target__unmap_ours(t, parts, 2, err);

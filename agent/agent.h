@@ -259,12 +259,17 @@ struct code_range {
  * stopped in user mode outside the ranges (waiting at a closed gate counts as outside: agent_wait range is known here).
  * Threads that are not on a CPU are not stopped, and others only when they cannot be seen otherwise: our own thread
  * visits the CPU on which they are, and so takes it away from them. Each stop is invisible and short. After this nobody
- * is between the kernel's int3 and its handler, and nobody is in the middle of a program in the ranges. -ETIMEDOUT
- * after timeout_ms. When hold is true, the threads that were stopped stay stopped until target__resume().
+ * is between the kernel's int3 and its handler, and nobody is in the middle of a program in the ranges, nor in the
+ * agent on the way to one or back, not even in a signal handler that interrupted it. -ETIMEDOUT after timeout_ms.
  */
-int target__quiesce(struct target *t, const struct code_range *ranges, size_t n_ranges, int timeout_ms, bool hold,
+int target__quiesce(struct target *t, const struct code_range *ranges, size_t n_ranges, int timeout_ms,
 		    struct agent_error *err);
-void target__resume(struct target *t);
+/*
+ * The same for code that is to be unmapped: nor does a word of any thread's stack, as far as it is searched, point into
+ * the ranges. Some may do that by chance, for as long as a thread sleeps.
+ */
+int target__left(struct target *t, const struct code_range *ranges, size_t n_ranges, int timeout_ms,
+		 struct agent_error *err);
 
 /*
  * Is a return of a probed function pending in the target's shadow stacks (user half)? 1, 0 or -errno. Of those pending

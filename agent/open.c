@@ -78,7 +78,6 @@ static int find_vdso(struct target *t, struct agent_error *err)
 	static const uint8_t syscall_insn[] = {0x0f, 0x05};
 	struct vmas maps;
 	uint8_t *image;
-	size_t size = 0;
 	int rc = proc_maps(t->pid, &maps);
 
 	if (rc)
@@ -87,18 +86,18 @@ static int find_vdso(struct target *t, struct agent_error *err)
 		if (strcmp(maps.v[i].path, "[vdso]"))
 			continue;
 		t->vdso = maps.v[i].start;
-		size = maps.v[i].end - maps.v[i].start;
+		t->vdso_size = maps.v[i].end - maps.v[i].start;
 	}
 	vmas_clear(&maps);
-	if (!t->vdso || size > MAX_VDSO)
+	if (!t->vdso || t->vdso_size > MAX_VDSO)
 		return agent_fail(err, -EOPNOTSUPP, "process %d has no vdso", t->pid);
-	image = malloc(size);
+	image = malloc(t->vdso_size);
 	if (!image)
 		return -ENOMEM;
-	rc = target_read(t, t->vdso, image, size);
+	rc = target_read(t, t->vdso, image, t->vdso_size);
 	if (!rc) {
-		uint8_t *at = memmem(image, size, syscall_insn, sizeof(syscall_insn));
-		uint64_t clock = elf_mapped_symbol(image, size, "__vdso_clock_gettime");
+		uint8_t *at = memmem(image, t->vdso_size, syscall_insn, sizeof(syscall_insn));
+		uint64_t clock = elf_mapped_symbol(image, t->vdso_size, "__vdso_clock_gettime");
 
 		if (at)
 			t->syscall_insn = t->vdso + (at - image);
@@ -206,7 +205,6 @@ void target__free(struct target *t)
 {
 	if (!t)
 		return;
-	target__resume(t);
 	tracer_end(t);
 	threads_end(t);
 	if (t->mem >= 0)

@@ -344,7 +344,7 @@ static void unmap_areas(struct target *t, struct stub_area **area, size_t n)
 	if (range)
 		range[n] = (struct code_range){first, first + AGENT_MAX_ESCAPES * AGENT_ESCAPE_SIZE};
 	if (range && target__alive(t))
-		is_left = !target__quiesce(t, range, n + 1, FREE_WAIT_MS, false, &ignored);
+		is_left = !target__left(t, range, n + 1, FREE_WAIT_MS, &ignored);
 	t->has_stragglers |= !is_left;
 	if (is_left && target__alive(t)) {
 		for (size_t i = 0; i < n;) {

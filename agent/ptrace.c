@@ -239,8 +239,7 @@ void tracer_end(struct target *t)
 
 void target__rest(struct target *t)
 {
-	if (!t->n_held)
-		tracer_end(t);
+	tracer_end(t);
 }
 
 int tracer_run(struct target *t, int (*fn)(struct target *t, void *arg), void *arg)

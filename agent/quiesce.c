@@ -3,9 +3,13 @@
  * quiesce.c: proving that no thread is in the middle of something.
  *
  * A thread that sleeps in a system call is not stopped: it is outside, unless it got there from a signal handler that
- * interrupted what we ask about; then the interrupted place is on its stack. Nor is one that wants a CPU:
+ * interrupted what we ask about; then the kernel's signal frame is on its stack. Nor is one that wants a CPU:
  * bpf/threads.bpf.c tells where it was interrupted. A thread on a CPU loses it for a moment because we go there. Who is
  * not seen at rest in this way is stopped and looked at.
+ *
+ * A word on the stack that merely looks like an address says little: variables that nobody has set yet hold what
+ * earlier calls have left, for as long as their function sleeps. Such words count only where the agent may have been
+ * left by a call, which is in the vdso, and where code is to be unmapped.
  */
 #include <errno.h>
 #include <sched.h>
@@ -25,14 +29,10 @@
 #define GLANCES	      64 /* times that we look before anybody is stopped */
 #define GLANCE_NAP_US 50
 
-struct held {
-	struct stopped s;
-};
-
 struct quiesce {
 	const struct code_range *ranges;
 	size_t n_ranges;
-	bool hold;
+	bool left;		 /* nobody may return there either */
 	struct code_range stubs; /* from the lowest to the highest that a site has */
 	pid_t *seen;		 /* threads found quiet */
 	size_t n_seen;
@@ -83,24 +83,79 @@ static bool waits_at_gate(const struct target *t, uint64_t rip)
 	return t->image && rip - t->image - t->image_hdr.wait_start < t->image_hdr.wait_end - t->image_hdr.wait_start;
 }
 
-/* Does the stack say that something in the ranges was interrupted? At a gate the agent's own frames are expected. */
-static bool stack_points_into(const struct target *t, const struct quiesce *q, uint64_t sp, bool at_gate)
+/* In the agent's own code, between a gate and a program or on the way back. */
+static bool in_agent(const struct target *t, uint64_t rip)
 {
-	uint64_t image_end = t->image + agent_image__size();
-	uint64_t *words = malloc(SCAN_STACK);
-	bool found = false;
-	ssize_t n;
+	return t->image && rip - t->image < agent_image__size() && !waits_at_gate(t, rip);
+}
 
-	if (!words)
+static bool in_code(const struct target *t, const struct quiesce *q, uint64_t rip)
+{
+	return in_agent(t, rip) || escapes(t, q, rip) ||
+	       (!waits_at_gate(t, rip) && in_ranges(q->ranges, q->n_ranges, rip));
+}
+
+/* What a thread has on its stack, from the stack pointer on. */
+struct words {
+	const uint64_t *at;
+	size_t n;
+};
+
+static bool returns_to_agent(const struct target *t, const struct words *w)
+{
+	for (size_t i = 0; i < w->n; i++)
+		if (in_agent(t, w->at[i]))
+			return true;
+	return false;
+}
+
+static bool returns_to_ranges(const struct target *t, const struct quiesce *q, const struct words *w)
+{
+	for (size_t i = 0; i < w->n; i++)
+		if (in_ranges(q->ranges, q->n_ranges, w->at[i]) || escapes(t, q, w->at[i]))
+			return true;
+	return false;
+}
+
+static bool is_inside_at(const struct target *t, const struct quiesce *q, uint64_t rip, const struct words *w)
+{
+	return in_code(t, q, rip) || (rip - t->vdso < t->vdso_size && returns_to_agent(t, w));
+}
+
+#define USER_CS	    0x33
+#define FLAG_ALWAYS 0x2ull	  /* a bit that is always set, */
+#define FLAGS_NEVER (~0ull << 22) /* and those that never are */
+
+/* Do the words begin with what a signal frame keeps of an interrupted instruction? struct sigcontext_64. */
+static bool is_interrupted_ip(const struct words *w)
+{
+	return w->n > 2 && (w->at[1] & (FLAGS_NEVER | FLAG_ALWAYS)) == FLAG_ALWAYS && (w->at[2] & 0xffff) == USER_CS;
+}
+
+static bool was_interrupted_inside(const struct target *t, const struct quiesce *q, struct words w)
+{
+	for (; w.n; w.at++, w.n--)
+		if (is_interrupted_ip(&w) && is_inside_at(t, q, *w.at, &w))
+			return true;
+	return false;
+}
+
+static bool is_inside(const struct target *t, const struct quiesce *q, uint64_t rip, uint64_t rsp)
+{
+	uint64_t *stack = malloc(SCAN_STACK);
+	struct words w = {stack, 0};
+	ssize_t size;
+	bool inside;
+
+	if (!stack)
 		return true;
-	n = pread(t->mem, words, SCAN_STACK, (off_t)(sp & ~7ull));
-	for (ssize_t i = 0; i < n / (ssize_t)sizeof(*words) && !found; i++) {
-		if (at_gate && words[i] >= t->image && words[i] < image_end)
-			continue;
-		found = in_ranges(q->ranges, q->n_ranges, words[i]) || escapes(t, q, words[i]);
-	}
-	free(words);
-	return found;
+	size = pread(t->mem, stack, SCAN_STACK, (off_t)(rsp & ~7ull));
+	if (size > 0)
+		w.n = (size_t)size / sizeof(*stack);
+	inside = is_inside_at(t, q, rip, &w) || was_interrupted_inside(t, q, w) ||
+		 (q->left && returns_to_ranges(t, q, &w));
+	free(stack);
+	return inside;
 }
 
 static bool was_seen(const struct quiesce *q, pid_t tid)
@@ -122,40 +177,13 @@ static int mark_seen(struct quiesce *q, pid_t tid)
 	return 0;
 }
 
-static int keep(struct target *t, const struct stopped *s)
-{
-	struct held *more = realloc(t->held, (t->n_held + 1) * sizeof(*more));
-
-	if (!more)
-		return -ENOMEM;
-	t->held = more;
-	t->held[t->n_held++].s = *s;
-	return 0;
-}
-
-/* In the agent's own code, between a gate and a program or on the way back. */
-static bool in_agent(const struct target *t, uint64_t rip)
-{
-	return t->image && rip - t->image < agent_image__size() && !waits_at_gate(t, rip);
-}
-
-static bool is_inside(const struct target *t, const struct quiesce *q, uint64_t rip, uint64_t rsp)
-{
-	bool at_gate = waits_at_gate(t, rip);
-
-	return in_agent(t, rip) || escapes(t, q, rip) || (!at_gate && in_ranges(q->ranges, q->n_ranges, rip)) ||
-	       stack_points_into(t, q, rsp, at_gate);
-}
-
-/* 1: quiet, 0: not yet, or -errno. */
-static int look_at_stopped(struct target *t, struct quiesce *q, struct stopped *s)
+/* 1: quiet, 0: not yet. */
+static int look_at_stopped(struct target *t, const struct quiesce *q, struct stopped *s)
 {
 	bool inside = is_inside(t, q, s->regs.rip, s->regs.rsp);
 
-	if (!inside && q->hold && !keep(t, s))
-		return 1;
 	thread_resume(t, s);
-	return !inside && !q->hold;
+	return !inside;
 }
 
 /* A main thread that ends before others do stays to be seen, and cannot be stopped. */
@@ -173,7 +201,7 @@ static int look_at_thread(struct target *t, struct quiesce *q, pid_t tid)
 	int rc;
 
 	if (at.where == TASK_IN_SYSCALL)
-		return !stack_points_into(t, q, at.sp, false);
+		return !is_inside(t, q, at.ip, at.sp);
 	if (at.where == TASK_GONE || has_ended(t->pid, tid))
 		return 1;
 	rc = thread_stop(t, tid, STOP_MS, &s, q->err);
@@ -291,69 +319,54 @@ static bool has_unseen(const struct target *t, const struct quiesce *q)
 	return found;
 }
 
-static int resume_held(struct target *t, void *arg)
+static int come_to_rest(struct target *t, struct quiesce *q, int timeout_ms)
 {
-	(void)arg;
-	for (size_t i = 0; i < t->n_held; i++)
-		thread_resume(t, &t->held[i].s);
-	return 0;
-}
-
-void target__resume(struct target *t)
-{
-	if (t->n_held && t->tracer)
-		tracer_run(t, resume_held, NULL);
-	free(t->held);
-	t->held = NULL;
-	t->n_held = 0;
-}
-
-int target__quiesce(struct target *t, const struct code_range *ranges, size_t n_ranges, int timeout_ms, bool hold,
-		    struct agent_error *err)
-{
-	struct quiesce q = {.ranges = ranges, .n_ranges = n_ranges, .hold = hold, .stubs = stubs_of(t), .err = err};
+	const struct timespec nap = {0, NAP_US * 1000};
 	int64_t deadline = clock_us() + timeout_ms * 1000ll;
-	size_t before;
-	int rc;
 
-	if (!hold)
-		look_without_stops(t, &q);
+	look_without_stops(t, q);
 	for (;;) {
-		struct timespec nap = {0, NAP_US * 1000};
+		size_t before = q->n_seen;
+		int rc = has_unseen(t, q) ? tracer_run(t, one_pass, q) : 0;
 
-		before = q.n_seen;
-		rc = hold || has_unseen(t, &q) ? tracer_run(t, one_pass, &q) : 0;
-		if (rc == -ETIMEDOUT || rc == -ECHILD) {
-			/* The tracer's end let go of everybody. */
-			free(t->held);
-			t->held = NULL;
-			t->n_held = 0;
-			if (hold)
-				q.n_seen = 0;
+		/* The tracer's end let go of whom it had stopped. */
+		if (rc == -ETIMEDOUT || rc == -ECHILD)
 			rc = -EAGAIN;
-		}
 		/* Threads that came meanwhile are looked at too: the last pass must have found nobody new. */
-		if (!rc && q.n_seen == before)
-			break;
-		if (rc && rc != -EAGAIN)
-			break;
-		if (rc && clock_us() > deadline) {
-			rc = agent_fail(err, -ETIMEDOUT, "process %d did not come to rest within %d ms", t->pid,
-					timeout_ms);
-			break;
-		}
+		if (rc != -EAGAIN && (rc || q->n_seen == before))
+			return rc;
+		if (rc && clock_us() > deadline)
+			return agent_fail(q->err, -ETIMEDOUT, "process %d did not come to rest within %d ms", t->pid,
+					  timeout_ms);
 		if (rc)
 			nanosleep(&nap, NULL);
 	}
-	free(q.seen);
-	if (rc)
-		target__resume(t);
+}
+
+static int look(struct target *t, struct quiesce *q, int timeout_ms)
+{
+	int rc;
+
+	q->stubs = stubs_of(t);
+	rc = come_to_rest(t, q, timeout_ms);
+	free(q->seen);
 	return rc;
 }
 
-int target_left(struct target *t, const struct code_range *range, int timeout_ms, struct agent_error *err)
+int target__quiesce(struct target *t, const struct code_range *ranges, size_t n_ranges, int timeout_ms,
+		    struct agent_error *err)
 {
-	return target__quiesce(t, range, 1, timeout_ms, false, err);
+	struct quiesce q = {.ranges = ranges, .n_ranges = n_ranges, .err = err};
+
+	return look(t, &q, timeout_ms);
+}
+
+int target__left(struct target *t, const struct code_range *ranges, size_t n_ranges, int timeout_ms,
+		 struct agent_error *err)
+{
+	struct quiesce q = {.ranges = ranges, .n_ranges = n_ranges, .left = true, .err = err};
+
+	return look(t, &q, timeout_ms);
 }
 
 /* A pending return whose frame is gone: overwritten, or below the stack pointer (left by longjmp). */

@@ -217,7 +217,7 @@ int step_leave(const struct site *s, struct agent_error *err)
 		return 0;
 	/* On a busy machine a thread may take long to come to a stop. */
 	for (int i = 0; i < tries && rc; i++) {
-		if (!target_left(s->t, &step, GLANCE_MS, err) && is_alone_in_memory(s->t))
+		if (!target__left(s->t, &step, 1, GLANCE_MS, err) && is_alone_in_memory(s->t))
 			return 0;
 		if (!target__alive(s->t))
 			return 0;

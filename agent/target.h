@@ -21,13 +21,12 @@ struct target {
 	struct tracer *tracer; /* runs every ptrace call; its end detaches whatever it holds */
 	uint64_t syscall_insn; /* address of a `syscall` instruction in the vdso */
 	uint64_t vdso;	       /* 0 when the target has none */
+	uint64_t vdso_size;
 	uint64_t vdso_gettime;
 	uint64_t start_brk;
 	uint64_t image, arena, fork_page, shadow; /* 0 before inject */
 	struct agent_image_hdr image_hdr;
-	struct stand *stand; /* a thread that stands still while memory is exchanged, see stand.c */
-	struct held *held;   /* threads that stay stopped, see quiesce.c */
-	size_t n_held;
+	struct stand *stand;	   /* a thread that stands still while memory is exchanged, see stand.c */
 	struct site *sites;	   /* planned and not freed, see site.h */
 	unsigned int n_hold_links; /* ever made */
 	struct bpf_link *threads;  /* see threads.c */
@@ -125,11 +124,6 @@ void threads_end(struct target *t);
 int threads_read(const struct target *t, struct thread_rec **out);
 /* May a thread that wants a CPU have lost it within a uprobe's handler? */
 bool threads_can_be_in_handlers(void);
-
-/* ---- quiesce.c ---- */
-
-/* 0 when no thread is in the range and no word of any thread's stack, as far as it is searched, points into it. */
-int target_left(struct target *t, const struct code_range *range, int timeout_ms, struct agent_error *err);
 
 /* ---- stand.c ---- */
 

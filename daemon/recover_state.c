@@ -331,16 +331,14 @@ static void wait_for_returns(struct old *old)
 		nanosleep(&step, NULL);
 }
 
-/* agent_too: threads that wait at a gate apart, nobody is left in the agent's own code either. */
-static void quiesce(struct old *old, bool agent_too)
+static void quiesce(struct old *old)
 {
 	struct agent_error err = {""};
 
 	for (size_t i = 0; i < old->n_hosts; i++) {
 		struct old_host *h = &old->host[i];
 
-		if (target__quiesce(h->target, h->code, agent_too ? h->n_code : h->n_programs, QUIESCE_TIMEOUT_MS,
-				    false, &err) &&
+		if (target__quiesce(h->target, h->code, h->n_programs, QUIESCE_TIMEOUT_MS, &err) &&
 		    target__alive(h->target))
 			log_warning("%s: its last hits may be lost", err.text);
 	}
@@ -487,7 +485,7 @@ static void let_go_of_hosts(struct old *old)
 			state__leave_again(json_object_get(h->record));
 		/* A return that is still to come, or a thread that is held in a jump, needs all of it. */
 		if (!returns && !h->left &&
-		    target__quiesce(h->target, h->code, h->n_code, QUIESCE_TIMEOUT_MS, false, &err) == 0) {
+		    target__left(h->target, h->code, h->n_code, QUIESCE_TIMEOUT_MS, &err) == 0) {
 			target__unmap_ours(h->target, h->lodged, h->n_lodged, &err);
 			target__evict(h->target, EVICT_TIMEOUT_MS, &err);
 		}
@@ -504,9 +502,9 @@ static void let_go_of_hosts(struct old *old)
 static void drain_returns(struct old *old)
 {
 	close_places(old);
-	quiesce(old, true);
+	quiesce(old);
 	wait_for_returns(old);
-	quiesce(old, true);
+	quiesce(old);
 }
 
 /* Whoever has what the tool attached gets its program back, before it is to serve. */
@@ -577,7 +575,7 @@ static void hand_back(struct old *old)
 	arm_places(old);
 	set_gates(old, SHM_UGATE_WAIT);
 	open_places(old);
-	quiesce(old, false);
+	quiesce(old);
 	for (size_t i = 0; i < old->n_groups; i++) {
 		if (!old->group[i].shared)
 			continue;

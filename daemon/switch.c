@@ -386,8 +386,7 @@ static const struct host *come_to_rest(struct switcher *sw, const struct group *
 	for (struct host *h = sw->hosts->list; h; h = h->next) {
 		if (!h->injected || !host__lodging(h, g) || !target__alive(h->target))
 			continue;
-		*ret = target__quiesce(h->target, ranges, host__code_ranges(h, ranges, MAX_RANGES), timeout_ms, false,
-				       err);
+		*ret = target__quiesce(h->target, ranges, host__code_ranges(h, ranges, MAX_RANGES), timeout_ms, err);
 		if (*ret && target__alive(h->target))
 			return h;
 	}
@@ -1056,8 +1055,7 @@ static int empty_places(struct host *h)
 	struct code_range ranges[MAX_RANGES];
 	struct agent_error err = {""};
 
-	if (target__quiesce(h->target, ranges, host__code_ranges(h, ranges, MAX_RANGES), QUIESCE_TIMEOUT_MS, false,
-			    &err))
+	if (target__quiesce(h->target, ranges, host__code_ranges(h, ranges, MAX_RANGES), QUIESCE_TIMEOUT_MS, &err))
 		return -EAGAIN;
 	return target__pending_returns(h->target, h->arena) ? -EAGAIN : 0;
 }
