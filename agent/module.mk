@@ -73,7 +73,12 @@ $(B)/tests/victims/preload/%.so: tests/victims/preload/%.c Makefile agent/module
 	$(call say,VICTIM)
 	$(Q)$(CC) -std=gnu11 -D_GNU_SOURCE -O2 -g $(WARN) -fPIC -shared -MMD -MP -o $@ $< -ldl
 
-VICTIMS += $(B)/tests/victims/low-workload $(B)/tests/victims/stripped-calls $(B)/tests/victims/preload/mallocs.so
+$(B)/tests/victims/i386: tests/victims/i386.S agent/module.mk
+	@mkdir -p $(@D)
+	$(call say,VICTIM)
+	$(Q)$(CC) -m32 -c -o $@.o $< && ld -m elf_i386 -o $@ $@.o
+
+VICTIMS += $(B)/tests/victims/low-workload $(B)/tests/victims/stripped-calls $(B)/tests/victims/preload/mallocs.so $(B)/tests/victims/i386
 
 AGENT_TESTS := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(wildcard tests/unit/test_agent*.c))
 UNIT += $(AGENT_TESTS)

@@ -13,9 +13,12 @@
 #include <unistd.h>
 
 #include "daemon/build.h"
+#include "daemon/log.h"
 
 #define INTERRUPT	   SIGUSR1
 #define INTERRUPT_EVERY_NS 1000000
+#define BUDGET_ENV	   "BPFTIME_VERIFY_SECONDS"
+#define BUDGET_S	   30 /* of processor time */
 
 enum job_state { JOB_WAITS, JOB_RUNS, JOB_DONE };
 
@@ -34,7 +37,7 @@ struct builder {
 	pthread_cond_t changed;
 	struct job *jobs; /* oldest first */
 	bool ends;
-	bool gives_up; /* atomic: the job that runs is wanted no more */
+	bool gives_up; /* atomic: the job that runs is wanted no more, or takes too long */
 	int done_fd;   /* eventfd: jobs that are done */
 	pthread_t thread;
 	bool runs;
@@ -49,11 +52,52 @@ static struct job *first(struct builder *b, enum job_state state)
 	return j;
 }
 
+static int budget(void)
+{
+	const char *text = getenv(BUDGET_ENV);
+
+	return text && atoi(text) > 0 ? atoi(text) : BUDGET_S;
+}
+
+/* What the calling thread does after so many seconds of its processor time is interrupted, all the time. 0: nothing. */
+static void limit(const timer_t *timer, int seconds)
+{
+	const struct itimerspec end = {
+		.it_value.tv_sec = seconds,
+		.it_interval.tv_nsec = INTERRUPT_EVERY_NS,
+	};
+
+	if (timer)
+		timer_settime(*timer, 0, &end, NULL);
+}
+
+static void build(struct builder *b, struct job *j, const timer_t *timer)
+{
+	limit(timer, budget());
+	j->err = group__build(j->group, b->worker, b->observer, &b->gives_up, j->reason);
+	limit(timer, 0);
+	if (j->err && __atomic_load_n(&b->gives_up, __ATOMIC_RELAXED)) {
+		j->err = -E2BIG;
+		snprintf(j->reason, sizeof(j->reason),
+			 "the kernel has not verified its kernel half within %d seconds of processor time", budget());
+	}
+}
+
 static void *run(void *arg)
 {
 	struct builder *b = arg;
+	struct sigevent when_late = {
+		.sigev_notify = SIGEV_THREAD_ID,
+		.sigev_signo = INTERRUPT,
+		.sigev_value.sival_ptr = &b->gives_up,
+		._sigev_un._tid = gettid(),
+	};
+	timer_t timer;
 	struct job *j;
+	bool limited = !timer_create(CLOCK_THREAD_CPUTIME_ID, &when_late, &timer);
 
+	if (!limited)
+		log_warning("what is verified may take as long as it takes: %s", strerror(errno));
 	pthread_mutex_lock(&b->lock);
 	while (!b->ends) {
 		j = first(b, JOB_WAITS);
@@ -64,26 +108,30 @@ static void *run(void *arg)
 		j->state = JOB_RUNS;
 		__atomic_store_n(&b->gives_up, false, __ATOMIC_RELAXED);
 		pthread_mutex_unlock(&b->lock);
-		j->err = group__build(j->group, b->worker, b->observer, &b->gives_up, j->reason);
+		build(b, j, limited ? &timer : NULL);
 		pthread_mutex_lock(&b->lock);
 		j->state = JOB_DONE;
 		eventfd_write(b->done_fd, 1);
 		pthread_cond_broadcast(&b->changed);
 	}
 	pthread_mutex_unlock(&b->lock);
+	if (limited)
+		timer_delete(timer);
 	return NULL;
 }
 
-/* That it comes is all: system calls end early by it, and so does the verifier (do_check() in kernel/bpf/verifier.c).
- */
-static void on_interrupt(int signal)
+/* System calls end early by it, and so does the verifier (do_check() in kernel/bpf/verifier.c). */
+static void on_interrupt(int signal, siginfo_t *info, void *context)
 {
 	(void)signal;
+	(void)context;
+	if (info->si_code == SI_TIMER)
+		__atomic_store_n((bool *)info->si_value.sival_ptr, true, __ATOMIC_RELAXED);
 }
 
 int builder__new(struct builder **out, struct vm_worker *worker, const struct observer *o, char *err, size_t err_size)
 {
-	struct sigaction interrupt = {.sa_handler = on_interrupt};
+	struct sigaction interrupt = {.sa_sigaction = on_interrupt, .sa_flags = SA_SIGINFO};
 	struct builder *b = calloc(1, sizeof(*b));
 	sigset_t mask, old;
 	int ret = -ENOMEM;

@@ -264,6 +264,19 @@ bpftime_forgot() {
 	same parent "$(victim_calls)" "$(sed -nE "s/^@\[$VICTIM\]: //p" "$SESSION/tool")"
 }
 
+@test "processes of 32 bits, which have no agent: counted, too" {
+	daemon_start
+	workload_at a 2 50000
+	tool_run "$SESSION/tool" bpftrace -e "uprobe:$WORKLOAD:work, uprobe:$B/tests/victims/i386:work { @[pid] = count(); }"
+	wait_until 15 carried "$WORKLOAD_PID"
+	exact_go "$SESSION/a"
+	for _ in 1 2 3 4 5; do "$B/tests/victims/i386"; done
+	exact_called "$SESSION/a"
+	counted_by_pid
+	same calls "$WORKLOAD_PID 100000" "$(grep "^$WORKLOAD_PID " "$SESSION/answer")"
+	same "calls of 32 bits" 5000 "$(awk '$2 == 1000 { n += $2 } END { print n }' "$SESSION/answer")"
+}
+
 @test "a process that executes itself again and again" {
 	daemon_start
 	victim exec 100

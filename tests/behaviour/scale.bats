@@ -92,6 +92,29 @@ large_tool() {
 	same calls $((24 * 200)) "$(sed -nE 's/^@d.*: //p' "$SESSION/tool" | awk '{ n += $1 } END { print n + 0 }')"
 }
 
+@test "a script that takes longer to verify than it may stays in the kernel" {
+	export BPFTIME_VERIFY_SECONDS=1
+	large_tool
+	wait_until 60 is_built
+	says 'in the kernel .*: the kernel has not verified its kernel half within 1 seconds of processor time'
+	victim_go
+	victim_end
+	tool_ends
+	same calls $((24 * 200)) "$(sed -nE 's/^@d.*: //p' "$SESSION/tool" | awk '{ n += $1 } END { print n + 0 }')"
+}
+
+@test "a program that the verifier refuses in its other form stays in the kernel, and explain says what the verifier said" {
+	daemon_start
+	victim many 200
+	tool_run "$SESSION/tool" bpftrace -e \
+		"uprobe:$B/tests/victims/many:many_001 { \$i = 0; while (\$i < 3000) { @[\$i & 63] = nsecs; \$i++; } }"
+	wait_until 60 says 'the kernel half of program .*: the kernel refused the translated program: .*: .* is too \(complex\|large\)'
+	victim_go
+	victim_end
+	tool_ends
+	same entries 64 "$(grep -c '^@\[' "$SESSION/tool")"
+}
+
 @test "200 children of a process that is served, while others come: each is counted, nothing is given back" {
 	daemon_start
 	victim fork 200 5
