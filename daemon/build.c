@@ -22,6 +22,7 @@
 #include "daemon/mapped.h"
 #include "daemon/pid_ns.h"
 #include "daemon/pins.h"
+#include "daemon/replace.h"
 #include "daemon/switch.h"
 #include "daemon/tracepoint.h"
 #include "daemon/uprobe.h"
@@ -34,6 +35,13 @@
 static void explain(char reason[REASON_SIZE], const char *what, const char *name, int err, const char *detail)
 {
 	snprintf(reason, REASON_SIZE, "%s%.200s: %s", what, name, detail && detail[0] ? detail : strerror(-err));
+}
+
+static void close_fd(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
 }
 
 /* ---- arena ---- */
@@ -205,16 +213,16 @@ static bool spares_daemon(const struct group *g, const struct gprog *prog)
 	return true;
 }
 
-static int load_khalf(struct group *g, struct gprog *p, const struct observer *o, char reason[REASON_SIZE])
+/* What all forms of a kernel half have in common. The arrays have room for SHM_MAX_MAPS. */
+static struct khalf_opts khalf_opts_of(const struct group *g, const struct gprog *p, struct shm_geo *geo, int *direct)
 {
-	struct shm_geo geo[SHM_MAX_MAPS];
-	int direct[SHM_MAX_MAPS];
-	char err_text[ERR_SIZE] = "";
-	struct khalf_opts opts = {
+	for (unsigned int i = 0; i < g->n_maps; i++) {
+		geo[i] = g->map[i].geo;
+		direct[i] = g->map[i].geo.kind == SHM_DIRECT ? g->map[i].fd : -1;
+	}
+	return (struct khalf_opts){
 		.prog_type = p->type,
-		.expected_attach_type = wants_links(g, p) ? UPROBE_LINK_TYPE : p->expected_attach_type,
-		.attach_btf_id = p->attach_btf_id,
-		.spares_daemon = spares_daemon(g, p),
+		.expected_attach_type = p->expected_attach_type,
 		.license = p->license,
 		.name = p->name,
 		.arena_fd = g->arena_fd,
@@ -224,15 +232,23 @@ static int load_khalf(struct group *g, struct gprog *p, const struct observer *o
 		.arrived_fd = -1,
 		.arrivals_fd = -1,
 	};
+}
 
-	for (unsigned int i = 0; i < g->n_maps; i++) {
-		geo[i] = g->map[i].geo;
-		direct[i] = g->map[i].geo.kind == SHM_DIRECT ? g->map[i].fd : -1;
-	}
+static int load_khalf(struct group *g, struct gprog *p, const struct observer *o, char reason[REASON_SIZE])
+{
+	struct shm_geo geo[SHM_MAX_MAPS];
+	int direct[SHM_MAX_MAPS];
+	char err_text[ERR_SIZE] = "";
+	struct khalf_opts opts = khalf_opts_of(g, p, geo, direct);
+
+	p->is_multi = p->type == BPF_PROG_TYPE_KPROBE && wants_links(g, p);
+	if (p->is_multi)
+		opts.expected_attach_type = UPROBE_LINK_TYPE;
+	opts.attach_btf_id = p->attach_btf_id;
+	opts.spares_daemon = spares_daemon(g, p);
 	/* New processes are of interest to probes that are not limited to one. */
 	if (group_is_host_wide(g, p))
 		observer__arrivals(o, &opts.arrived_fd, &opts.arrivals_fd);
-	p->is_multi = p->type == BPF_PROG_TYPE_KPROBE && opts.expected_attach_type == UPROBE_LINK_TYPE;
 	p->khalf_fd = khalf_load(p->insns, p->n_insns, &opts, err_text, sizeof(err_text));
 	if (p->khalf_fd < 0) {
 		explain(reason, "the kernel half of program ", p->name, p->khalf_fd, err_text);
@@ -241,57 +257,139 @@ static int load_khalf(struct group *g, struct gprog *p, const struct observer *o
 	return 0;
 }
 
-/* ---- what stands at escape slots ---- */
+/* ---- the tool's own instructions ---- */
 
-/* The tool's instructions, with descriptors of its maps, which are appended to fds. */
-static int open_maps(struct bpf_insn *insns, size_t n, int *fds, size_t *n_fds)
+struct own {
+	struct bpf_insn *insns; /* with descriptors of its maps */
+	size_t n;
+	int *fds;
+	size_t n_fds;
+};
+
+static int open_maps(struct own *own)
 {
-	for (size_t i = 0; i + 1 < n; i++) {
+	for (size_t i = 0; i + 1 < own->n; i++) {
+		struct bpf_insn *in = &own->insns[i];
 		int fd;
 
-		if (insns[i].code != (BPF_LD | BPF_IMM | BPF_DW))
+		if (in->code != (BPF_LD | BPF_IMM | BPF_DW))
 			continue;
-		if (insn__names_map(&insns[i])) {
-			fd = bpf_map_get_fd_by_id((uint32_t)insns[i].imm);
+		if (insn__names_map(in)) {
+			fd = bpf_map_get_fd_by_id((uint32_t)in->imm);
 			if (fd < 0)
 				return -errno;
-			fds[(*n_fds)++] = insns[i].imm = fd;
+			own->fds[own->n_fds++] = in->imm = fd;
 		}
 		i++;
 	}
 	return 0;
 }
 
+static void own_close(struct own *own)
+{
+	for (size_t i = 0; i < own->n_fds; i++)
+		close(own->fds[i]);
+	free(own->fds);
+	free(own->insns);
+	*own = (struct own){0};
+}
+
+static int own_open(struct own *own, const struct gprog *p)
+{
+	int err = -ENOMEM;
+
+	*own = (struct own){.n = p->n_own, .fds = calloc(p->n_own + 1, sizeof(*own->fds))};
+	own->insns = p->own ? calloc(p->n_own, sizeof(*own->insns)) : NULL;
+	if (own->insns && own->fds) {
+		memcpy(own->insns, p->own, p->n_own * sizeof(*own->insns));
+		err = open_maps(own);
+	}
+	if (err)
+		own_close(own);
+	return err;
+}
+
+/* ---- in the place of the tool's programs ---- */
+
+#define REPLACE_ENV "BPFTIME_REPLACE"
+
+static const struct probe *first_of(const struct group *g, const struct gprog *prog)
+{
+	for (unsigned int i = 0; i < g->n_probes; i++)
+		if (!g->probe[i]->is_beside && &g->prog[g->probe[i]->prog] == prog)
+			return g->probe[i];
+	return NULL;
+}
+
+/* All of its programs, or none: one gate turns for all. A helper may differ for programs that a link brings its
+ * cookies. */
+static bool may_replace(const struct group *g)
+{
+	const char *wanted = getenv(REPLACE_ENV);
+
+	if (!g->has_khalf || g->never_replaced || (wanted && !strcmp(wanted, "never")))
+		return false;
+	for (unsigned int i = 0; i < g->n_probes; i++) {
+		const struct obs_probe *o = &g->probe[i]->o;
+
+		if (!probe_kind__is_uprobe(o->kind) || (o->form != ATTACH_PERF_EVENT && o->form != ATTACH_PERF_LINK))
+			return false;
+	}
+	for (unsigned int i = 0; i < g->n_progs; i++)
+		if (!g->prog[i].own)
+			return false;
+	return kernel_features__can_replace();
+}
+
+/* The same program serves wherever the tool has loaded it. */
+static int load_replacing(struct group *g, struct gprog *p, const struct observer *o)
+{
+	struct shm_geo geo[SHM_MAX_MAPS];
+	int direct[SHM_MAX_MAPS];
+	char err_text[ERR_SIZE] = "";
+	struct khalf_opts opts = khalf_opts_of(g, p, geo, direct);
+	const struct probe *first = first_of(g, p);
+	struct khalf_replaced old = {.prog_fd = -1, .btf_fd = -1};
+	struct own own = {0};
+	int ret = first ? replace__open(&old, first->o.prog_id) : -ENOENT;
+
+	if (!ret)
+		ret = own_open(&own, p);
+	if (!ret) {
+		opts.closed = own.insns;
+		opts.n_closed = own.n;
+		opts.replaces = &old;
+		if (group_is_host_wide(g, p))
+			observer__arrivals(o, &opts.arrived_fd, &opts.arrivals_fd);
+		ret = khalf_load(p->insns, p->n_insns, &opts, err_text, sizeof(err_text));
+	}
+	own_close(&own);
+	replace__close(&old);
+	if (ret < 0)
+		log_debug("program %s cannot be replaced: %s", p->name, err_text[0] ? err_text : strerror(-ret));
+	p->khalf_fd = ret < 0 ? -1 : ret;
+	return ret < 0 ? ret : 0;
+}
+
+/* ---- what stands at escape slots ---- */
+
 /* The kernel half where it is open, else the tool's own program: see escape.h. */
-static int load_both(const struct group *g, const struct gprog *p, const struct bpf_insn *own, uint32_t attach_type,
+static int load_both(const struct group *g, const struct gprog *p, const struct own *own, uint32_t attach_type,
 		     char *err, size_t err_size)
 {
 	LIBBPF_OPTS(bpf_prog_load_opts, load, .expected_attach_type = attach_type);
 	struct shm_geo geo[SHM_MAX_MAPS];
 	int direct[SHM_MAX_MAPS], fd;
-	const struct khalf_opts opts = {
-		.prog_type = p->type,
-		.expected_attach_type = attach_type,
-		.license = p->license,
-		.name = ESCAPE_PROGRAM,
-		.arena_fd = g->arena_fd,
-		.geo = geo,
-		.n_geo = g->n_maps,
-		.direct_fd = direct,
-		.closed = own,
-		.n_closed = p->n_own,
-		.arrived_fd = -1,
-		.arrivals_fd = -1,
-	};
+	struct khalf_opts opts = khalf_opts_of(g, p, geo, direct);
 
 	if (!g->has_khalf) {
-		fd = bpf_prog_load((enum bpf_prog_type)p->type, ESCAPE_PROGRAM, p->license, own, p->n_own, &load);
+		fd = bpf_prog_load((enum bpf_prog_type)p->type, ESCAPE_PROGRAM, p->license, own->insns, own->n, &load);
 		return fd < 0 ? -errno : fd;
 	}
-	for (unsigned int i = 0; i < g->n_maps; i++) {
-		geo[i] = g->map[i].geo;
-		direct[i] = g->map[i].geo.kind == SHM_DIRECT ? g->map[i].fd : -1;
-	}
+	opts.expected_attach_type = attach_type;
+	opts.name = ESCAPE_PROGRAM;
+	opts.closed = own->insns;
+	opts.n_closed = own->n;
 	return khalf_load(p->insns, p->n_insns, &opts, err, err_size);
 }
 
@@ -306,27 +404,22 @@ static bool is_limited(const struct group *g, const struct gprog *prog)
 /* Where it cannot be, its probes have no escape. */
 static void load_escape(const struct group *g, struct gprog *p)
 {
-	struct bpf_insn *own = p->own ? calloc(p->n_own, sizeof(*own)) : NULL;
-	int *fds = calloc(p->n_own + 1, sizeof(*fds));
 	char err_text[ERR_SIZE] = "";
-	size_t n_fds = 0;
-	int fd = -ENOMEM;
+	struct own own;
+	int fd = -ENOENT;
 
 	/* The tool's own program alone does not know the arena. */
-	if (own && fds && (g->has_khalf || !g->has_mirrored)) {
-		memcpy(own, p->own, p->n_own * sizeof(*own));
+	if (p->own && (g->has_khalf || !g->has_mirrored)) {
 		p->escape_is_multi = uprobe__has_links() && !is_limited(g, p);
-		fd = open_maps(own, p->n_own, fds, &n_fds);
-		if (!fd)
-			fd = load_both(g, p, own, p->escape_is_multi ? UPROBE_LINK_TYPE : p->expected_attach_type,
+		fd = own_open(&own, p);
+		if (!fd) {
+			fd = load_both(g, p, &own, p->escape_is_multi ? UPROBE_LINK_TYPE : p->expected_attach_type,
 				       err_text, sizeof(err_text));
+			own_close(&own);
+		}
 		if (fd < 0)
 			log_debug("program %s has no escape: %s", p->name, err_text[0] ? err_text : strerror(-fd));
 	}
-	for (size_t i = 0; i < n_fds; i++)
-		close(fds[i]);
-	free(fds);
-	free(own);
 	p->escape_fd = fd < 0 ? -1 : fd;
 }
 
@@ -345,17 +438,34 @@ static int load_watcher(struct group *g, const struct observer *o, char reason[R
 	return 0;
 }
 
+static bool is_given_up(const bool *gives_up)
+{
+	return __atomic_load_n(gives_up, __ATOMIC_RELAXED);
+}
+
+static bool replace_all(struct group *g, const struct observer *o, const bool *gives_up)
+{
+	bool all = may_replace(g);
+
+	for (unsigned int i = 0; i < g->n_progs && all; i++)
+		all = !is_given_up(gives_up) && !load_replacing(g, &g->prog[i], o);
+	for (unsigned int i = 0; i < g->n_progs && !all; i++)
+		close_fd(&g->prog[i].khalf_fd);
+	return all;
+}
+
 int group__build(struct group *g, struct vm_worker *worker, const struct observer *o, const bool *gives_up,
 		 char reason[REASON_SIZE])
 {
 	int err = 0;
 
+	g->is_replaced = replace_all(g, o, gives_up);
 	for (unsigned int i = 0; !err && i < g->n_progs; i++) {
-		if (__atomic_load_n(gives_up, __ATOMIC_RELAXED))
+		if (is_given_up(gives_up))
 			return -ECANCELED;
 		if (i < g->n_user_progs)
 			err = compile(g, &g->prog[i], worker, reason);
-		if (!err && g->has_khalf)
+		if (!err && g->has_khalf && !g->is_replaced)
 			err = load_khalf(g, &g->prog[i], o, reason);
 		if (!err && i < g->n_user_progs)
 			load_escape(g, &g->prog[i]);
@@ -367,9 +477,10 @@ int group__build(struct group *g, struct vm_worker *worker, const struct observe
 
 /* ---- the kernel half's attachments ---- */
 
-/* Probes of one program in one file. */
+/* Probes of one program in one file; or a program of the tool that is replaced. */
 struct khalf_link {
 	int fd;
+	uint32_t replaced; /* its id, or 0 */
 	unsigned int prog;
 	bool is_return;
 	uint64_t dev, ino;
@@ -377,7 +488,7 @@ struct khalf_link {
 
 static bool is_of_link(const struct group *g, const struct probe *p, const struct khalf_link *l)
 {
-	return !p->is_beside && p->prog == l->prog && p->o.ino == l->ino && p->o.dev == l->dev &&
+	return !l->replaced && !p->is_beside && p->prog == l->prog && p->o.ino == l->ino && p->o.dev == l->dev &&
 	       g->prog[p->prog].is_multi && (p->o.kind == PROBE_URETPROBE) == l->is_return;
 }
 
@@ -413,24 +524,82 @@ static int attach_link(struct group *g, const struct probe *first, struct khalf_
 	return l->fd < 0 ? l->fd : 0;
 }
 
-static int add_link(struct group *g, const struct probe *p)
+/* Room for one more, which counts when it is kept. */
+static struct khalf_link *next_link(struct group *g)
 {
-	struct khalf_link *more = realloc(g->link, (g->n_links + 1) * sizeof(*more)), *l;
-	int err;
+	struct khalf_link *more = realloc(g->link, (g->n_links + 1) * sizeof(*more));
 
 	if (!more)
-		return -ENOMEM;
+		return NULL;
 	g->link = more;
-	l = &more[g->n_links];
-	*l = (struct khalf_link){
-		.fd = -1, .prog = p->prog, .is_return = p->o.kind == PROBE_URETPROBE, .dev = p->o.dev, .ino = p->o.ino};
-	err = attach_link(g, p, l);
-	if (!err)
-		err = pins__add(l->fd, PIN_KHALFS, g->id, g->n_links);
-	if (err && l->fd >= 0)
+	return &more[g->n_links];
+}
+
+static int keep_link(struct group *g)
+{
+	struct khalf_link *l = &g->link[g->n_links];
+	int err = pins__add(l->fd, PIN_KHALFS, g->id, g->n_links);
+
+	if (err)
 		close(l->fd);
 	g->n_links += !err;
 	return err;
+}
+
+static int add_link(struct group *g, const struct probe *p)
+{
+	struct khalf_link *l = next_link(g);
+	int err;
+
+	if (!l)
+		return -ENOMEM;
+	*l = (struct khalf_link){
+		.fd = -1, .prog = p->prog, .is_return = p->o.kind == PROBE_URETPROBE, .dev = p->o.dev, .ino = p->o.ino};
+	err = attach_link(g, p, l);
+	return err ? err : keep_link(g);
+}
+
+static bool is_replaced(const struct group *g, uint32_t prog_id)
+{
+	for (unsigned int i = 0; i < g->n_links; i++)
+		if (g->link[i].replaced == prog_id)
+			return true;
+	return false;
+}
+
+static int add_replacement(struct group *g, const struct probe *p)
+{
+	struct khalf_replaced old;
+	struct khalf_link *l = next_link(g);
+	int err = l ? replace__open(&old, p->o.prog_id) : -ENOMEM;
+
+	if (err)
+		return err;
+	*l = (struct khalf_link){.prog = p->prog, .replaced = p->o.prog_id};
+	l->fd = replace__attach(g->prog[p->prog].khalf_fd, &old);
+	replace__close(&old);
+	return l->fd < 0 ? l->fd : keep_link(g);
+}
+
+/* Where it cannot be, the group is built anew without. */
+static int replace_programs(struct group *g)
+{
+	int err = 0;
+
+	for (unsigned int i = 0; i < g->n_probes && !err; i++) {
+		const struct probe *p = g->probe[i];
+
+		if (is_replaced(g, p->o.prog_id))
+			continue;
+		err = add_replacement(g, p);
+		if (err)
+			explain(g->reason, "its program cannot be replaced at ", p->symbol, err, NULL);
+	}
+	if (!err)
+		return 0;
+	g->never_replaced = true;
+	g->built = false;
+	return -EAGAIN;
 }
 
 static int attach_links(struct group *g)
@@ -452,9 +621,9 @@ static int attach_links(struct group *g)
 
 int group__attach_khalf(struct group *g)
 {
-	int ret = attach_links(g);
+	int ret = g->is_replaced ? replace_programs(g) : attach_links(g);
 
-	if (ret)
+	if (ret || g->is_replaced)
 		return ret;
 	for (unsigned int i = 0; i < g->n_probes; i++) {
 		struct probe *p = g->probe[i];
@@ -505,13 +674,6 @@ void group__detach_khalf(struct group *g)
 	}
 }
 
-static void close_fd(int *fd)
-{
-	if (*fd >= 0)
-		close(*fd);
-	*fd = -1;
-}
-
 void group__unbuild(struct group *g)
 {
 	group__detach_khalf(g);
@@ -535,5 +697,5 @@ void group__unbuild(struct group *g)
 	pins__drop(PIN_GROUP, g->id);
 	close_fd(&g->arena_fd);
 	g->planned = g->built = false;
-	g->has_khalf = g->has_direct = g->has_mirrored = g->has_viewed = false;
+	g->has_khalf = g->has_direct = g->has_mirrored = g->has_viewed = g->is_replaced = false;
 }

@@ -16,8 +16,9 @@
 int gmap__lay_out(struct gmap *m, uint64_t off, const char **why);
 /*
  * The arena, empty; and, once there is one, native code and the kernel half's programs, which may take long:
- * *gives_up (atomic) ends it between two programs. The latter touches nothing of the group but its programs and its
- * watcher. 0, or -errno with the reason. What was made stays until group__unbuild().
+ * *gives_up (atomic) ends it between two programs. The latter touches nothing of the group but its programs, whether
+ * the kernel half is to replace the tool's, and its watcher. 0, or -errno with the reason. What was made stays until
+ * group__unbuild().
  */
 int group__make_arena(struct group *g);
 /* What shm_group_hdr.daemon is while this process is the daemon. */
@@ -25,7 +26,8 @@ uint32_t shm_daemon(void);
 int group__build(struct group *g, struct vm_worker *worker, const struct observer *o, const bool *gives_up,
 		 char reason[REASON_SIZE]);
 /*
- * Attaches the kernel half, closed (it only counts), to all of the group's probes; where there is none, what tells of
+ * Attaches the kernel half, closed (it only counts, or does what the program does that it replaces), to all of the
+ * group's probes; where there is none, what tells of
  * new processes to those that are not limited to one.
  */
 int group__attach_khalf(struct group *g);

@@ -138,6 +138,8 @@ static int start(struct engine *e, const struct engine_opts *opts, char *err, si
 	ret = builder__new(&e->builder, e->worker, e->observer, err, err_size);
 	if (ret)
 		return ret;
+	/* Asked here, before another thread may ask, too. */
+	log_debug("programs of tools can%s be replaced", kernel_features__can_replace() ? "" : "not");
 	ret = carriers__new(&e->carriers, err, err_size);
 	if (ret)
 		return ret;

@@ -17,6 +17,7 @@
 
 #include "bpf/lsm_trial.h"
 #include "bpf/lsm_trial.skel.h"
+#include "bpf/replace_trial.skel.h"
 
 #define BTF_FILE    "/sys/kernel/btf/vmlinux"
 #define UPROBE_PMU  "/sys/bus/event_source/devices/uprobe/"
@@ -294,6 +295,47 @@ enum bpf_hook kernel_features__observing_hook(const struct kernel_features *k)
 	if (forced_hook(&hook) && hook != BPF_HOOK_LSM)
 		return hook;
 	return !is_preemptible(k) && k->has_syscall_tp ? BPF_HOOK_TRACEPOINT : BPF_HOOK_RAW_TRACEPOINT;
+}
+
+/* ---- freplace ---- */
+
+static bool load_one(struct replace_trial_bpf *t, struct bpf_program *only)
+{
+	bpf_program__set_autoload(t->progs.replaced, only == t->progs.replaced);
+	bpf_program__set_autoload(t->progs.replacing, only == t->progs.replacing);
+	return !replace_trial_bpf__load(t);
+}
+
+static bool replace(struct replace_trial_bpf *old, struct replace_trial_bpf *new)
+{
+	struct bpf_link *link;
+	int fd;
+
+	if (!load_one(old, old->progs.replaced))
+		return false;
+	fd = bpf_program__fd(old->progs.replaced);
+	if (bpf_program__set_attach_target(new->progs.replacing, fd, "replaced") ||
+	    !load_one(new, new->progs.replacing))
+		return false;
+	link = bpf_program__attach_freplace(new->progs.replacing, fd, "replaced");
+	bpf_link__destroy(link);
+	return link != NULL;
+}
+
+bool kernel_features__can_replace(void)
+{
+	static int can = -1;
+
+	if (can < 0) {
+		libbpf_print_fn_t print = libbpf_set_print(quiet);
+		struct replace_trial_bpf *old = replace_trial_bpf__open(), *new = replace_trial_bpf__open();
+
+		can = old && new &&replace(old, new);
+		replace_trial_bpf__destroy(old);
+		replace_trial_bpf__destroy(new);
+		libbpf_set_print(print);
+	}
+	return can;
 }
 
 const char *preempt_mode__name(enum preempt_mode mode)

@@ -53,6 +53,9 @@ enum bpf_hook kernel_features__hook(const struct kernel_features *k);
 /* How loads and attachments are observed, where the end of a call is wanted too: tracepoint or raw tracepoint. */
 enum bpf_hook kernel_features__observing_hook(const struct kernel_features *k);
 
+/* Can a loaded program be replaced (freplace)? Tried at the first call, with programs of our own. */
+bool kernel_features__can_replace(void);
+
 const char *preempt_mode__name(enum preempt_mode mode);
 const char *bpf_hook__name(enum bpf_hook hook); /* "tracepoint", "raw tracepoint", "lsm" */
 

@@ -344,14 +344,38 @@ static void last_line(char *log, char *out, size_t size)
 	snprintf(out, size, "%s", *log ? line : "no reason given");
 }
 
+/* What replaces a program names the types of its functions, which follow one another as append_subs() put them. */
+static size_t list_functions(const struct khalf *k, const struct khalf_replaced *r, struct bpf_func_info *func)
+{
+	size_t n = 0;
+
+	func[n++] = (struct bpf_func_info){.insn_off = 0, .type_id = r->main_type};
+	for (int s = 0; s < KHALF_N_SUBS; s++)
+		if (k->used[s])
+			func[n++] = (struct bpf_func_info){.insn_off = (uint32_t)k->sub_at[s], .type_id = r->sub_type};
+	return n;
+}
+
 /* -errno; *misaligned when another width of access might help. */
 static int load(struct khalf *k, const struct khalf_opts *a, bool *misaligned)
 {
 	LIBBPF_OPTS(bpf_prog_load_opts, opts, .expected_attach_type = a->expected_attach_type,
 		    .attach_btf_id = a->attach_btf_id, .attempts = 5);
-	int fd = bpf_prog_load(a->prog_type, a->name, a->license, k->out, k->n_out, &opts), err;
+	enum bpf_prog_type type = a->replaces ? BPF_PROG_TYPE_EXT : (enum bpf_prog_type)a->prog_type;
+	struct bpf_func_info func[1 + KHALF_N_SUBS];
 	char *log, line[160];
+	int fd, err;
 
+	if (a->replaces) {
+		opts.expected_attach_type = 0;
+		opts.attach_prog_fd = (uint32_t)a->replaces->prog_fd;
+		opts.attach_btf_id = a->replaces->main_in_prog;
+		opts.prog_btf_fd = (uint32_t)a->replaces->btf_fd;
+		opts.func_info = func;
+		opts.func_info_cnt = (uint32_t)list_functions(k, a->replaces, func);
+		opts.func_info_rec_size = sizeof(func[0]);
+	}
+	fd = bpf_prog_load(type, a->name, a->license, k->out, k->n_out, &opts);
 	*misaligned = false;
 	if (fd >= 0)
 		return fd;
@@ -362,7 +386,7 @@ static int load(struct khalf *k, const struct khalf_opts *a, bool *misaligned)
 	opts.log_buf = log;
 	opts.log_size = LOG_SIZE;
 	opts.log_level = 1;
-	fd = bpf_prog_load(a->prog_type, a->name, a->license, k->out, k->n_out, &opts);
+	fd = bpf_prog_load(type, a->name, a->license, k->out, k->n_out, &opts);
 	if (fd < 0) {
 		*misaligned = strstr(log, "misaligned stack") != NULL;
 		last_line(log, line, sizeof(line));

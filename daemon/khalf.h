@@ -15,6 +15,14 @@
 #include "../shm-runtime/shm.h"
 #include "kernel_features.h"
 
+/* A program that another one is to replace. */
+struct khalf_replaced {
+	int prog_fd;
+	uint32_t main_in_prog;	      /* its function, in its own BTF */
+	int btf_fd;		      /* BTF that has */
+	uint32_t main_type, sub_type; /* the same function, and a static one */
+};
+
 struct khalf_opts {
 	uint32_t prog_type, expected_attach_type;
 	uint32_t attach_btf_id; /* of a BPF_PROG_TYPE_TRACING, in the kernel's own BTF */
@@ -28,6 +36,7 @@ struct khalf_opts {
 	/* What is done when kgate is closed: a program with nothing to translate, or NULL: nothing. */
 	const struct bpf_insn *closed;
 	size_t n_closed;
+	const struct khalf_replaced *replaces; /* NULL: nothing. Else closed is what that program does */
 	/* See bpf/arrivals.h; -1: nobody wants to know which processes are served here. */
 	int arrived_fd, arrivals_fd;
 };

@@ -69,7 +69,7 @@ struct probe {
 	int escape;			     /* the slot at which its program stands, too, or -1: escape.h */
 	int escape_taken;		     /* that is its instruction's, or -1 */
 	int escape_event_fd, escape_link_fd; /* or -1 */
-	struct parked *parked; /* what it was before it was parked: park.h; NULL: it is not */
+	struct parked *parked;		     /* what it was before it was parked: park.h; NULL: it is not */
 	bool seen;
 	bool is_beside; /* a tracepoint whose program uses no map that moves: it goes on by itself, and prog says
 			   nothing */
@@ -126,7 +126,7 @@ struct group {
 	size_t n_map_ids;
 	struct probe **probe;
 	unsigned int n_probes, room;
-	struct khalf_link *link; /* of the kernel half, for many probes at once */
+	struct khalf_link *link; /* of the kernel half, for many probes at once, or for a program of the tool */
 	unsigned int n_links;
 	int *escape_link; /* uprobe_multi links at escape slots */
 	unsigned int n_escape_links;
@@ -134,7 +134,9 @@ struct group {
 	bool leaving;  /* no place is to name it any longer */
 	bool building; /* its code is being made: daemon/builder.h */
 	bool built;
-	bool has_khalf; /* a kernel half serves what still reaches the kernel; else the tool's own program does */
+	bool has_khalf;	     /* a kernel half serves what still reaches the kernel; else the tool's own program does */
+	bool is_replaced;    /* it stands in the place of the tool's programs: replace.h */
+	bool never_replaced; /* that was tried */
 	bool has_direct, has_mirrored;
 	bool has_viewed; /* some map is_viewed */
 	/* Of a group that is not limited to a process, see domain.h: */

@@ -324,7 +324,7 @@ static void close_old(struct exchange *e, struct closing *c)
 
 bool park__suits(const struct group *g)
 {
-	if (!park.path[0] || !g->has_khalf || g->n_probes > PARK_MOST)
+	if (!park.path[0] || !g->has_khalf || g->is_replaced || g->n_probes > PARK_MOST)
 		return false;
 	for (unsigned int i = 0; i < g->n_probes; i++) {
 		const struct obs_probe *o = &g->probe[i]->o;

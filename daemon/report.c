@@ -116,6 +116,8 @@ static void fill_hosts(struct engine *e, const struct probe *p, struct report *r
 /* How its truth moves, see daemon/switch.h. */
 static const char *way_of(const struct group *g)
 {
+	if (g->is_replaced)
+		return g->has_viewed ? "freplace, with an exchange of the memory that the tool sees" : "freplace";
 	if (g->is_parked)
 		return g->has_viewed
 			       ? "the opening gate, with an exchange of the memory that the tool sees; the tool's own "
@@ -236,7 +238,10 @@ static bool has_open_place(const struct host *h)
 
 json_object *engine__status(struct engine *e)
 {
-	struct status_daemon d = {.hook = carriers__hook(e->carriers)};
+	struct status_daemon d = {
+		.hook = carriers__hook(e->carriers),
+		.way = kernel_features__can_replace() ? "freplace" : "the opening gate",
+	};
 
 	for (const struct tool *t = e->tools; t; t = t->next) {
 		struct report *r = report_tool(e, t);

@@ -82,7 +82,8 @@ int engine__set_policy(struct engine *e, const struct policy *policy)
 json_object *engine__status(struct engine *e)
 {
 	json_object *tools = read_tools();
-	struct status_daemon d = {.hook = "none (test)", .tools = json_object_array_length(tools)};
+	struct status_daemon d = {
+		.hook = "none (test)", .way = "none (test)", .tools = json_object_array_length(tools)};
 
 	json_object_put(tools);
 	return status_daemon__json(&d);
