@@ -110,6 +110,28 @@ struct multi_create {
 	uint32_t n, multi_flags, pid, pad;
 };
 
+static int create_link(const struct multi_create *c)
+{
+	int fd = (int)syscall(SYS_bpf, BPF_LINK_CREATE, c, sizeof(*c));
+
+	return fd < 0 ? -errno : fd;
+}
+
+/* A kernel without such links loads a program for them, too. One that has them looks for the path. */
+static bool has_links(int prog)
+{
+	const uint64_t offset = 0;
+	const struct multi_create nowhere = {
+		.prog = (uint32_t)prog,
+		.attach_type = TRACE_UPROBE_MULTI,
+		.path = 1,
+		.offsets = (uint64_t)(uintptr_t)&offset,
+		.n = 1,
+	};
+
+	return create_link(&nowhere) == -EFAULT;
+}
+
 /* A program for such links, made once; -1: this kernel has none. */
 static int multi_prog(void)
 {
@@ -128,13 +150,17 @@ static int multi_prog(void)
 				       .license = (uint64_t)(uintptr_t) "Dual MIT/GPL"};
 
 		fd = (int)syscall(SYS_bpf, BPF_PROG_LOAD, &attr, sizeof(attr));
+		if (fd >= 0 && !has_links(fd)) {
+			close(fd);
+			fd = -1;
+		}
 	}
 	return fd;
 }
 
 static int multi_link(const char *path, pid_t pid, const uint64_t *offsets, size_t n)
 {
-	struct multi_create c = {
+	const struct multi_create c = {
 		.prog = (uint32_t)multi_prog(),
 		.attach_type = TRACE_UPROBE_MULTI,
 		.path = (uint64_t)(uintptr_t)path,
@@ -142,9 +168,8 @@ static int multi_link(const char *path, pid_t pid, const uint64_t *offsets, size
 		.n = (uint32_t)n,
 		.pid = (uint32_t)pid,
 	};
-	int fd = (int)syscall(SYS_bpf, BPF_LINK_CREATE, &c, sizeof(c));
 
-	return fd < 0 ? -errno : fd;
+	return create_link(&c);
 }
 
 static int try_link(struct site *const *s, size_t n, const struct site_opts *o, struct agent_error *err)

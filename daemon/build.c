@@ -359,6 +359,7 @@ static int load_replacing(struct group *g, struct gprog *p, const struct observe
 		opts.closed = own.insns;
 		opts.n_closed = own.n;
 		opts.replaces = &old;
+		opts.name = KHALF_BOTH;
 		if (group_is_host_wide(g, p))
 			observer__arrivals(o, &opts.arrived_fd, &opts.arrivals_fd);
 		ret = khalf_load(p->insns, p->n_insns, &opts, err_text, sizeof(err_text));
@@ -383,11 +384,11 @@ static int load_both(const struct group *g, const struct gprog *p, const struct 
 	struct khalf_opts opts = khalf_opts_of(g, p, geo, direct);
 
 	if (!g->has_khalf) {
-		fd = bpf_prog_load((enum bpf_prog_type)p->type, ESCAPE_PROGRAM, p->license, own->insns, own->n, &load);
+		fd = bpf_prog_load((enum bpf_prog_type)p->type, KHALF_BOTH, p->license, own->insns, own->n, &load);
 		return fd < 0 ? -errno : fd;
 	}
 	opts.expected_attach_type = attach_type;
-	opts.name = ESCAPE_PROGRAM;
+	opts.name = KHALF_BOTH;
 	opts.closed = own->insns;
 	opts.n_closed = own->n;
 	return khalf_load(p->insns, p->n_insns, &opts, err, err_size);

@@ -19,9 +19,6 @@
 
 struct repairer;
 
-/* The name of what stands at slots: it uses the tool's maps, as does the tool's own. */
-#define ESCAPE_PROGRAM "bpftimed_escape"
-
 struct escapes;
 
 /* NULL: out of memory. Both arguments must outlive it. */

@@ -15,6 +15,9 @@
 #include "../shm-runtime/shm.h"
 #include "kernel_features.h"
 
+/* The name of programs of ours that use a tool's maps, because they hold what the tool's own program does, too. */
+#define KHALF_BOTH "bpftimed_both"
+
 /* A program that another one is to replace. */
 struct khalf_replaced {
 	int prog_fd;

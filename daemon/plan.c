@@ -16,7 +16,7 @@
 
 #include "daemon/build.h"
 #include "daemon/bytecode.h"
-#include "daemon/escape.h"
+#include "daemon/khalf.h"
 #include "daemon/mapped.h"
 #include "daemon/switch.h"
 #include "daemon/tracepoint.h"
@@ -415,7 +415,7 @@ static int find_stranger(struct group *g, const uint32_t *known)
 		err = bpf_obj_get_info_by_fd(fd, &info, &len);
 		close(fd);
 		/* It goes on for a moment when its group has been unbuilt, or its bpftimed has ended. */
-		if (err || !strcmp(info.name, ESCAPE_PROGRAM))
+		if (err || !strcmp(info.name, KHALF_BOTH))
 			continue;
 		for (uint32_t k = 0; k < info.nr_map_ids && k < 64; k++)
 			for (unsigned int i = 0; i < g->n_maps; i++)

@@ -38,7 +38,7 @@ daemon_kill() {
 }
 
 offloaded() {
-	"$B/bpftime" wait --tool "$TOOL_PID" --state offloaded --timeout 15
+	"$B/bpftime" wait --tool "$TOOL_PID" --state offloaded --timeout "${BPFTIMED_PATIENCE:-15}"
 }
 
 # killed_in_switches N: so often, at random moments, and started again.

@@ -66,7 +66,7 @@ kill_daemon() {
 		return 1
 	}
 	start_daemon || return 1
-	"$BUILD/bpftime" wait --tool "$TOOL_PID" --state offloaded --timeout 15 || failed=$((failed + 1))
+	"$BUILD/bpftime" wait --tool "$TOOL_PID" --state offloaded --timeout "${BPFTIMED_PATIENCE:-15}" || failed=$((failed + 1))
 }
 
 # flip: to the kernel and back. Counts in `failed` what was refused.
@@ -77,7 +77,7 @@ flip() {
 		stop_daemon
 		sleep 0.0$((RANDOM % 9))
 		start_daemon || exit 1
-		"$BUILD/bpftime" wait --tool "$TOOL_PID" --state offloaded --timeout 15 || failed=$((failed + 1))
+		"$BUILD/bpftime" wait --tool "$TOOL_PID" --state offloaded --timeout "${BPFTIMED_PATIENCE:-15}" || failed=$((failed + 1))
 	else
 		"$BUILD/bpftime" handback "$TOOL_PID" >/dev/null || failed=$((failed + 1))
 		sleep 0.0$((RANDOM % 3))

@@ -89,7 +89,7 @@ back_and_forth() {
 # escaped: how many hits were served at escape slots since escaped_count was called.
 escaped_count() { sysctl -qw kernel.bpf_stats_enabled=1; }
 escaped() {
-	bpftool -j prog show name bpftimed_escape | jq '[.. | .run_cnt? // empty] | add'
+	bpftool -j prog show name bpftimed_both | jq '[.. | .run_cnt? // empty] | add'
 	sysctl -qw kernel.bpf_stats_enabled=0
 }
 

@@ -56,7 +56,7 @@ real_daemon_lives() {
 offloaded() {
 	local t
 	for t in "$@"; do
-		"$B/bpftime" wait --tool "$t" --state offloaded --timeout 15 || {
+		"$B/bpftime" wait --tool "$t" --state offloaded --timeout "${BPFTIMED_PATIENCE:-15}" || {
 			"$B/bpftime" explain "$t"
 			return 1
 		}
@@ -64,7 +64,7 @@ offloaded() {
 }
 
 in_kernel() {
-	"$B/bpftime" wait --tool "$1" --state kernel --timeout 15 || {
+	"$B/bpftime" wait --tool "$1" --state kernel --timeout "${BPFTIMED_PATIENCE:-15}" || {
 		"$B/bpftime" explain "$1"
 		return 1
 	}

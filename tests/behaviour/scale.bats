@@ -142,6 +142,30 @@ large_tool() {
 	same parent "$(victim_calls)" "$(sed -nE "s/^@\[$VICTIM\]: //p" "$SESSION/tool")"
 }
 
+# They leave more uprobes behind than may stay.
+@test "processes that are served and end, hundreds one after another" {
+	local i k pids=()
+	daemon_start
+	tool_run "$SESSION/tool" bpftrace -e "uprobe:$WORKLOAD:work { @ = count(); }"
+	exact_workload "$SESSION/stays" work 1 100000 --rate 400
+	offloaded "$TOOL_PID"
+	exact_go "$SESSION/stays"
+	for ((i = 0; i < 60; i++)); do
+		! grep -q 'processes that have ended had places of tools that go on' "$SESSION/daemon.log" || break
+		for ((k = 0; k < 30; k++)); do
+			"$WORKLOAD" --calls 500 --rate 2000 <<<go >"$SESSION/ends.$i.$k" 3>&- &
+			pids+=($!)
+		done
+		wait "${pids[@]}"
+	done
+	((i < 60))
+	kill -USR2 "$WORKLOAD_PID"
+	exact_called "$SESSION/stays"
+	exact_tool_end "$TOOL_PID"
+	exact_workload_end "$SESSION/stays" "$WORKLOAD_PID"
+	exact_sum count "$SESSION/tool" "$SESSION"/ends.* "$SESSION/stays/workload"
+}
+
 @test "150 processes: taken over, handed back, counted" {
 	daemon_start
 	local i pids=() calls=20000

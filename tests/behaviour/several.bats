@@ -37,7 +37,7 @@ as() {
 
 # state_at NAME STATE: of the tool, there.
 state_at() {
-	as "$1" "$B/bpftime" wait --tool "$TOOL_PID" --state "$2" --timeout 15 || {
+	as "$1" "$B/bpftime" wait --tool "$TOOL_PID" --state "$2" --timeout "${BPFTIMED_PATIENCE:-15}" || {
 		as "$1" "$B/bpftime" explain "$TOOL_PID"
 		return 1
 	}
