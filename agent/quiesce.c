@@ -20,10 +20,10 @@
 
 #include "cpus.h"
 #include "clock.h"
+#include "frame.h"
 #include "site.h"
 #include "target.h"
 
-#define SCAN_STACK    (32u << 10) /* bytes above the stack pointer that are searched */
 #define STOP_MS	      50
 #define NAP_US	      200
 #define GLANCES	      64 /* times that we look before anybody is stopped */
@@ -122,34 +122,24 @@ static bool is_inside_at(const struct target *t, const struct quiesce *q, uint64
 	return in_code(t, q, rip) || (rip - t->vdso < t->vdso_size && returns_to_agent(t, w));
 }
 
-#define USER_CS	    0x33
-#define FLAG_ALWAYS 0x2ull	  /* a bit that is always set, */
-#define FLAGS_NEVER (~0ull << 22) /* and those that never are */
-
-/* Do the words begin with what a signal frame keeps of an interrupted instruction? struct sigcontext_64. */
-static bool is_interrupted_ip(const struct words *w)
-{
-	return w->n > 2 && (w->at[1] & (FLAGS_NEVER | FLAG_ALWAYS)) == FLAG_ALWAYS && (w->at[2] & 0xffff) == USER_CS;
-}
-
 static bool was_interrupted_inside(const struct target *t, const struct quiesce *q, struct words w)
 {
 	for (; w.n; w.at++, w.n--)
-		if (is_interrupted_ip(&w) && is_inside_at(t, q, *w.at, &w))
+		if (frame_has_ip(w.at, w.n) && is_inside_at(t, q, *w.at, &w))
 			return true;
 	return false;
 }
 
 static bool is_inside(const struct target *t, const struct quiesce *q, uint64_t rip, uint64_t rsp)
 {
-	uint64_t *stack = malloc(SCAN_STACK);
+	uint64_t *stack = malloc(STACK_SEARCHED);
 	struct words w = {stack, 0};
 	ssize_t size;
 	bool inside;
 
 	if (!stack)
 		return true;
-	size = pread(t->mem, stack, SCAN_STACK, (off_t)(rsp & ~7ull));
+	size = pread(t->mem, stack, STACK_SEARCHED, (off_t)(rsp & ~7ull));
 	if (size > 0)
 		w.n = (size_t)size / sizeof(*stack);
 	inside = is_inside_at(t, q, rip, &w) || was_interrupted_inside(t, q, w) ||

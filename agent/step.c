@@ -18,35 +18,25 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "frame.h"
 #include "site.h"
 
 #define GLANCE_MS  100
 #define TRIES	   5
-#define STOP_TRIES 100	       /* of a millisecond */
-#define SCAN_STACK (32u << 10) /* bytes above the stack pointer that are searched, as in quiesce.c */
-#define USER_CS	   0x33
-#define FLAG_ONE   0x2ull	/* the bit of the flags that is always 1 */
-#define MAX_FLAGS  (1ull << 22) /* those that a program can have are below */
-
-/* struct sigcontext has ip, flags and cs one after another (arch/x86/include/uapi/asm/sigcontext.h). */
-static bool is_saved_ip(const uint64_t *words, ssize_t i, ssize_t n, uint64_t ip)
-{
-	return i + 2 < n && words[i] == ip && (words[i + 1] & FLAG_ONE) && words[i + 1] < MAX_FLAGS &&
-	       (words[i + 2] & 0xffff) == USER_CS;
-}
+#define STOP_TRIES 100 /* of a millisecond */
 
 static int fix_frames(const struct target *t, const struct site *s, uint64_t sp)
 {
-	uint64_t *words = malloc(SCAN_STACK);
+	uint64_t *words = malloc(STACK_SEARCHED);
 	ssize_t n;
 	int rc = 0;
 
 	if (!words)
 		return -ENOMEM;
 	sp &= ~7ull;
-	n = pread(t->mem, words, SCAN_STACK, (off_t)sp) / (ssize_t)sizeof(*words);
+	n = pread(t->mem, words, STACK_SEARCHED, (off_t)sp) / (ssize_t)sizeof(*words);
 	for (ssize_t i = 0; i < n && !rc; i++)
-		if (is_saved_ip(words, i, n, s->addr + s->step))
+		if (words[i] == s->addr + s->step && frame_has_ip(&words[i], (size_t)(n - i)))
 			rc = target_write(t, sp + (uint64_t)i * sizeof(*words), &s->stub, sizeof(s->stub));
 	free(words);
 	return rc;
