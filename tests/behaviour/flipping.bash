@@ -34,14 +34,14 @@ clean_up() {
 trap clean_up EXIT
 trap 'exit 1' INT TERM
 
-# said_by_tool: the sum of what the tool's map says now. The map is the biggest hash that the tool holds.
+# said_by_tool: the sum of what the tool's map of results says now.
 said_by_tool() {
 	local id
 	for id in $(sed -n 's/^map_id:\t//p' "/proc/$TOOL_PID/fdinfo/"* 2>/dev/null | sort -un); do
-		bpftool map show id "$id" | grep -q 'name AT_' || continue
+		bpftool map show id "$id" | grep -qE 'name (AT_|totals)' || continue
 		bpftool map dump id "$id" -j | python3 -c '
 import json, sys
-print(sum(int.from_bytes(bytes(int(b, 16) for b in v["value"]), "little") for e in json.load(sys.stdin) for v in e["values"]))'
+print(sum(int.from_bytes(bytes(int(b, 16) for b in v["value"]), "little") for e in json.load(sys.stdin) for v in e.get("values", [e])))'
 		return
 	done
 }

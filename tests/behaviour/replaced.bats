@@ -115,9 +115,9 @@ nothing_left() { ! bpftool link show | grep -q '^[0-9]*: freplace' && ! bpftool 
 }
 
 @test "two users, bpftimed stops and starts 5 times: hashcount" {
-	everywhere_flips hashcount 1000 60 5 30 8 restart
+	everywhere_flips hashcount 1000 300 5 30 8 restart
 }
 
 @test "two users, bpftimed is killed 5 times: hashcount" {
-	everywhere_flips hashcount 1000 60 5 30 8 kill
+	everywhere_flips hashcount 1000 300 5 30 8 kill
 }
