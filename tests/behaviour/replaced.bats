@@ -7,9 +7,16 @@ bats_require_minimum_version 1.5.0
 load helpers
 load real
 
+# bpftimed has tried.
 setup_file() {
 	need_root
 	need bpftrace bpftool setpriv python3
+	need_alone
+	SESSION=$BATS_FILE_TMPDIR
+	daemon_start
+	WAY=$("$B/bpftime" status --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["switch"])')
+	daemon_stop
+	export WAY
 }
 
 teardown_file() { :; }
@@ -19,9 +26,7 @@ setup() {
 	export BUILD=$B
 	. "$BATS_TEST_DIRNAME/exact.bash"
 	need_alone
-	daemon_start
-	[ "$("$B/bpftime" status --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["switch"])')" = freplace ] ||
-		skip "this kernel does not let programs be replaced"
+	[ "$WAY" = freplace ] || skip "this kernel does not let programs be replaced"
 }
 
 teardown() {
@@ -59,12 +64,12 @@ attached() {
 
 # everywhere_flips TOOL RATE SECONDS FLIPS SHORT CROWD [restart|kill]: see tests/behaviour/flips-everywhere
 everywhere_flips() {
-	daemon_stop
 	env -u BPFTIME_RUNTIME_DIR -u BPFTIME_POLICY_DIR BPFTIMED_TESTS_ALONE=1 "$BATS_TEST_DIRNAME/flips-everywhere" "$B" "$@"
 }
 
 @test "a program of libbpf's: explain names it, the tool has what it had, and every call is counted" {
 	local before
+	daemon_start
 	both 100000
 	exact_tool "$SESSION/tool" hashcount
 	before=$(attached)
@@ -79,6 +84,7 @@ everywhere_flips() {
 }
 
 @test "the tool is killed: nothing is left of it" {
+	daemon_start
 	both 1000
 	exact_tool "$SESSION/tool" hashcount
 	offloaded "$TOOL_PID"
@@ -92,6 +98,7 @@ everywhere_flips() {
 nothing_left() { ! bpftool link show | grep -q '^[0-9]*: freplace' && ! bpftool prog show | grep -q '^[0-9]*: ext'; }
 
 @test "a program without BTF: the opening gate" {
+	daemon_start
 	both 1000
 	exact_tool "$SESSION/tool" count_tid
 	offloaded "$TOOL_PID"

@@ -150,15 +150,17 @@ large_tool() {
 	exact_workload "$SESSION/stays" work 1 100000 --rate 400
 	offloaded "$TOOL_PID"
 	exact_go "$SESSION/stays"
-	for ((i = 0; i < 60; i++)); do
+	for ((i = 0; i < 100; i++)); do
 		! grep -q 'processes that have ended had places of tools that go on' "$SESSION/daemon.log" || break
-		for ((k = 0; k < 30; k++)); do
-			"$WORKLOAD" --calls 500 --rate 2000 <<<go >"$SESSION/ends.$i.$k" 3>&- &
+		for ((k = 0; k < 20; k++)); do
+			"$WORKLOAD" --calls 1000 --rate 2000 <<<go >"$SESSION/ends.$i.$k" 3>&- &
 			pids+=($!)
 		done
 		wait "${pids[@]}"
+		pids=()
 	done
-	((i < 60))
+	echo "# after $((20 * i))"
+	((i < 100))
 	kill -USR2 "$WORKLOAD_PID"
 	exact_called "$SESSION/stays"
 	exact_tool_end "$TOOL_PID"
