@@ -321,8 +321,8 @@ static const struct probe *first_of(const struct group *g, const struct gprog *p
 	return NULL;
 }
 
-/* All of its programs, or none: one gate turns for all. A helper may differ for programs that a link brings its
- * cookies. */
+/* All of its programs, or none: one gate turns for all. At uprobe_multi links bpf_get_attach_cookie() is another
+ * helper. */
 static bool may_replace(const struct group *g)
 {
 	const char *wanted = getenv(REPLACE_ENV);

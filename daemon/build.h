@@ -27,8 +27,7 @@ int group__build(struct group *g, struct vm_worker *worker, const struct observe
 		 char reason[REASON_SIZE]);
 /*
  * Attaches the kernel half, closed (it only counts, or does what the program does that it replaces), to all of the
- * group's probes; where there is none, what tells of
- * new processes to those that are not limited to one.
+ * group's probes; where there is none, what tells of new processes to those that are not limited to one.
  */
 int group__attach_khalf(struct group *g);
 void group__detach_khalf(struct group *g);

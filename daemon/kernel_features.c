@@ -306,18 +306,18 @@ static bool load_one(struct replace_trial_bpf *t, struct bpf_program *only)
 	return !replace_trial_bpf__load(t);
 }
 
-static bool replace(struct replace_trial_bpf *old, struct replace_trial_bpf *new)
+static bool replace(struct replace_trial_bpf *first, struct replace_trial_bpf *second)
 {
 	struct bpf_link *link;
 	int fd;
 
-	if (!load_one(old, old->progs.replaced))
+	if (!load_one(first, first->progs.replaced))
 		return false;
-	fd = bpf_program__fd(old->progs.replaced);
-	if (bpf_program__set_attach_target(new->progs.replacing, fd, "replaced") ||
-	    !load_one(new, new->progs.replacing))
+	fd = bpf_program__fd(first->progs.replaced);
+	if (bpf_program__set_attach_target(second->progs.replacing, fd, "replaced") ||
+	    !load_one(second, second->progs.replacing))
 		return false;
-	link = bpf_program__attach_freplace(new->progs.replacing, fd, "replaced");
+	link = bpf_program__attach_freplace(second->progs.replacing, fd, "replaced");
 	bpf_link__destroy(link);
 	return link != NULL;
 }
@@ -328,11 +328,11 @@ bool kernel_features__can_replace(void)
 
 	if (can < 0) {
 		libbpf_print_fn_t print = libbpf_set_print(quiet);
-		struct replace_trial_bpf *old = replace_trial_bpf__open(), *new = replace_trial_bpf__open();
+		struct replace_trial_bpf *first = replace_trial_bpf__open(), *second = replace_trial_bpf__open();
 
-		can = old && new &&replace(old, new);
-		replace_trial_bpf__destroy(old);
-		replace_trial_bpf__destroy(new);
+		can = first && second && replace(first, second);
+		replace_trial_bpf__destroy(first);
+		replace_trial_bpf__destroy(second);
 		libbpf_set_print(print);
 	}
 	return can;

@@ -166,7 +166,7 @@ killed_in_switches() {
 
 @test "a tool that probes every process, two users, processes that come and go, 10 times killed and started again: the tool prints the truth" {
 	daemon_stop
-	env -u BPFTIME_RUNTIME_DIR -u BPFTIME_POLICY_DIR BPFTIMED_TESTS_ALONE=1 "$BATS_TEST_DIRNAME/flips-everywhere" "$B" count_tid 5000 60 10 100 16 kill
+	run_alone flips-everywhere count_tid 5000 60 10 100 16 kill
 }
 
 @test "ended while a debugger holds a thread in the middle of a jump: what protects the thread stays, for the next one to take away" {

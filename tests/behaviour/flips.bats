@@ -11,54 +11,50 @@ setup_file() {
 	need bpftrace
 }
 
-flips() {
-	env -u BPFTIME_RUNTIME_DIR -u BPFTIME_POLICY_DIR BPFTIMED_TESTS_ALONE=1 "$BATS_TEST_DIRNAME/flips" "$B" "$@"
-}
-
 @test "100 times there and back: count_tid, 1 thread" {
-	flips count_tid 1 20000 40 100
+	run_alone flips count_tid 1 20000 40 100
 }
 
 @test "100 times there and back: count_tid, 8 threads" {
-	flips count_tid 8 5000 40 100
+	run_alone flips count_tid 8 5000 40 100
 }
 
 @test "100 times there and back: latency, 1 thread" {
-	flips latency 1 20000 40 100
+	run_alone flips latency 1 20000 40 100
 }
 
 @test "100 times there and back: latency, 8 threads" {
-	flips latency 8 5000 40 100
+	run_alone flips latency 8 5000 40 100
 }
 
 @test "100 times there and back: bsscount, 1 thread" {
-	flips bsscount 1 20000 40 100
+	run_alone flips bsscount 1 20000 40 100
 }
 
 @test "100 times there and back: bsscount, 8 threads" {
-	flips bsscount 8 5000 40 100
+	run_alone flips bsscount 8 5000 40 100
 }
 
 @test "100 times there and back: str_key, 1 thread" {
-	flips str_key 1 20000 40 100
+	run_alone flips str_key 1 20000 40 100
 }
 
 @test "100 times there and back: str_key, 8 threads" {
-	flips str_key 8 5000 40 100
+	run_alone flips str_key 8 5000 40 100
 }
 
 @test "100 times there and back: funclatency, 1 thread" {
-	flips funclatency 1 20000 40 100
+	run_alone flips funclatency 1 20000 40 100
 }
 
 @test "100 times there and back: funclatency, 8 threads" {
-	flips funclatency 8 5000 40 100
+	run_alone flips funclatency 8 5000 40 100
 }
 
 @test "bpftimed stops and starts 10 times: count_tid, 8 threads" {
-	flips count_tid 8 5000 90 10 restart
+	run_alone flips count_tid 8 5000 90 10 restart
 }
 
 @test "bpftimed stops and starts 10 times: latency, 8 threads" {
-	flips latency 8 5000 90 10 restart
+	run_alone flips latency 8 5000 90 10 restart
 }

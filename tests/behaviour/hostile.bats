@@ -76,8 +76,6 @@ stops_soon() {
 	}
 }
 
-explains() { "$B/bpftime" explain "$TOOL_PID" | grep -q "$1"; }
-
 # serves PID: the tool's probes run in userspace there.
 serves() {
 	"$B/bpftime" ps --json | python3 -c '

@@ -301,31 +301,26 @@ bpftime_forgot() {
 	same calls "$(victim_calls)" "$(counted "$SESSION/tool")"
 }
 
-# everywhere_flips TOOL RATE SECONDS FLIPS SHORT CROWD [restart]: see tests/behaviour/flips-everywhere
-everywhere_flips() {
-	env -u BPFTIME_RUNTIME_DIR -u BPFTIME_POLICY_DIR BPFTIMED_TESTS_ALONE=1 "$BATS_TEST_DIRNAME/flips-everywhere" "$B" "$@"
-}
-
 @test "two users, 500 processes, 64 at once, 100 times there and back: count_tid" {
-	everywhere_flips count_tid 5000 60 100 500 64
+	run_alone flips-everywhere count_tid 5000 60 100 500 64
 }
 
 @test "two users, 500 processes, 64 at once, 100 times there and back: latency" {
-	everywhere_flips latency 5000 60 100 500 64
+	run_alone flips-everywhere latency 5000 60 100 500 64
 }
 
 @test "two users, 500 processes, 64 at once, 100 times there and back: bsscount" {
-	everywhere_flips bsscount 5000 60 100 500 64
+	run_alone flips-everywhere bsscount 5000 60 100 500 64
 }
 
 @test "two users, 500 processes, 64 at once, 100 times there and back: funclatency" {
-	everywhere_flips funclatency 5000 60 100 500 64
+	run_alone flips-everywhere funclatency 5000 60 100 500 64
 }
 
 @test "two users, 100 processes, 64 at once, bpftimed stops and starts 10 times: funclatency" {
-	everywhere_flips funclatency 5000 60 10 100 64 restart
+	run_alone flips-everywhere funclatency 5000 60 10 100 64 restart
 }
 
 @test "two users, 100 processes, 64 at once, bpftimed stops and starts 10 times: count_tid" {
-	everywhere_flips count_tid 5000 60 10 100 64 restart
+	run_alone flips-everywhere count_tid 5000 60 10 100 64 restart
 }

@@ -12,5 +12,5 @@ setup_file() {
 }
 
 @test "shells, a compiler, an interpreter and a web server live and say the same, and every call is counted" {
-	env -u BPFTIME_RUNTIME_DIR -u BPFTIME_POLICY_DIR BPFTIMED_TESTS_ALONE=1 "$BATS_TEST_DIRNAME/mallocs" "$B"
+	run_alone mallocs
 }

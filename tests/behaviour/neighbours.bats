@@ -35,22 +35,12 @@ residents() {
 	offloaded "$FIRST"
 }
 
-go() {
-	exact_go "$SESSION/a"
-	exact_go "$SESSION/b"
-}
-
 # Processes that come and go meanwhile.
 visitors() {
 	local i
 	for ((i = 0; i < $1; i++)); do
 		"$WORKLOAD" --calls 100 <<<go >/dev/null
 	done
-}
-
-called() {
-	exact_called "$SESSION/a"
-	exact_called "$SESSION/b"
 }
 
 # all FILE: the sum of what a bpftrace has counted there.

@@ -29,26 +29,6 @@ teardown() {
 	umount -l "$SESSION/run/bpf" 2>/dev/null || true
 }
 
-# both CALLS [OPTION...]: workloads of two users: one that gets the agent, one that the kernel half serves.
-both() {
-	chmod 755 "$SESSION"
-	exact_workload "$SESSION/a" work 2 "$@"
-	A=$WORKLOAD_PID
-	EXACT_AS=(setpriv --reuid=65534 --regid=65534 --clear-groups)
-	exact_workload "$SESSION/b" work 2 "$@"
-	EXACT_AS=()
-}
-
-go() {
-	exact_go "$SESSION/a"
-	exact_go "$SESSION/b"
-}
-
-called() {
-	exact_called "$SESSION/a"
-	exact_called "$SESSION/b"
-}
-
 # attach FORM FUNCTION...: tests/behaviour/attach in every process.
 attach() {
 	local form=$1
@@ -291,35 +271,30 @@ signal_tool() {
 	[ ! -e "$SESSION/run/bpf" ]
 }
 
-# everywhere_flips TOOL RATE SECONDS FLIPS SHORT CROWD [restart|kill]: see tests/behaviour/flips-everywhere
-everywhere_flips() {
-	env -u BPFTIME_RUNTIME_DIR -u BPFTIME_POLICY_DIR BPFTIMED_TESTS_ALONE=1 "$BATS_TEST_DIRNAME/flips-everywhere" "$B" "$@"
-}
-
 @test "two users, 100 times there and back, parked each time: count_tid" {
-	everywhere_flips count_tid 5000 60 100 100 16
+	run_alone flips-everywhere count_tid 5000 60 100 100 16
 }
 
 @test "two users, 100 times there and back, parked each time: latency" {
-	everywhere_flips latency 5000 60 100 100 16
+	run_alone flips-everywhere latency 5000 60 100 100 16
 }
 
 @test "two users, 100 times there and back, parked each time: hashcount" {
-	everywhere_flips hashcount 5000 60 100 100 16
+	run_alone flips-everywhere hashcount 5000 60 100 100 16
 }
 
 @test "two users, 100 times there and back, parked each time: funclatency" {
-	everywhere_flips funclatency 5000 60 100 100 16
+	run_alone flips-everywhere funclatency 5000 60 100 100 16
 }
 
 @test "two users, bpftimed stops and starts 10 times while the attachment is parked: count_tid" {
-	everywhere_flips count_tid 5000 60 10 100 16 restart
+	run_alone flips-everywhere count_tid 5000 60 10 100 16 restart
 }
 
 @test "two users, bpftimed is killed 10 times while the attachment is parked: count_tid" {
-	everywhere_flips count_tid 5000 60 10 100 16 kill
+	run_alone flips-everywhere count_tid 5000 60 10 100 16 kill
 }
 
 @test "two users, bpftimed is killed 10 times while the attachment is parked: latency" {
-	everywhere_flips latency 5000 60 10 100 16 kill
+	run_alone flips-everywhere latency 5000 60 10 100 16 kill
 }

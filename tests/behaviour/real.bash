@@ -149,3 +149,27 @@ code_is_the_files() {
 		sys.exit("not mapped")
 	END
 }
+
+# both CALLS [OPTION...]: workloads of two users: one that gets the agent, one that the kernel half serves.
+both() {
+	chmod 755 "$SESSION"
+	exact_workload "$SESSION/a" work 2 "$@"
+	A=$WORKLOAD_PID
+	EXACT_AS=(setpriv --reuid=65534 --regid=65534 --clear-groups)
+	exact_workload "$SESSION/b" work 2 "$@"
+	EXACT_AS=()
+}
+
+# Two workloads: both go, both have called.
+go() {
+	exact_go "$SESSION/a"
+	exact_go "$SESSION/b"
+}
+
+called() {
+	exact_called "$SESSION/a"
+	exact_called "$SESSION/b"
+}
+
+# explains REGEX: of TOOL_PID's probes.
+explains() { "$B/bpftime" explain "$TOOL_PID" | grep -q "$1"; }

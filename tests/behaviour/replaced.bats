@@ -36,36 +36,13 @@ teardown() {
 	umount -l "$SESSION/run/bpf" 2>/dev/null || true
 }
 
-# both CALLS [OPTION...]: workloads of two users: one that gets the agent, one that the kernel half serves.
-both() {
-	chmod 755 "$SESSION"
-	exact_workload "$SESSION/a" work 2 "$@"
-	EXACT_AS=(setpriv --reuid=65534 --regid=65534 --clear-groups)
-	exact_workload "$SESSION/b" work 2 "$@"
-	EXACT_AS=()
-}
-
-go() {
-	exact_go "$SESSION/a"
-	exact_go "$SESSION/b"
-}
-
-called() {
-	exact_called "$SESSION/a"
-	exact_called "$SESSION/b"
-}
-
-explains() { "$B/bpftime" explain "$TOOL_PID" | grep -q "$1"; }
-
 # What the kernel has of the tool: its programs and links.
 attached() {
 	sed -n 's/^\(prog_id\|link_id\|map_id\|prog_tag\):\t/\1 /p' "/proc/$TOOL_PID/fdinfo/"* | sort
 }
 
-# everywhere_flips TOOL RATE SECONDS FLIPS SHORT CROWD [restart|kill]: see tests/behaviour/flips-everywhere
-everywhere_flips() {
-	env -u BPFTIME_RUNTIME_DIR -u BPFTIME_POLICY_DIR BPFTIMED_TESTS_ALONE=1 "$BATS_TEST_DIRNAME/flips-everywhere" "$B" "$@"
-}
+# A link that replaces holds its program.
+nothing_left() { ! bpftool prog show | grep -q '^[0-9]*: ext '; }
 
 @test "a program of libbpf's: explain names it, the tool has what it had, and every call is counted" {
 	local before
@@ -88,14 +65,13 @@ everywhere_flips() {
 	both 1000
 	exact_tool "$SESSION/tool" hashcount
 	offloaded "$TOOL_PID"
+	run -1 nothing_left
 	kill -9 "$TOOL_PID"
 	exact_waited "$TOOL_PID" || true
 	wait_until 10 nothing_left
 	go
 	called
 }
-
-nothing_left() { ! bpftool link show | grep -q '^[0-9]*: freplace' && ! bpftool prog show | grep -q '^[0-9]*: ext'; }
 
 @test "a program without BTF: the opening gate" {
 	daemon_start
@@ -110,21 +86,21 @@ nothing_left() { ! bpftool link show | grep -q '^[0-9]*: freplace' && ! bpftool 
 }
 
 @test "two users, 30 times there and back: hashcount" {
-	everywhere_flips hashcount 1000 60 30 30 8
+	run_alone flips-everywhere hashcount 1000 60 30 30 8
 }
 
 @test "two users, 30 times there and back: funclatency" {
-	everywhere_flips funclatency 1000 60 30 30 8
+	run_alone flips-everywhere funclatency 1000 60 30 30 8
 }
 
 @test "two users, 30 times there and back: bsscount, which sees memory" {
-	everywhere_flips bsscount 1000 60 30 30 8
+	run_alone flips-everywhere bsscount 1000 60 30 30 8
 }
 
 @test "two users, bpftimed stops and starts 5 times: hashcount" {
-	everywhere_flips hashcount 1000 300 5 30 8 restart
+	run_alone flips-everywhere hashcount 1000 300 5 30 8 restart
 }
 
 @test "two users, bpftimed is killed 5 times: hashcount" {
-	everywhere_flips hashcount 1000 300 5 30 8 kill
+	run_alone flips-everywhere hashcount 1000 300 5 30 8 kill
 }

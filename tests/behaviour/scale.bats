@@ -50,15 +50,14 @@ large_script() {
 	done
 }
 
-says() { bpftime explain "$TOOL_PID" | grep -q "$1"; }
-is_built() { ! says 'being compiled and verified'; }
+is_built() { ! explains 'being compiled and verified'; }
 
 # The tool is there, and the daemon, which is building, says so.
 large_tool() {
 	daemon_start
 	victim many 200
 	tool_run "$SESSION/tool" bpftrace -e "$(large_script)"
-	wait_until 20 says 'being compiled and verified'
+	wait_until 20 explains 'being compiled and verified'
 }
 
 @test "a script that takes long to verify: bpftimed answers meanwhile, every call is counted" {
@@ -96,7 +95,7 @@ large_tool() {
 	export BPFTIME_VERIFY_SECONDS=1
 	large_tool
 	wait_until 60 is_built
-	says 'in the kernel .*: the kernel has not verified its kernel half within 1 seconds of processor time'
+	explains 'in the kernel .*: the kernel has not verified its kernel half within 1 seconds of processor time'
 	victim_go
 	victim_end
 	tool_ends
@@ -108,7 +107,7 @@ large_tool() {
 	victim many 200
 	tool_run "$SESSION/tool" bpftrace -e \
 		"uprobe:$B/tests/victims/many:many_001 { \$i = 0; while (\$i < 3000) { @[\$i & 63] = nsecs; \$i++; } }"
-	wait_until 60 says 'the kernel half of program .*: the kernel refused the translated program: .*: .* is too \(complex\|large\)'
+	wait_until 60 explains 'the kernel half of program .*: the kernel refused the translated program: .*: .* is too \(complex\|large\)'
 	victim_go
 	victim_end
 	tool_ends

@@ -43,10 +43,14 @@ state_at() {
 	}
 }
 
-# reason_at NAME TEXT
-reason_at() {
+has_reason_at() {
 	run -0 as "$1" "$B/bpftime" ps --json
-	[[ "$(json "[t['probes'][0]['reason'] for t in j if t['pid'] == $TOOL_PID][0]")" == *"$2"* ]] || {
+	[[ "$(json "[t['probes'][0]['reason'] for t in j if t['pid'] == $TOOL_PID][0]")" == *"$2"* ]]
+}
+
+# reason_at NAME TEXT: the tool's first probe stays in the kernel there, or soon does, because TEXT.
+reason_at() {
+	wait_until 10 has_reason_at "$@" || {
 		echo "$output"
 		return 1
 	}
@@ -143,11 +147,11 @@ renamed() {
 	kill -9 "$first"
 	ended "$first"
 	wait "$first" || true
-	wait_until 10 reason_at b "a bpftimed that was killed (process $first)"
+	reason_at b "a bpftimed that was killed (process $first)"
 	as a daemon_start
 	state_at a offloaded
 	state_at b kernel
-	wait_until 10 reason_at b "another bpftimed (process $DAEMON) serves this tool"
+	reason_at b "another bpftimed (process $DAEMON) serves this tool"
 	as a end_process "$DAEMON"
 	state_at b offloaded
 	exact_finish "$dir" count_tid

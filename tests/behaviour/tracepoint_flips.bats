@@ -12,10 +12,6 @@ setup_file() {
 	need bpftrace
 }
 
-run_alone() {
-	env -u BPFTIME_RUNTIME_DIR -u BPFTIME_POLICY_DIR BPFTIMED_TESTS_ALONE=1 "$BATS_TEST_DIRNAME/$1" "$B" "${@:2}"
-}
-
 @test "100 times there and back: the uprobe begins, 8 threads" {
 	run_alone flips tp_take 8 5000 40 100
 }
