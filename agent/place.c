@@ -5,6 +5,10 @@
  * The jump ends in the distance d0 d1 d2 d3, counted from the byte behind it. Where an instruction of the function
  * begins, d must be 0xcc. The remaining bits are free: all distances that fit are walked through in ascending order, a
  * gap of the address space at a time.
+ *
+ * Where the distance's low 24 bits are about zero the stub's branches and those of the function share their places in
+ * the tables of Intel's branch predictors, which know no more of an address: a hit costs 25 ns there instead of 5
+ * (Xeon of 2023, `make bench`). So the distance has other bits there if it can.
  */
 #include <errno.h>
 #include <string.h>
@@ -57,8 +61,32 @@ static uint64_t next_match(uint64_t from, struct fixed f)
 	return 1ull << 32;
 }
 
+#define ALIAS 0xffffffu
+#define APART 4096u		/* longer than a stub, and than most functions */
+#define AWAY  ((ALIAS + 1) / 2) /* for stubs of others nearby that follow this one, too */
+
 /* Distances as unsigned offsets from the lowest one, -2 GiB, so that they ascend with the address. */
 #define BIAS 0x80000000u
+
+static bool is_alias(uint64_t distance)
+{
+	return ((distance + APART) & ALIAS) < 2 * APART;
+}
+
+/* The first match from `from` on, or one as near as can be whose branches are told from the function's. */
+static uint64_t match(uint64_t from, uint64_t last, struct fixed f)
+{
+	static const uint32_t more[] = {AWAY, 2 * APART};
+	uint64_t first = next_match(from, f);
+
+	for (size_t i = 0; i < sizeof(more) / sizeof(more[0]) && is_alias(first); i++) {
+		uint64_t other = next_match(first + more[i], f);
+
+		if (other <= last && !is_alias(other))
+			return other;
+	}
+	return first;
+}
 
 static int search(uint64_t lo, uint64_t hi, const struct jump_from *from, size_t before, size_t after, uint64_t *entry)
 {
@@ -78,7 +106,7 @@ static int search(uint64_t lo, uint64_t hi, const struct jump_from *from, size_t
 	/* With the bias the top byte of a fixed value changes by 0x80. */
 	if (f.mask & 0xff000000u)
 		f.value ^= BIAS;
-	biased = next_match((uint64_t)(first + (int64_t)BIAS), f);
+	biased = match((uint64_t)(first + (int64_t)BIAS), (uint64_t)(last + (int64_t)BIAS), f);
 	if (biased > (uint64_t)(last + (int64_t)BIAS))
 		return -ENOSPC;
 	*entry = from->next + biased - BIAS;

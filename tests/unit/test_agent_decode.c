@@ -137,6 +137,8 @@ static void test_places(void **state)
 		for (int k = 0; k < 4; k++)
 			if (int3s & (1u << k))
 				assert_int_equal((uint8_t)(rel >> (8 * k)), INT3);
+		/* Where the distance's second and third byte are free its low 24 bits are not about zero. */
+		assert_true((int3s & 0x6) || ((rel + 4096) & 0xffffff) >= 8192);
 		for (size_t i = 0; i < 4; i++)
 			assert_true(entry + 256 <= v[i].start || entry - STUB_BEFORE >= v[i].end);
 	}
