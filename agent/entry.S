@@ -4,8 +4,9 @@
  *
  * agent_entry is called 128 bytes (the red zone) below the probed function's stack pointer. It lays down struct pt_regs as
  * the kernel would show it at a breakpoint, but only what nearly all programs read: the registers that calls do not
- * preserve, rsp and rip. In the common case agent_hit() names the program, which is called with it. What it declines is
- * done by agent_hit_slowly(), with every register in its place; that says where in the stub to return.
+ * preserve, rsp and rip. In the common case agent_hit() names the program, which is called with it, or says that the hit
+ * is to escape. What it declines is done by agent_hit_slowly(), with every register in its place; that says where in the
+ * stub to return.
  *
  * Flags are kept as lahf and seto give them and come back by an addition that overflows when OF was set, and sahf: popf
  * costs ten times as much, and the other flags are changed by nothing here. Nothing that runs before agent_hit_slowly()
@@ -112,8 +113,8 @@ agent_entry:
 	save_regs
 	leaq	(R_SIZE + 8 + 128)(%rsp), %rax
 	movq	%rax, R_RSP(%rsp)
-	movq	R_SIZE(%rsp), %rdi
-	movq	(STUB_SITE_SLOT - STUB_CALLED)(%rdi), %rdi
+	movq	R_SIZE(%rsp), %rsi
+	movq	(STUB_SITE_SLOT - STUB_CALLED)(%rsi), %rdi
 	movq	(%rdi), %rax
 	movq	%rax, R_RIP(%rsp)
 	call	agent_hit
@@ -124,7 +125,9 @@ agent_entry:
 	call	*%rax
 	restore_regs
 	ret
-1:	save_other_regs
+1:	testq	%rdx, %rdx
+	jnz	2f
+	save_other_regs
 	movq	R_SIZE(%rsp), %rdx
 	movq	(STUB_SITE_SLOT - STUB_CALLED)(%rdx), %rsi
 	movq	%rsp, %rdi
@@ -133,6 +136,11 @@ agent_entry:
 	addq	%rax, R_SIZE(%rsp)
 	restore_regs
 	ret
+	/* To the escape: not by ret, which never would be predicted right. */
+2:	addq	%rdx, R_SIZE(%rsp)
+	restore_regs
+	leaq	8(%rsp), %rsp
+	jmp	*-8(%rsp)
 	.size	agent_entry, . - agent_entry
 
 	/*

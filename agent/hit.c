@@ -30,7 +30,7 @@ struct plain_call {
 
 void agent_service(__u64 op, __u64 slot, __u64 a, __u64 b, __u64 c);
 void agent_wait(const __u32 *gate);
-struct plain_call agent_hit(struct agent_site *site);
+struct plain_call agent_hit(struct agent_site *site, const __u8 *called);
 long agent_hit_slowly(struct pt_regs *regs, struct agent_site *site, const __u8 *stub);
 int agent_push(struct agent_site *site, __u64 sp);
 struct plain_call agent_returned(struct pt_regs *regs, struct agent_site *site);
@@ -407,35 +407,41 @@ again:
 	return shadow && push_return(site, shadow, regs->rsp) ? GO_ON : go_on;
 }
 
-/* The site's only action, at an open gate, not in a fork child: the commonest case. */
-static inline int is_plain(const struct agent_site *site, __u32 mode)
+/* The site's only action, at an open gate: the commonest case. Not for a fork child, which may not have the gate's
+ * memory. */
+static inline int is_open(const struct agent_site *site, __u32 mode)
 {
-	/* A fork child may not have the gate's memory: it looks no further. */
-	return __builtin_expect(!agent_in_fork_child(site->fork_page) &&
-					__atomic_load_n(&site->mode, __ATOMIC_ACQUIRE) == mode &&
+	return __builtin_expect(__atomic_load_n(&site->mode, __ATOMIC_ACQUIRE) == mode &&
 					__atomic_load_n(gate_of(&site->action[0]), __ATOMIC_ACQUIRE) == SHM_UGATE_OPEN,
 				1);
 }
 
-/* 0 in fn: it is not so simple, agent_hit_slowly(). */
-struct plain_call agent_hit(struct agent_site *site)
+static inline int is_plain(const struct agent_site *site, __u32 mode)
+{
+	return __builtin_expect(!agent_in_fork_child(site->fork_page), 1) && is_open(site, mode);
+}
+
+/*
+ * called: where agent_entry returns to. 0 in fn: the hit is not so simple. Then env is GO_ESCAPE, or 0:
+ * agent_hit_slowly().
+ */
+struct plain_call agent_hit(struct agent_site *site, const __u8 *called)
 {
 	struct agent_action *a = &site->action[0];
 
-	if (!is_plain(site, AGENT_SITE_PLAIN_ENTRY) || !count_plain(a, site))
+	/* Its parent's descriptor says nothing of it. */
+	if (__builtin_expect(agent_in_fork_child(site->fork_page), 0))
+		return (struct plain_call){0, (struct agent_env *)(may_escape(called - STUB_CALLED) ? GO_ESCAPE : 0l)};
+	if (!is_open(site, AGENT_SITE_PLAIN_ENTRY) || !count_plain(a, site))
 		return (struct plain_call){0, 0};
 	return (struct plain_call){(action_fn)a->fn, &a->env};
 }
 
 long agent_hit_slowly(struct pt_regs *regs, struct agent_site *site, const __u8 *stub)
 {
-	__u64 kept;
+	__u64 kept = enter_code(regs);
 	long go;
 
-	/* Its parent's descriptor says nothing of it. */
-	if (agent_in_fork_child(site->fork_page) && may_escape(stub))
-		return GO_ESCAPE;
-	kept = enter_code(regs);
 	if (is_plain(site, AGENT_SITE_PLAIN_ENTRY))
 		register_thread(site);
 	go = serve(regs, site, stub);
