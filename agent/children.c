@@ -152,7 +152,10 @@ static int repair_in_tracer(struct target *child, void *arg)
 	return rc;
 }
 
-/* Threads of the child wait for the int3, which may be written at any time; for the rest they have to be stopped. */
+/*
+ * Threads of the child wait for the int3; for the rest they have to be stopped. It may be written at any time where it
+ * stays: the kernel takes one that only perf events of the parent want away when the child meets it.
+ */
 static void close_quickly(const struct target *child, const struct vmas *maps, const struct repair *r)
 {
 	const uint8_t byte = INT3;
@@ -188,7 +191,8 @@ int agent_repair_child(pid_t child, const struct site *const *sites, size_t n_si
 		vmas_clear(&maps);
 		return rc == -ESRCH ? 0 : rc;
 	}
-	close_quickly(t, &maps, &r);
+	if (holds_are_links())
+		close_quickly(t, &maps, &r);
 	vmas_clear(&maps);
 	pthread_mutex_lock(&one_at_a_time);
 	for (int tries = 0; tries < 5; tries++) {

@@ -15,6 +15,7 @@
 #include <fcntl.h>
 #include <linux/bpf.h>
 #include <linux/perf_event.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -132,30 +133,40 @@ static bool has_links(int prog)
 	return create_link(&nowhere) == -EFAULT;
 }
 
-/* A program for such links, made once; -1: this kernel has none. */
-static int multi_prog(void)
+/* A program for such links; -1: this kernel has none. */
+static int multi_prog_fd = -1;
+
+static void make_multi_prog(void)
 {
 	static const struct bpf_insn nothing[] = {
 		{.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0},
 		{.code = BPF_JMP | BPF_EXIT},
 	};
-	static int fd = -2;
+	union bpf_attr attr = {.prog_type = BPF_PROG_TYPE_KPROBE,
+			       .expected_attach_type = TRACE_UPROBE_MULTI,
+			       .insns = (uint64_t)(uintptr_t)nothing,
+			       .insn_cnt = 2,
+			       .prog_name = "bpftimed_hold",
+			       .license = (uint64_t)(uintptr_t) "Dual MIT/GPL"};
+	int fd = (int)syscall(SYS_bpf, BPF_PROG_LOAD, &attr, sizeof(attr));
 
-	if (fd == -2) {
-		union bpf_attr attr = {.prog_type = BPF_PROG_TYPE_KPROBE,
-				       .expected_attach_type = TRACE_UPROBE_MULTI,
-				       .insns = (uint64_t)(uintptr_t)nothing,
-				       .insn_cnt = 2,
-				       .prog_name = "bpftimed_hold",
-				       .license = (uint64_t)(uintptr_t) "Dual MIT/GPL"};
+	if (fd >= 0 && has_links(fd))
+		multi_prog_fd = fd;
+	else if (fd >= 0)
+		close(fd);
+}
 
-		fd = (int)syscall(SYS_bpf, BPF_PROG_LOAD, &attr, sizeof(attr));
-		if (fd >= 0 && !has_links(fd)) {
-			close(fd);
-			fd = -1;
-		}
-	}
-	return fd;
+static int multi_prog(void)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	pthread_once(&once, make_multi_prog);
+	return multi_prog_fd;
+}
+
+bool holds_are_links(void)
+{
+	return multi_prog() >= 0;
 }
 
 static int multi_link(const char *path, pid_t pid, const uint64_t *offsets, size_t n)
@@ -273,7 +284,7 @@ enum site_result hold_sites(struct site *const *s, size_t n, const struct site_o
 		instruction_use(s[i]->instruction);
 		s[i]->is_used = true;
 	}
-	if (multi_prog() >= 0) {
+	if (holds_are_links()) {
 		link_all(s, n, o, err);
 		for (size_t i = 0; i < n; i++)
 			r = s[i]->held ? r : SITE_SKIPPED;

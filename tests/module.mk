@@ -25,7 +25,14 @@ test-programs: all $(UNIT) $(VICTIMS) $(TEST_PROGRAMS) $(B)/tests/reap $(B)/test
 check: test-programs
 	@B=$(abspath $(B)) SANITIZE=$(SANITIZE) $(PROVE) --exec tests/run-tap $(TESTS)
 
-.PHONY: test-programs
+# The same for longer: what happens once in a hundred times.
+check-long: export FLIPS := 100
+check-long: export RESTARTS := 10
+check-long: export VISITORS := 500
+check-long: export HOSTILE_SECONDS := 60
+check-long: check
+
+.PHONY: test-programs check-long
 
 -include tests/bench/module.mk
 -include tests/victims/module.mk

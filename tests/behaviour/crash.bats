@@ -41,7 +41,7 @@ offloaded() {
 	"$B/bpftime" wait --tool "$TOOL_PID" --state offloaded --timeout "${BPFTIMED_PATIENCE:-15}"
 }
 
-# killed_in_switches N: so often, at random moments, and started again.
+# killed_in_switches N: so often, at random moments, and started again. Then the workload ends.
 killed_in_switches() {
 	local i
 	for ((i = 0; i < $1; i++)); do
@@ -53,6 +53,7 @@ killed_in_switches() {
 		daemon_start
 		offloaded
 	done
+	kill -USR2 "$WORKLOAD_PID"
 }
 
 @test "killed: fork children, of which nobody knows any more, are counted" {
@@ -112,7 +113,7 @@ killed_in_switches() {
 	exact_start "$SESSION/x" count_tid 4 2000000 --rate 100000
 	offloaded
 	exact_go "$SESSION/x"
-	killed_in_switches 10
+	killed_in_switches "$RESTARTS"
 	exact_finish "$SESSION/x" count_tid
 }
 
@@ -129,7 +130,7 @@ killed_in_switches() {
 	wait_for "$SESSION/x/tool" "$tool_ready" 20
 	offloaded
 	exact_go "$SESSION/x"
-	killed_in_switches 5
+	killed_in_switches "$RESTARTS"
 	exact_finish "$SESSION/x" drain-alone
 }
 
@@ -139,7 +140,7 @@ killed_in_switches() {
 	exact_start "$SESSION/x" count_tid 4 1000000 --rate 100000
 	offloaded
 	exact_go "$SESSION/x"
-	killed_in_switches 5
+	killed_in_switches "$RESTARTS"
 	exact_finish "$SESSION/x" count_tid
 }
 
@@ -150,7 +151,7 @@ killed_in_switches() {
 	exact_start "$SESSION/x" count_tid 4 100000 --rate 10000
 	offloaded
 	exact_go "$SESSION/x"
-	gdb -nx -batch -p "$DAEMON" -ex 'break cpus_visit' -ex continue -ex 'printf "stands\n"' -ex 'shell sleep 60' >"$SESSION/gdb" 2>&1 3>&- &
+	gdb -nx -batch -p "$DAEMON" -ex 'break cpus_visit' -ex continue -ex 'printf "stands\n"' -ex 'shell sleep 15' >"$SESSION/gdb" 2>&1 3>&- &
 	local gdb=$!
 	exact_pids+=("$gdb")
 	wait_for "$SESSION/gdb" "Breakpoint 1 at" 20
@@ -164,9 +165,9 @@ killed_in_switches() {
 	exact_finish "$SESSION/x" count_tid
 }
 
-@test "a tool that probes every process, two users, processes that come and go, 10 times killed and started again: the tool prints the truth" {
+@test "a tool that probes every process, two users, processes that come and go, killed and started again and again: the tool prints the truth" {
 	daemon_stop
-	run_alone flips-everywhere count_tid 5000 60 10 100 16 kill
+	run_alone flips-everywhere count_tid 5000 60 "$RESTARTS" 100 16 kill
 }
 
 @test "ended while a debugger holds a thread in the middle of a jump: what protects the thread stays, for the next one to take away" {

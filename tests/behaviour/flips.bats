@@ -11,50 +11,50 @@ setup_file() {
 	need bpftrace
 }
 
-@test "100 times there and back: count_tid, 1 thread" {
-	run_alone flips count_tid 1 20000 40 100
+@test "there and back: count_tid, 1 thread" {
+	run_alone flips count_tid 1 20000 40 "$FLIPS"
 }
 
-@test "100 times there and back: count_tid, 8 threads" {
-	run_alone flips count_tid 8 5000 40 100
+@test "there and back: count_tid, 8 threads" {
+	run_alone flips count_tid 8 5000 40 "$FLIPS"
 }
 
-@test "100 times there and back: latency, 1 thread" {
-	run_alone flips latency 1 20000 40 100
+@test "there and back: latency, 1 thread" {
+	run_alone flips latency 1 20000 40 "$FLIPS"
 }
 
-@test "100 times there and back: latency, 8 threads" {
-	run_alone flips latency 8 5000 40 100
+@test "there and back: latency, 8 threads" {
+	run_alone flips latency 8 5000 40 "$FLIPS"
 }
 
-@test "100 times there and back: bsscount, 1 thread" {
-	run_alone flips bsscount 1 20000 40 100
+@test "there and back: bsscount, 1 thread" {
+	run_alone flips bsscount 1 20000 40 "$FLIPS"
 }
 
-@test "100 times there and back: bsscount, 8 threads" {
-	run_alone flips bsscount 8 5000 40 100
+@test "there and back: bsscount, 8 threads" {
+	run_alone flips bsscount 8 5000 40 "$FLIPS"
 }
 
-@test "100 times there and back: str_key, 1 thread" {
-	run_alone flips str_key 1 20000 40 100
+@test "there and back: str_key, 1 thread" {
+	run_alone flips str_key 1 20000 40 "$FLIPS"
 }
 
-@test "100 times there and back: str_key, 8 threads" {
-	run_alone flips str_key 8 5000 40 100
+@test "there and back: str_key, 8 threads" {
+	run_alone flips str_key 8 5000 40 "$FLIPS"
 }
 
-@test "100 times there and back: funclatency, 1 thread" {
-	run_alone flips funclatency 1 20000 40 100
+@test "there and back: funclatency, 1 thread" {
+	run_alone flips funclatency 1 20000 40 "$FLIPS"
 }
 
-@test "100 times there and back: funclatency, 8 threads" {
-	run_alone flips funclatency 8 5000 40 100
+@test "there and back: funclatency, 8 threads" {
+	run_alone flips funclatency 8 5000 40 "$FLIPS"
 }
 
-@test "bpftimed stops and starts 10 times: count_tid, 8 threads" {
-	run_alone flips count_tid 8 5000 90 10 restart
+@test "bpftimed stops and starts: count_tid, 8 threads" {
+	run_alone flips count_tid 8 5000 90 "$RESTARTS" restart
 }
 
-@test "bpftimed stops and starts 10 times: latency, 8 threads" {
-	run_alone flips latency 8 5000 90 10 restart
+@test "bpftimed stops and starts: latency, 8 threads" {
+	run_alone flips latency 8 5000 90 "$RESTARTS" restart
 }

@@ -89,7 +89,8 @@ back_and_forth() {
 # escaped: how many hits were served at escape slots since escaped_count was called.
 escaped_count() { sysctl -qw kernel.bpf_stats_enabled=1; }
 escaped() {
-	bpftool -j prog show name bpftimed_both | jq '[.. | .run_cnt? // empty] | add'
+	output=$(bpftool -j prog show name bpftimed_both)
+	json "sum(p.get('run_cnt', 0) for p in (j if isinstance(j, list) else [j]))"
 	sysctl -qw kernel.bpf_stats_enabled=0
 }
 

@@ -77,6 +77,10 @@ json() {
 	printf '%s' "$output" | python3 -c 'import json, sys; j = json.load(sys.stdin); print(eval(sys.argv[1]))' "$1"
 }
 
+# How often groups go there and back, how often bpftimed is stopped or killed meanwhile, how many processes come and go.
+# `make check-long` says more.
+FLIPS=${FLIPS:-30} RESTARTS=${RESTARTS:-3} VISITORS=${VISITORS:-100}
+
 # run_alone SCRIPT [ARGUMENT...]: one of the scripts of this folder that start a bpftimed of their own.
 run_alone() {
 	env -u BPFTIME_RUNTIME_DIR -u BPFTIME_POLICY_DIR BPFTIMED_TESTS_ALONE=1 "$BATS_TEST_DIRNAME/$1" "$B" "${@:2}"

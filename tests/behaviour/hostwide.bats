@@ -301,26 +301,30 @@ bpftime_forgot() {
 	same calls "$(victim_calls)" "$(counted "$SESSION/tool")"
 }
 
-@test "two users, 500 processes, 64 at once, 100 times there and back: count_tid" {
-	run_alone flips-everywhere count_tid 5000 60 100 500 64
+@test "two users, many processes, 64 at once, there and back: count_tid" {
+	run_alone flips-everywhere count_tid 5000 60 "$FLIPS" "$VISITORS" 64
 }
 
-@test "two users, 500 processes, 64 at once, 100 times there and back: latency" {
-	run_alone flips-everywhere latency 5000 60 100 500 64
+@test "two users, many processes, 64 at once, there and back: latency" {
+	run_alone flips-everywhere latency 5000 60 "$FLIPS" "$VISITORS" 64
 }
 
-@test "two users, 500 processes, 64 at once, 100 times there and back: bsscount" {
-	run_alone flips-everywhere bsscount 5000 60 100 500 64
+@test "two users, many processes, 64 at once, there and back: bsscount" {
+	run_alone flips-everywhere bsscount 5000 60 "$FLIPS" "$VISITORS" 64
 }
 
-@test "two users, 500 processes, 64 at once, 100 times there and back: funclatency" {
-	run_alone flips-everywhere funclatency 5000 60 100 500 64
+@test "two users, many processes, 64 at once, there and back: funclatency" {
+	run_alone flips-everywhere funclatency 5000 60 "$FLIPS" "$VISITORS" 64
 }
 
-@test "two users, 100 processes, 64 at once, bpftimed stops and starts 10 times: funclatency" {
-	run_alone flips-everywhere funclatency 5000 60 10 100 64 restart
+@test "two users, many processes, 64 at once, there and back: hashcount" {
+	run_alone flips-everywhere hashcount 5000 60 "$FLIPS" "$VISITORS" 64
 }
 
-@test "two users, 100 processes, 64 at once, bpftimed stops and starts 10 times: count_tid" {
-	run_alone flips-everywhere count_tid 5000 60 10 100 64 restart
+@test "two users, many processes, 64 at once, bpftimed stops and starts: funclatency" {
+	run_alone flips-everywhere funclatency 5000 60 "$RESTARTS" 100 64 restart
+}
+
+@test "two users, many processes, 64 at once, bpftimed stops and starts: count_tid" {
+	run_alone flips-everywhere count_tid 5000 60 "$RESTARTS" 100 64 restart
 }

@@ -271,30 +271,6 @@ signal_tool() {
 	[ ! -e "$SESSION/run/bpf" ]
 }
 
-@test "two users, 100 times there and back, parked each time: count_tid" {
-	run_alone flips-everywhere count_tid 5000 60 100 100 16
-}
-
-@test "two users, 100 times there and back, parked each time: latency" {
-	run_alone flips-everywhere latency 5000 60 100 100 16
-}
-
-@test "two users, 100 times there and back, parked each time: hashcount" {
-	run_alone flips-everywhere hashcount 5000 60 100 100 16
-}
-
-@test "two users, 100 times there and back, parked each time: funclatency" {
-	run_alone flips-everywhere funclatency 5000 60 100 100 16
-}
-
-@test "two users, bpftimed stops and starts 10 times while the attachment is parked: count_tid" {
-	run_alone flips-everywhere count_tid 5000 60 10 100 16 restart
-}
-
-@test "two users, bpftimed is killed 10 times while the attachment is parked: count_tid" {
-	run_alone flips-everywhere count_tid 5000 60 10 100 16 kill
-}
-
-@test "two users, bpftimed is killed 10 times while the attachment is parked: latency" {
-	run_alone flips-everywhere latency 5000 60 10 100 16 kill
+@test "two users, bpftimed is killed while the attachment is parked: latency" {
+	run_alone flips-everywhere latency 5000 60 "$RESTARTS" 100 16 kill
 }

@@ -12,42 +12,42 @@ setup_file() {
 	need bpftrace
 }
 
-@test "100 times there and back: the uprobe begins, 8 threads" {
-	run_alone flips tp_take 8 5000 40 100
+@test "there and back: the uprobe begins, 8 threads" {
+	run_alone flips tp_take 8 5000 40 "$FLIPS"
 }
 
-@test "100 times there and back: the tracepoint begins, 8 threads" {
-	run_alone flips tp_give 8 5000 40 100
+@test "there and back: the tracepoint begins, 8 threads" {
+	run_alone flips tp_give 8 5000 40 "$FLIPS"
 }
 
-@test "100 times there and back: both add, 1 thread" {
-	run_alone flips tp_both 1 20000 40 100
+@test "there and back: both add, 1 thread" {
+	run_alone flips tp_both 1 20000 40 "$FLIPS"
 }
 
-@test "100 times there and back: tp_btf, 8 threads" {
-	run_alone flips pairs-btf 8 5000 40 100
+@test "there and back: tp_btf, 8 threads" {
+	run_alone flips pairs-btf 8 5000 40 "$FLIPS"
 }
 
-@test "30 times there and back: raw tracepoint and global variables, 8 threads" {
-	run_alone flips pairs-raw-memory 8 5000 40 30
+@test "there and back: raw tracepoint and global variables, 8 threads" {
+	run_alone flips pairs-raw-memory 8 5000 40 "$FLIPS"
 }
 
-@test "bpftimed stops and starts 10 times: 8 threads" {
-	run_alone flips tp_take 8 5000 90 10 restart
+@test "bpftimed stops and starts: 8 threads" {
+	run_alone flips tp_take 8 5000 90 "$RESTARTS" restart
 }
 
-@test "bpftimed stops and starts 3 times, tp_btf: what was loaded before it is recovered" {
-	run_alone flips pairs-btf 2 5000 90 3 restart
+@test "bpftimed stops and starts, tp_btf: what was loaded before it is recovered" {
+	run_alone flips pairs-btf 2 5000 90 "$RESTARTS" restart
 }
 
-@test "two users' processes, some of which the kernel serves: 50 times there and back" {
-	run_alone flips-everywhere tp_take 5000 60 50 100 16
+@test "two users' processes, some of which the kernel serves: there and back" {
+	run_alone flips-everywhere tp_take 5000 60 "$FLIPS" 100 16
 }
 
-@test "two users' processes, some of which the kernel serves: 50 times there and back, tp_btf" {
-	run_alone flips-everywhere pairs-btf 5000 60 50 100 16
+@test "two users' processes, some of which the kernel serves: there and back, tp_btf" {
+	run_alone flips-everywhere pairs-btf 5000 60 "$FLIPS" 100 16
 }
 
-@test "two users' processes, some of which the kernel serves: bpftimed is killed 10 times" {
-	run_alone flips-everywhere tp_both 5000 60 10 50 16 kill
+@test "two users' processes, some of which the kernel serves: bpftimed is killed" {
+	run_alone flips-everywhere tp_both 5000 60 "$RESTARTS" 50 16 kill
 }
