@@ -63,3 +63,11 @@ uint8_t jump_form__int3s(const struct jump_form *f, const struct decoded *d)
 {
 	return (d->boundary_mask >> (f->n_lead + 1)) & 0xf;
 }
+
+bool jump_form__keeps(const struct jump_form *f, const uint8_t *code, const struct decoded *d)
+{
+	for (unsigned int i = 1; i <= f->n_lead; i++)
+		if (!(d->boundary_mask & (1u << i)) && code[i] != (i == f->n_lead ? JMP_REL32 : f->lead[i]))
+			return false;
+	return true;
+}

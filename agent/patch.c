@@ -11,7 +11,8 @@
  * Why the file's bytes are put back at all: a fork child does not have our uprobes. The kernel takes their int3s away,
  * one by one, when the child meets them, and would leave the jump's remaining bytes among the file's. A child that is
  * born while the site is open jumps like its parent and is harmless until a uprobe at the site goes away or comes: it
- * is repaired before that, by agent_repair_child(). So a site is armed and closed for a moment only.
+ * is repaired before that, by agent_repair_child(). So a site is armed and closed for a moment only. For that moment
+ * the links of hold.c see to it that the int3s stay; where there are none, the jump's remaining bytes are the file's.
  *
  * Where the jump has a step (form.c), a thread can be between its two instructions when the site is closed. It goes on
  * to the stub, and from there back to the kernel's int3. So the file's bytes come back only when nobody is on the step:
@@ -49,7 +50,10 @@ static int write_between(const struct site *s, const uint8_t *bytes)
 
 static bool has_bytes_between(const struct site *s)
 {
-	return s->d.boundary_mask != (1u << s->size) - 1;
+	for (size_t i = 1; i < s->size; i++)
+		if (!(s->d.boundary_mask & (1u << i)) && s->jump[i] != s->file[i])
+			return true;
+	return false;
 }
 
 /* Reads the patch; boundaries must hold int3s. */

@@ -26,15 +26,18 @@ struct fixed {
 	uint32_t mask, value;
 };
 
-static struct fixed fixed_bytes(uint8_t int3s)
+static struct fixed fixed_bytes(const struct jump_from *from)
 {
 	struct fixed f = {0, 0};
 
-	for (int k = 0; k < 4; k++)
-		if (int3s & (1u << k)) {
+	for (int k = 0; k < 4; k++) {
+		bool int3 = from->int3s & (1u << k);
+
+		if (int3 || from->keep) {
 			f.mask |= 0xffu << (8 * k);
-			f.value |= (uint32_t)INT3 << (8 * k);
+			f.value |= (uint32_t)(int3 ? INT3 : from->keep[k]) << (8 * k);
 		}
+	}
 	return f;
 }
 
@@ -90,7 +93,7 @@ static uint64_t match(uint64_t from, uint64_t last, struct fixed f)
 
 static int search(uint64_t lo, uint64_t hi, const struct jump_from *from, size_t before, size_t after, uint64_t *entry)
 {
-	struct fixed f = fixed_bytes(from->int3s);
+	struct fixed f = fixed_bytes(from);
 	int64_t first = (int64_t)(lo + before - from->next), last;
 	uint64_t biased;
 

@@ -175,14 +175,15 @@ static enum site_result compare_memory(struct site *s, bool armed, struct agent_
 
 /*
  * The first form of a jump for which there is a place. Near ones before far ones: operands relative to rip must reach
- * from the stub.
+ * from the stub. Where the kernel takes the int3s of holds from fork children, what is left must be the function: then
+ * the jump has the function's bytes but for the first one and the int3s.
  */
 static enum site_result choose_jump(struct site *s, const struct site_opts *o, struct stubs *stubs,
 				    struct agent_error *err)
 {
 	static const int64_t reach[] = {1ll << 30, 15ll << 27};
 	enum decode_result why = DECODE_OK;
-	bool chosen = false;
+	bool chosen = false, keep = !holds_are_links();
 	size_t func_size = 0;
 	struct function f;
 	uint8_t *func;
@@ -195,17 +196,20 @@ static enum site_result choose_jump(struct site *s, const struct site_opts *o, s
 		/* What keeps the shortest from being patched keeps the others, too. */
 		if (r && !i)
 			result = SKIP(err, "%s", decode_reason(r));
-		if (r || !jump_form__suits(form, s->file, &s->d))
+		if (r || !jump_form__suits(form, s->file, &s->d) || (keep && !jump_form__keeps(form, s->file, &s->d)))
 			continue;
 		result = compare_memory(s, false, err);
-		chosen = !result && !stubs_add(stubs, s, form, reach[i / JUMP_FORMS], &why);
+		chosen = !result && !stubs_add(stubs, s, form, keep, reach[i / JUMP_FORMS], &why);
 	}
 	free(func);
 	if (result || chosen)
 		return result;
-	return why ? SKIP(err, "%s", decode_reason(why))
-		   : SKIP(err, "the jump cannot be placed: no free address has int3 at the bytes where instructions "
-			       "begin");
+	if (why)
+		return SKIP(err, "%s", decode_reason(why));
+	return keep ? SKIP(err, "the jump cannot be placed: before Linux 6.6 the kernel takes breakpoints from fork "
+				"children, and no free address makes a jump of the function's own bytes")
+		    : SKIP(err, "the jump cannot be placed: no free address has int3 at the bytes where instructions "
+				"begin");
 }
 
 static enum site_result too_many_threads(struct target *t, struct agent_error *err)

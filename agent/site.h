@@ -53,6 +53,8 @@ size_t jump_form__size(const struct jump_form *f);
 bool jump_form__suits(const struct jump_form *f, const uint8_t *code, const struct decoded *d);
 /* Bit k: byte k of the distance must be int3. */
 uint8_t jump_form__int3s(const struct jump_form *f, const struct decoded *d);
+/* Are the bytes behind the first one, up to the distance, int3 or the file's? */
+bool jump_form__keeps(const struct jump_form *f, const uint8_t *code, const struct decoded *d);
 
 /* ---- a site ---- */
 
@@ -89,9 +91,10 @@ struct site {
 /* ---- place.c ---- */
 
 struct jump_from {
-	uint64_t next; /* address behind the jump */
-	uint8_t int3s; /* bit k: byte k of the distance must be int3 */
-	int64_t reach; /* greatest distance, less than 2 GiB */
+	uint64_t next;	     /* address behind the jump */
+	uint8_t int3s;	     /* bit k: byte k of the distance must be int3 */
+	const uint8_t *keep; /* what the others must be, four bytes; NULL: they are free */
+	int64_t reach;	     /* greatest distance, less than 2 GiB */
 };
 
 /*
@@ -114,10 +117,11 @@ struct stubs;
 struct stubs *stubs_new(struct target *t, size_t most);
 void stubs_free(struct stubs *st);
 /*
- * Chooses the entry of the site's stub for a jump of this form, and builds it. 0: s->stub, s->jump. -ENOSPC: no stub
- * can be where this jump leads, *why.
+ * Chooses the entry of the site's stub for a jump of this form, and builds it. keep: the bytes of its distance that
+ * need not be int3 are the file's. 0: s->stub, s->jump. -ENOSPC: no stub can be where this jump leads, *why.
  */
-int stubs_add(struct stubs *st, struct site *s, const struct jump_form *form, int64_t reach, enum decode_result *why);
+int stubs_add(struct stubs *st, struct site *s, const struct jump_form *form, bool keep, int64_t reach,
+	      enum decode_result *why);
 /* Maps them: the areas of all sites that were added. -EAGAIN: somebody was faster; nothing is mapped. */
 int stubs_map(struct stubs *st, struct agent_error *err);
 /* The site does not use its area any longer. Returns the area when nobody does: to be unmapped and freed. */

@@ -113,9 +113,11 @@ static int build(struct planned *p, struct site *s, const struct jump_form *form
 	return 0;
 }
 
-int stubs_add(struct stubs *st, struct site *s, const struct jump_form *form, int64_t reach, enum decode_result *why)
+int stubs_add(struct stubs *st, struct site *s, const struct jump_form *form, bool keep, int64_t reach,
+	      enum decode_result *why)
 {
-	struct jump_from from = {s->addr + s->size, jump_form__int3s(form, &s->d), reach};
+	struct jump_from from = {s->addr + s->size, jump_form__int3s(form, &s->d),
+				 keep ? &s->file[form->n_lead + 1] : NULL, reach};
 	struct planned *p = &st->planned[st->n];
 	size_t after = STUB_ROOM - STUB_BEFORE;
 	struct area fresh;

@@ -126,7 +126,7 @@ static void test_places(void **state)
 
 	(void)state;
 	for (unsigned int int3s = 0; int3s < 16; int3s++) {
-		struct jump_from from = {0x555555555149 + JUMP_SIZE, int3s, 1ll << 30};
+		struct jump_from from = {.next = 0x555555555149 + JUMP_SIZE, .int3s = int3s, .reach = 1ll << 30};
 		uint64_t entry;
 		int64_t rel;
 
@@ -143,14 +143,22 @@ static void test_places(void **state)
 			assert_true(entry + 256 <= v[i].start || entry - STUB_BEFORE >= v[i].end);
 	}
 	/* 816 MiB below 4 MiB there is nothing; elsewhere the jump can go up or a little down. */
-	struct jump_from bottom = {0x401000 + JUMP_SIZE, 0x8, 15ll << 27}, free = {bottom.next, 0, 1ll << 30};
-	struct jump_from far = {0x1200000 + JUMP_SIZE, 0x7, 15ll << 27};
+	struct jump_from bottom = {.next = 0x401000 + JUMP_SIZE, .int3s = 0x8, .reach = 15ll << 27};
+	struct jump_from free = {.next = bottom.next, .reach = 1ll << 30};
+	struct jump_from far = {.next = 0x1200000 + JUMP_SIZE, .int3s = 0x7, .reach = 15ll << 27};
 	uint64_t entry;
 
 	assert_int_not_equal(place_stub(&fixed, 0x501000, &bottom, STUB_BEFORE, 256, &entry), 0);
 	assert_int_equal(place_stub(&fixed, 0x501000, &free, STUB_BEFORE, 256, &entry), 0);
 	assert_int_equal(place_stub(&fixed, 0x501000, &far, STUB_BEFORE, 256, &entry), 0);
 	assert_int_equal((entry - far.next) & 0xffffff, 0xcccccc);
+
+	/* sub $8,%rsp; then another instruction: what is not int3 stays as it is. */
+	const uint8_t sub[] = {0x83, 0xec, 0x08, 0x90};
+	struct jump_from keep = {.next = 0x555555555149 + JUMP_SIZE, .int3s = 0x8, .keep = sub, .reach = 1ll << 30};
+
+	assert_int_equal(place_stub(&maps, 0x555555560000, &keep, STUB_BEFORE, 256, &entry), 0);
+	assert_int_equal((uint32_t)(entry - keep.next), 0xcc08ec83);
 }
 
 /* The first form for code at 4 MiB, where an int3 in the distance's last byte leads nowhere. */
