@@ -173,3 +173,39 @@ called() {
 
 # explains REGEX: of TOOL_PID's probes.
 explains() { "$B/bpftime" explain "$TOOL_PID" | grep -q "$1"; }
+
+# watched STATE TOOL PROBE: sets TOOL_PID; the tool is in the state.
+watched() {
+	case $2 in
+	bsscount) tool_run "$SESSION/tool" "$B/examples/bsscount" -p "$VICTIM" "$3" ;;
+	bpftrace) tool_run "$SESSION/tool" bpftrace -p "$VICTIM" -e "uprobe:$3 { @ = count(); }" ;;
+	uretprobe) tool_run "$SESSION/tool" bpftrace -p "$VICTIM" -e "uretprobe:$3 { @ = count(); }" ;;
+	esac
+	offloaded "$TOOL_PID"
+	if [ "$1" = kernel ]; then
+		"$B/bpftime" handback "$TOOL_PID" >/dev/null
+		in_kernel "$TOOL_PID"
+	fi
+}
+
+# counts TOOL VICTIM [ARGUMENT...]: first in the kernel, then in userspace; what the tool counted of work() is what the victim called.
+counts() {
+	local state tool=$1
+	shift
+	for state in kernel userspace; do
+		victim "$@"
+		watched "$state" "$tool" "$B/tests/victims/$1:work"
+		victim_go
+		victim_end
+		exact_tool_end "$TOOL_PID"
+		same "$state" "$(counted "$SESSION/tool")" "$(victim_calls)"
+	done
+}
+
+# back_and_forth: places come and go until the victim has called.
+back_and_forth() {
+	while ! grep -q '^calls' "$SESSION/victim"; do
+		"$B/bpftime" handback "$TOOL_PID" >/dev/null
+		"$B/bpftime" takeover "$TOOL_PID" >/dev/null || true
+	done
+}
