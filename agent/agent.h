@@ -143,6 +143,13 @@ uint64_t target__vdso_gettime(const struct target *t); /* 0: time namespace, or 
 
 struct site;
 
+/*
+ * The uprobes that hold the boundaries of sites: are they uprobe_multi links, since Linux 6.6? Then their int3s stay in
+ * fork children, too. Those of perf events, which are limited to the parent, the kernel takes away as a child meets
+ * them. May be called by any thread.
+ */
+bool agent_holds_are_links(void);
+
 enum site_result {
 	SITE_DONE = 0,
 	SITE_SKIPPED = 1, /* stays in the kernel; err says why */

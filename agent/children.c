@@ -191,7 +191,7 @@ int agent_repair_child(pid_t child, const struct site *const *sites, size_t n_si
 		vmas_clear(&maps);
 		return rc == -ESRCH ? 0 : rc;
 	}
-	if (holds_are_links())
+	if (agent_holds_are_links())
 		close_quickly(t, &maps, &r);
 	vmas_clear(&maps);
 	pthread_mutex_lock(&one_at_a_time);

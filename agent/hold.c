@@ -165,7 +165,7 @@ static int multi_prog(void)
 	return multi_prog_fd;
 }
 
-bool holds_are_links(void)
+bool agent_holds_are_links(void)
 {
 	return multi_prog() >= 0;
 }
@@ -285,7 +285,7 @@ enum site_result hold_sites(struct site *const *s, size_t n, const struct site_o
 		instruction_use(s[i]->instruction);
 		s[i]->is_used = true;
 	}
-	if (holds_are_links()) {
+	if (agent_holds_are_links()) {
 		link_all(s, n, o, err);
 		for (size_t i = 0; i < n; i++)
 			r = s[i]->held ? r : SITE_SKIPPED;

@@ -183,7 +183,7 @@ static enum site_result choose_jump(struct site *s, const struct site_opts *o, s
 {
 	static const int64_t reach[] = {1ll << 30, 15ll << 27};
 	enum decode_result why = DECODE_OK;
-	bool chosen = false, keep = !holds_are_links();
+	bool chosen = false, keep = !agent_holds_are_links();
 	size_t func_size = 0;
 	struct function f;
 	uint8_t *func;

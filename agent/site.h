@@ -136,11 +136,6 @@ size_t stub_build(const struct site *s, uint8_t *out, size_t room, enum decode_r
 /* Holds the boundaries of these sites, which are of one target and one file. */
 enum site_result hold_sites(struct site *const *s, size_t n, const struct site_opts *o, struct agent_error *err);
 /*
- * Are holds uprobe_multi links? Then their int3s stay in fork children, too. Those of perf events, which are limited to
- * the parent, the kernel takes away as the child meets them.
- */
-bool holds_are_links(void);
-/*
  * The uprobes that hold a site are limited to its process by the main thread. When that has ended the kernel takes
  * their int3s away one by one, as threads meet them. To be called before such a site is closed: others are armed that
  * are limited by threads which live.

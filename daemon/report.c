@@ -241,6 +241,7 @@ json_object *engine__status(struct engine *e)
 	struct status_daemon d = {
 		.hook = carriers__hook(e->carriers),
 		.way = kernel_features__can_replace() ? "freplace" : "the opening gate",
+		.holds = agent_holds_are_links() ? "links" : "perf events",
 	};
 
 	for (const struct tool *t = e->tools; t; t = t->next) {

@@ -169,6 +169,7 @@ json_object *status_daemon__json(const struct status_daemon *d)
 	json_object_object_add(o, "version", text(BPFTIMED_VERSION));
 	json_object_object_add(o, "hook", text(d->hook));
 	json_object_object_add(o, "switch", text(d->way));
+	json_object_object_add(o, "holds", text(d->holds));
 	json_object_object_add(o, "kernel", text(uname(&u) == 0 ? u.release : "unknown"));
 	json_object_object_add(o, "lockdown", text(d->lockdown ? d->lockdown : lockdown));
 	json_object_object_add(o, "tools", json_object_new_uint64(d->tools));

@@ -3,10 +3,10 @@
  * status.h: the data that `bpftime status`, `ps` and `explain` show, and its form as JSON. The engine fills the structs
  * when asked; the JSON is what goes over the control socket and what --json prints.
  *
- * status  {"version", "hook", "switch", "kernel", "lockdown", "tools", "probes_userspace", "probes_kernel", "targets"}
- * ps	   [{"pid", "comm", "state", "probes": [{"kind", "path", "offset", "symbol", "program", "state", "reason",
- *"hits", "targets": [pid, ...]}]}] explain one element of ps, with "since" (seconds, or null) in the tool and in each
- *probe, and in each probe "refused":
+ * status  {"version", "hook", "switch", "holds", "kernel", "lockdown", "tools", "probes_userspace", "probes_kernel",
+ *"targets"} ps	   [{"pid", "comm", "state", "probes": [{"kind", "path", "offset", "symbol", "program", "state",
+ *"reason", "hits", "targets": [pid, ...]}]}] explain one element of ps, with "since" (seconds, or null) in the tool and
+ *in each probe, and in each probe "refused":
  *	   [{"pid", "reason"}]: the processes into which it does not go.
  */
 #ifndef BPFTIME_STATUS_H
@@ -66,6 +66,7 @@ struct status_tool {
 struct status_daemon {
 	const char *hook;     /* where calls of bpf() on the tools' maps are met: carriers__hook() */
 	const char *way;      /* how the truth moves where there is a choice: "freplace", or "the opening gate" */
+	const char *holds;    /* what keeps int3s at the instructions that a jump covers: "links", or "perf events" */
 	const char *lockdown; /* "none", "integrity", "confidentiality"; NULL: read it from the kernel */
 	size_t tools, probes_userspace, probes_kernel, targets;
 };

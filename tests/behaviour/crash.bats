@@ -136,6 +136,7 @@ killed_in_switches() {
 
 @test "killed under load with a target that is not PIE, and started again: the tool prints the truth" {
 	export EXACT_TIMEOUT=120
+	need_not_pie
 	WORKLOAD=$B/tests/victims/low-workload
 	exact_start "$SESSION/x" count_tid 4 1000000 --rate 100000
 	offloaded
@@ -173,6 +174,7 @@ killed_in_switches() {
 @test "ended while a debugger holds a thread in the middle of a jump: what protects the thread stays, for the next one to take away" {
 	local holder
 	need python3
+	need_not_pie
 	WORKLOAD=$B/tests/victims/low-workload
 	exact_start "$SESSION/x" count_tid 2 600000 --rate 60000
 	offloaded

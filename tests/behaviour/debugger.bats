@@ -33,6 +33,7 @@ jump_is_there() {
 
 # held_on_step: the victim's thread has pushed and is to jump. Sets DEBUGGER, and ADDRESS of the function.
 held_on_step() {
+	need_not_pie
 	victim low-calls push_rbp 1 0
 	ADDRESS=0x$(nm "$B/tests/victims/low-calls" | awk '$3 == "push_rbp" { print $1 }')
 	tool_run "$SESSION/tool" bpftrace -p "$VICTIM" -e "uprobe:$B/tests/victims/low-calls:push_rbp { @ = count(); }"

@@ -270,6 +270,7 @@ offloaded_is_exact() {
 
 @test "a program that is not PIE: push %rbp, endbr64, sub, entries and returns, 1 and 8 threads" {
 	local name threads
+	need_not_pie
 	WORKLOAD=$B/tests/victims/low-workload
 	for threads in 1 8; do
 		for name in count_tid count_tid_endbr count_tid_sub latency return; do
@@ -280,6 +281,7 @@ offloaded_is_exact() {
 
 @test "a program that is not PIE, compiled without optimization: functions that begin with push %rbp; mov %rsp,%rbp" {
 	local p=$B/tests/victims/low-calls
+	need_not_pie
 	victim low-calls all 4 10000
 	tool_run "$SESSION/tool" bpftrace -p "$VICTIM" -e \
 		"uprobe:$p:push_rbp { @e = count(); } uprobe:$p:push_more { @m = count(); } uprobe:$p:push_push { @p = count(); }

@@ -17,7 +17,7 @@ load real
 
 @test "fork: children are born while their parent's places come and go" {
 	local name
-	for name in fork low-fork; do
+	for name in fork $(carries_not_pie && echo low-fork); do
 		victim "$name" 500 2
 		watched userspace bsscount "$B/tests/victims/$name:work"
 		victim_go
@@ -63,7 +63,7 @@ stands_still() { ! grep -L '^State:.T' /proc/"$1"/task/*/status | grep -q .; }
 
 @test "fork: children of which bpftimed does not know, because it stands still" {
 	local name tool served
-	for name in fork low-fork; do
+	for name in fork $(carries_not_pie && echo low-fork); do
 		for tool in bpftrace uretprobe; do
 			victim "$name" 20
 			watched userspace "$tool" "$B/tests/victims/$name:work"
@@ -83,7 +83,7 @@ stands_still() { ! grep -L '^State:.T' /proc/"$1"/task/*/status | grep -q .; }
 
 @test "fork: children of the whole host's targets while their parents' places come and go" {
 	local name tool
-	for name in fork low-fork; do
+	for name in fork $(carries_not_pie && echo low-fork); do
 		for tool in bpftrace uretprobe; do
 			victim "$name" 1500
 			watched userspace "$tool" "$B/tests/victims/$name:work"
@@ -317,6 +317,7 @@ calls_of() {
 # Not PIE: jumps of other forms, one of them with two instructions (agent/form.c).
 
 @test "not PIE: fork, vfork, signals, seccomp" {
+	need_not_pie
 	counts bsscount low-fork 60
 	counts bsscount low-vfork 30
 	counts bsscount low-signal 300
@@ -326,6 +327,7 @@ calls_of() {
 
 @test "not PIE: there and back many times while other tools come and go, 1 and 8 threads" {
 	local dir i threads name first
+	need_not_pie
 	WORKLOAD=$B/tests/victims/low-workload
 	for threads in 1 8; do
 		for name in count_tid count_tid_endbr count_tid_sub; do
@@ -354,6 +356,7 @@ calls_of() {
 
 @test "not PIE: a tool that ends leaves the target's code as the file has it, also while the target is stopped" {
 	local dir at
+	need_not_pie
 	WORKLOAD=$B/tests/victims/low-workload
 	for signal in CONT STOP; do
 		dir=$SESSION/$signal

@@ -66,7 +66,7 @@ for p in t["probes"]:
     assert p["hits"] == 20000, p
     assert p["targets"] == [target], p' "$TOOL_PID" "$WORKLOAD_PID" "$B/examples/workload"
 	run -0 "$B/bpftime" status --json
-	[ "$(json 'set(j) >= {"hook", "kernel", "lockdown", "probes_kernel", "probes_userspace", "targets", "tools", "version"}')" = True ]
+	[ "$(json 'set(j) >= {"hook", "holds", "kernel", "lockdown", "probes_kernel", "probes_userspace", "targets", "tools", "version"}')" = True ]
 	[ "$(json '(j["tools"], j["probes_userspace"], j["probes_kernel"], j["targets"])')" = "(1, 2, 0, 1)" ]
 	run -0 "$B/bpftime" explain "$TOOL_PID" --json
 	[ "$(json '(j["since"] is not None, [p["refused"] for p in j["probes"]])')" = "(True, [[], []])" ]

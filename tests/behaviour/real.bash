@@ -174,6 +174,11 @@ called() {
 # explains REGEX: of TOOL_PID's probes.
 explains() { "$B/bpftime" explain "$TOOL_PID" | grep -q "$1"; }
 
+# Are programs that are not PIE carried? Before Linux 6.6 they hardly are.
+carries_not_pie() { "$B/bpftime" status --json | grep -q '"holds": *"links"'; }
+
+need_not_pie() { carries_not_pie || skip "on this kernel programs that are not PIE stay in the kernel"; }
+
 # watched STATE TOOL PROBE: sets TOOL_PID; the tool is in the state.
 watched() {
 	case $2 in
