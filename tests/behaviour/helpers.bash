@@ -28,6 +28,11 @@ need() {
 	done
 }
 
+# Are programs that are not PIE carried? Before Linux 6.6 they hardly are.
+carries_not_pie() { "$B/bpftime" status --json | grep -q '"holds": *"links"'; }
+
+need_not_pie() { carries_not_pie || skip "on this kernel programs that are not PIE stay in the kernel"; }
+
 # fake_start [OPTION...]: a daemon whose engine touches nothing and shows the tools that fake_tools wrote.
 fake_start() {
 	export FAKE_TOOLS=$SESSION/tools.json

@@ -71,14 +71,13 @@ counted_by_pid() {
 }
 
 @test "a function that the daemon calls itself, in the middle of a switch, too: it is no target" {
-	local libc i own
+	local i own
 	export BPFTIME_POLICY_DIR=$SESSION/policy.d
-	libc=$(ldconfig -p | awk '/libc.so.6 / && /x86-64/ { print $NF; exit }')
 	policy only.json '{"version": 1, "targets": [{"comm": "workload", "action": "offload"}, {"comm": "bpftimed", "action": "offload"},
 		{"comm": "bpftimed-*", "action": "offload"}], "default": "kernel", "tools": [{"comm": "bpftrace", "action": "offload"}]}'
 	daemon_start
 	workload_at a 2 1000
-	tool_run "$SESSION/tool" bpftrace -e "uprobe:$libc:readdir64 { @ = count(); }"
+	tool_run "$SESSION/tool" bpftrace -e "uprobe:$(libc):readdir64 { @ = count(); }"
 	wait_until 15 is_shared
 	for ((i = 0; i < 5; i++)); do
 		timeout 20 "$B/bpftime" handback "$TOOL_PID"
@@ -91,6 +90,28 @@ counted_by_pid() {
 	done
 	exact_tool_end "$TOOL_PID"
 	grep -qE '^@: [1-9][0-9]*$' "$SESSION/tool"
+}
+
+# That of libbpf-tools finds c:malloc for a process only.
+@test "funclatency of malloc() in the C library, in every process" {
+	local i
+	daemon_start
+	tool_run "$SESSION/tool" stdbuf -oL /usr/sbin/funclatency "$(libc):malloc"
+	wait_until 15 is_shared
+	for i in 1 2 3; do
+		python3 -c '
+import ctypes, time
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+for i in range(100):
+    for k in range(1000): libc.free(libc.malloc(600))
+    time.sleep(0.005)' 3>&-
+	done
+	explains "runs in userspace"
+	offloaded "$TOOL_PID"
+	exact_tool_end "$TOOL_PID"
+	(($(answer_of funclatency "$SESSION/tool" | cut -d " " -f 2) >= 3 * 100000))
 }
 
 @test "500 processes one after another, 64 at once" {

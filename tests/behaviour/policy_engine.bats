@@ -84,15 +84,14 @@ runs_in() {
 }
 
 @test "a tool in which its own probe fires is stopped for it only when policy allows it" {
-	local dir=$SESSION/x libc
+	local dir=$SESSION/x
 	export BPFTIME_POLICY_DIR=$SESSION/policy.d
-	libc=$(sed -nE 's|.* (/.*/libc\.so\.6)$|\1|p' /proc/self/maps | head -n 1)
 	policy 10.json '{"version": 1, "default": "kernel", "tools": [{"comm": "bpftrace", "action": "offload"}],
 		"targets": [{"comm": "workload", "action": "offload"}, {"comm": "bpftrace", "action": "offload"}]}'
 	policy 20.json '{"version": 1, "settings": {"stop_tools": false}}'
 	daemon_start
 	exact_workload "$dir" work 2 1000
-	tool_run "$dir/tool" bpftrace -e "uprobe:$libc:getppid { @[pid] = count(); }"
+	tool_run "$dir/tool" bpftrace -e "uprobe:$(libc):getppid { @[pid] = count(); }"
 	offloaded "$TOOL_PID"
 	runs_in False "policy lets no tool be stopped, and process $TOOL_PID .bpftrace. is one .*/20.json:1"
 	rm "$BPFTIME_POLICY_DIR/20.json"

@@ -174,10 +174,8 @@ called() {
 # explains REGEX: of TOOL_PID's probes.
 explains() { "$B/bpftime" explain "$TOOL_PID" | grep -q "$1"; }
 
-# Are programs that are not PIE carried? Before Linux 6.6 they hardly are.
-carries_not_pie() { "$B/bpftime" status --json | grep -q '"holds": *"links"'; }
-
-need_not_pie() { carries_not_pie || skip "on this kernel programs that are not PIE stay in the kernel"; }
+# The C library's file.
+libc() { ldconfig -p | awk '/libc\.so\.6 .*x86-64/ { print $NF; exit }'; }
 
 # watched STATE TOOL PROBE: sets TOOL_PID; the tool is in the state.
 watched() {

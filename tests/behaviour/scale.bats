@@ -39,8 +39,6 @@ tool_ends() {
 	same calls "$(victim_calls)" "$(counted "$SESSION/tool")"
 }
 
-libc() { ldconfig -p | awk '/libc\.so\.6 .*x86-64/ { print $NF; exit }'; }
-
 # A script at which the kernel's verifier is long: 24 programs, no two alike, each with four maps.
 large_script() {
 	local i f
