@@ -125,14 +125,15 @@ drained() {
 	exact_start "$dir" "$1" 8 "$2" --rate 30000
 	offloaded "$TOOL_PID"
 	map=$(map_of "$TOOL_PID" AT_)
-	exact_go "$dir"
 	"$BATS_TEST_DIRNAME/drain" "$map" "$(possible_cpus)" "$3" >"$SESSION/taken" 3>&- &
 	drain=$!
 	exact_pids+=("$drain")
+	wait_for "$SESSION/taken" ready 10
+	exact_go "$dir"
 	exact_called "$dir"
 	offloaded "$TOOL_PID"
 	end_process "$drain"
-	taken=$(<"$SESSION/taken")
+	taken=$(tail -n 1 "$SESSION/taken")
 	left=$(sum_of "$map")
 	[ "$taken" -gt 0 ]
 	same "taken and left" $((taken + left)) $(($(awk '/^calls/ { print $2 }' "$dir/workload") + 1))

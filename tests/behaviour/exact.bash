@@ -37,7 +37,8 @@ tool_command() { # NAME [PID]: without, every process is probed
 	count) exec bpftrace "${limit[@]}" -e "$probe { @ = count(); }" ;;
 	count_tid*) exec bpftrace "${limit[@]}" -e "$probe { @[tid] = count(); }" ;;
 	hist) exec bpftrace "${limit[@]}" -e "$probe { @ = hist(arg1); }" ;;
-	changing) BPFTRACE_MAP_KEYS_MAX=512 exec bpftrace "${limit[@]}" -e "$probe { @[nsecs / 3000000] = count(); }" ;;
+	# A slow machine drains the map slowly: it must not be full.
+	changing) BPFTRACE_MAP_KEYS_MAX=512 exec bpftrace "${limit[@]}" -e "$probe { @[nsecs / $((200000 * ${BPFTIMED_PATIENCE:-15}))] = count(); }" ;;
 	sum) exec bpftrace "${limit[@]}" -e "$probe { @[comm, arg0] = sum(arg2); }" ;;
 	filter) exec bpftrace "${limit[@]}" -e "$probe /arg0 == 3/ { @ = count(); }" ;;
 	choice) exec bpftrace "${limit[@]}" -e "$probe { if (arg0 == 3) { @n++; } else { @rest += 2; } }" ;;
