@@ -2,11 +2,13 @@
 /*
  * crowd.c: a process that looks how long its threads stand still: each calls crowd_work() with one key after another
  * and sleeps five milliseconds in between, and keeps how much longer than that a round took at most. Prints its pid;
- * each line on stdin is answered with the longest of every thread since the last one, in microseconds.
+ * each line on stdin is answered with the longest of every thread since the last one, in microseconds. CALLERS: only so
+ * many of the threads call.
  *
- *   crowd THREADS KEYS
+ *   crowd THREADS KEYS [CALLERS]
  */
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +24,7 @@ struct looker {
 	pthread_t thread;
 	uint64_t longest; /* ns */
 	unsigned long key;
+	bool calls;
 };
 
 __attribute__((noinline, noclone)) void crowd_work(unsigned long key);
@@ -47,7 +50,8 @@ static void *look(void *arg)
 	uint64_t last = now_ns(), now, took;
 
 	for (;;) {
-		crowd_work(l->key++ % n_keys);
+		if (l->calls)
+			crowd_work(l->key++ % n_keys);
 		nanosleep(&pause, NULL);
 		now = now_ns();
 		took = now - last > ROUND_NS ? now - last - ROUND_NS : 0;
@@ -60,13 +64,13 @@ static void *look(void *arg)
 
 int main(int argc, char **argv)
 {
-	size_t n = argc == 3 ? strtoul(argv[1], NULL, 0) : 0;
+	size_t n = argc > 2 ? strtoul(argv[1], NULL, 0) : 0, n_callers = argc > 3 ? strtoul(argv[3], NULL, 0) : n;
 	struct looker *l = calloc(n + 1, sizeof(*l));
 	char line[16];
 
-	n_keys = argc == 3 ? strtoul(argv[2], NULL, 0) : 0;
+	n_keys = argc > 2 ? strtoul(argv[2], NULL, 0) : 0;
 	if (!n || !n_keys || !l) {
-		fprintf(stderr, "usage: crowd THREADS KEYS\n");
+		fprintf(stderr, "usage: crowd THREADS KEYS [CALLERS]\n");
 		return 2;
 	}
 	printf("%d\n", getpid());
@@ -78,6 +82,7 @@ int main(int argc, char **argv)
 		crowd_work(k);
 	for (size_t i = 0; i < n; i++) {
 		l[i].key = i * n_keys / n;
+		l[i].calls = i < n_callers;
 		if (pthread_create(&l[i].thread, NULL, look, &l[i]))
 			return 1;
 	}
