@@ -3,11 +3,14 @@
  * status.h: the data that `bpftime status`, `ps` and `explain` show, and its form as JSON. The engine fills the structs
  * when asked; the JSON is what goes over the control socket and what --json prints.
  *
- * status  {"version", "hook", "switch", "holds", "kernel", "lockdown", "tools", "probes_userspace", "probes_kernel",
- *"targets"} ps	   [{"pid", "comm", "state", "probes": [{"kind", "path", "offset", "symbol", "program", "state",
- *"reason", "hits", "targets": [pid, ...]}]}] explain one element of ps, with "since" (seconds, or null) in the tool and
- *in each probe, and in each probe "refused":
- *	   [{"pid", "reason"}]: the processes into which it does not go.
+ * status: {"version", "hook", "switch", "holds", "kernel", "lockdown", "tools", "probes_userspace", "probes_kernel",
+ * "targets"}
+ *
+ * ps: [{"pid", "comm", "state", "probes": [{"kind", "path", "offset", "symbol", "program", "state", "reason", "hits",
+ * "targets": [pid, ...]}]}]
+ *
+ * explain: one element of ps, with "since" (seconds, or null) in the tool and in each probe, and in each probe
+ * "refused": [{"pid", "reason"}]: the processes into which it does not go.
  */
 #ifndef BPFTIME_STATUS_H
 #define BPFTIME_STATUS_H

@@ -18,24 +18,12 @@ load real
 @test "fork: children are born while their parent's places come and go" {
 	local name
 	for name in fork $(carries_not_pie && echo low-fork); do
-		victim "$name" 500 2
-		watched userspace bsscount "$B/tests/victims/$name:work"
-		victim_go
-		back_and_forth
-		victim_end
-		exact_tool_end "$TOOL_PID"
-		same "$name" "$(counted "$SESSION/tool")" "$(victim_calls)"
+		counts_back_and_forth "$name" 500 2
 	done
 }
 
 @test "fork: what children that end at once leave behind lives while their grandparent's places come and go" {
-	victim orphans 400 300
-	watched userspace bsscount "$B/tests/victims/orphans:work"
-	victim_go
-	back_and_forth
-	victim_end
-	exact_tool_end "$TOOL_PID"
-	same calls "$(counted "$SESSION/tool")" "$(victim_calls)"
+	counts_back_and_forth orphans 400 300
 }
 
 @test "fork: a tool that counts the whole host counts children too" {

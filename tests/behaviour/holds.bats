@@ -17,13 +17,7 @@ setup_file() {
 }
 
 @test "children are born while their parent's places come and go" {
-	victim fork 500 2
-	watched userspace bsscount "$B/tests/victims/fork:work"
-	victim_go
-	back_and_forth
-	victim_end
-	exact_tool_end "$TOOL_PID"
-	same calls "$(counted "$SESSION/tool")" "$(victim_calls)"
+	counts_back_and_forth fork 500 2
 }
 
 @test "where the function's own bytes lead nowhere the kernel keeps the probe, and says why" {

@@ -212,3 +212,14 @@ back_and_forth() {
 		"$B/bpftime" takeover "$TOOL_PID" >/dev/null || true
 	done
 }
+
+# counts_back_and_forth VICTIM [ARGUMENT...]: bsscount's answer is what the victim called while its places came and went.
+counts_back_and_forth() {
+	victim "$@"
+	watched userspace bsscount "$B/tests/victims/$1:work"
+	victim_go
+	back_and_forth
+	victim_end
+	exact_tool_end "$TOOL_PID"
+	same "$1" "$(counted "$SESSION/tool")" "$(victim_calls)"
+}
