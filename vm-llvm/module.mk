@@ -1,5 +1,5 @@
 # vm-llvm: bytecode to native. libvm.a has no LLVM in it; bpftimed-jit is the process that does.
-VM_LIB_OBJS := $(patsubst %,$(B)/vm-llvm/%.o,insn validate code interp flow fold symbolic additive worker)
+VM_LIB_OBJS := $(patsubst %,$(B)/vm-llvm/%.o,insn validate code interp flow fold symbolic additive worker disasm)
 VM_JIT_OBJS := $(patsubst %,$(B)/vm-llvm/%.o,jit lift object)
 VM_LLVM_LIBS = $(shell $(LLVM_CONFIG) --ldflags --libs)
 
@@ -16,7 +16,7 @@ $(B)/bpftimed-jit: $(VM_JIT_OBJS) $(B)/vm-llvm/jit_main.o $(B)/vm-llvm/worker_ma
 
 # ---- unit tests ----
 
-VM_UNIT := $(patsubst %,$(B)/tests/unit/%,test_vm_interp test_vm_jit test_vm_additive test_vm_worker)
+VM_UNIT := $(patsubst %,$(B)/tests/unit/%,test_vm_interp test_vm_jit test_vm_additive test_vm_worker test_vm_disasm)
 UNIT += $(VM_UNIT)
 
 $(B)/tests/unit/test_vm_jit: $(VM_JIT_OBJS)
