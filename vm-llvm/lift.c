@@ -590,7 +590,7 @@ int vm_lift(LLVMModuleRef mod, const struct bpf_insn *insns, size_t n_insns, boo
 	    size_t err_size)
 {
 	struct lift l = {.mod = mod, .insns = insns, .n = n_insns, .err = err, .err_size = err_size};
-	int r = vm_layout__init(&l.layout, insns, n_insns, err, err_size);
+	int r = vm_layout__init(&l.layout, insns, n_insns, 0, err, err_size);
 
 	if (r)
 		return r;

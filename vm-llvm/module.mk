@@ -1,5 +1,5 @@
 # vm-llvm: bytecode to native. libvm.a has no LLVM in it; bpftimed-jit is the process that does.
-VM_LIB_OBJS := $(patsubst %,$(B)/vm-llvm/%.o,insn validate code interp flow fold symbolic additive worker)
+VM_LIB_OBJS := $(patsubst %,$(B)/vm-llvm/%.o,insn validate resolve code interp flow fold symbolic additive worker)
 VM_JIT_OBJS := $(patsubst %,$(B)/vm-llvm/%.o,jit lift object)
 VM_LLVM_LIBS = $(shell $(LLVM_CONFIG) --ldflags --libs)
 
