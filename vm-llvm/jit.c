@@ -47,6 +47,8 @@ struct jit {
 	LLVMModuleRef mod;
 	LLVMTargetMachineRef tm;
 	LLVMMemoryBufferRef object;
+	const struct vm_compile_opts *opts;
+	char *cpu, *features; /* LLVM's, when the code is for this CPU only */
 	struct frame *frames;
 	size_t n_frames;
 	char diagnostic[256]; /* the first error that LLVM reported */
@@ -145,24 +147,44 @@ static void add_enum(struct jit *j, LLVMValueRef fn, const char *name)
 	LLVMAddAttributeAtIndex(fn, LLVMAttributeFunctionIndex, LLVMCreateEnumAttribute(j->ctx, enum_kind(name), 0));
 }
 
+/* Code that runs in the middle of foreign functions, on their stacks. */
+static void set_foreign(struct jit *j, LLVMValueRef fn)
+{
+	add_string(j, fn, "target-cpu", "x86-64");
+	add_string(j, fn, "target-features", FEATURES);
+	add_string(j, fn, "tune-cpu", "generic");
+	add_string(j, fn, "no-jump-tables", "true");
+	add_string(j, fn, "frame-pointer", "all");
+	add_enum(j, fn, "noredzone");
+	add_enum(j, fn, "noimplicitfloat");
+}
+
+/* Code that is called as any function is. */
+static void set_native(struct jit *j, LLVMValueRef fn)
+{
+	add_string(j, fn, "target-cpu", j->cpu);
+	add_string(j, fn, "target-features", j->features);
+	add_string(j, fn, "tune-cpu", j->cpu);
+	add_string(j, fn, "frame-pointer", "none");
+}
+
 /* The same rules for every function, else LLVM would not inline one into another. */
 static void set_attributes(struct jit *j, LLVMValueRef fn)
 {
-	static const char *const strings[][2] = {
-		{"target-cpu", "x86-64"},   {"target-features", FEATURES}, {"tune-cpu", "generic"},
-		{"no-jump-tables", "true"}, {"no-builtins", ""},	   {"frame-pointer", "all"},
-		{STACK_ATTRIBUTE, "0"},
-	};
-	static const char *const enums[] = {"noredzone", "noimplicitfloat", "nounwind"};
 	static const char *const unwanted[] = {"uwtable", "ssp",     "sspstrong", "sspreq",
 					       "optnone", "optsize", "minsize"};
 
 	for (size_t i = 0; i < sizeof(unwanted) / sizeof(unwanted[0]); i++)
 		LLVMRemoveEnumAttributeAtIndex(fn, LLVMAttributeFunctionIndex, enum_kind(unwanted[i]));
-	for (size_t i = 0; i < sizeof(strings) / sizeof(strings[0]); i++)
-		add_string(j, fn, strings[i][0], strings[i][1]);
-	for (size_t i = 0; i < sizeof(enums) / sizeof(enums[0]); i++)
-		add_enum(j, fn, enums[i]);
+	if (j->opts->native)
+		set_native(j, fn);
+	else
+		set_foreign(j, fn);
+	add_string(j, fn, "no-builtins", "");
+	add_string(j, fn, STACK_ATTRIBUTE, "0");
+	add_enum(j, fn, "nounwind");
+	if (j->opts->env_calls) /* no verifier has seen that no pointer is NULL */
+		add_enum(j, fn, "null_pointer_is_valid");
 }
 
 static bool is_intrinsic(LLVMValueRef fn)
@@ -258,9 +280,9 @@ static int optimise(struct jit *j)
 	char *text;
 	int r = 0;
 
-	LLVMPassBuilderOptionsSetLoopVectorization(o, false);
-	LLVMPassBuilderOptionsSetSLPVectorization(o, false);
-	LLVMPassBuilderOptionsSetLoopInterleaving(o, false);
+	LLVMPassBuilderOptionsSetLoopVectorization(o, j->opts->native);
+	LLVMPassBuilderOptionsSetSLPVectorization(o, j->opts->native);
+	LLVMPassBuilderOptionsSetLoopInterleaving(o, j->opts->native);
 	e = LLVMRunPasses(j->mod, "globaldce,default<O2>,globaldce", j->tm, o);
 	LLVMDisposePassBuilderOptions(o);
 	if (e) {
@@ -391,7 +413,7 @@ static int build(struct jit *j, const struct bpf_insn *insns, size_t n_insns, co
 	for (size_t i = 0; !r && i < o->n_blobs; i++)
 		define_blob(j, &o->blobs[i]);
 	if (!r)
-		r = vm_lift(j->mod, insns, n_insns, o->atomic_rmw, j->err, j->err_size);
+		r = vm_lift(j->mod, insns, n_insns, o, j->err, j->err_size);
 	if (r)
 		return r;
 	if (LLVMVerifyModule(j->mod, LLVMReturnStatusAction, &text))
@@ -408,12 +430,37 @@ static int build(struct jit *j, const struct bpf_insn *insns, size_t n_insns, co
 	return r ? r : emit(j, out);
 }
 
+static void target_machine(struct jit *j)
+{
+	if (j->opts->native) {
+		j->cpu = LLVMGetHostCPUName();
+		j->features = LLVMGetHostCPUFeatures();
+	}
+	j->tm = LLVMCreateTargetMachine(llvm_target, TRIPLE, j->cpu ? j->cpu : "x86-64",
+					j->features ? j->features : FEATURES, LLVMCodeGenLevelDefault, LLVMRelocPIC,
+					LLVMCodeModelSmall);
+}
+
+static void dispose(struct jit *j)
+{
+	if (j->object)
+		LLVMDisposeMemoryBuffer(j->object);
+	if (j->mod)
+		LLVMDisposeModule(j->mod);
+	LLVMDisposeTargetMachine(j->tm);
+	LLVMContextDispose(j->ctx);
+	LLVMDisposeMessage(j->cpu);
+	LLVMDisposeMessage(j->features);
+	free(j->frames);
+}
+
 int vm_compile(const struct bpf_insn *insns, size_t n_insns, const struct vm_compile_opts *opts, struct vm_code *out,
 	       char *err, size_t err_size)
 {
 	static const struct vm_compile_opts none = {.sz = sizeof(none)};
-	struct jit j = {.err = err, .err_size = err_size};
-	int r = vm_validate(insns, n_insns, err, err_size);
+	struct jit j = {.opts = opts ? opts : &none, .err = err, .err_size = err_size};
+	uint32_t features = j.opts->env_calls ? j.opts->features & VM_FEATURES_RUN : 0;
+	int r = vm_validate_features(insns, n_insns, features, err, err_size);
 
 	memset(out, 0, sizeof(*out));
 	if (r)
@@ -423,16 +470,9 @@ int vm_compile(const struct bpf_insn *insns, size_t n_insns, const struct vm_com
 		return vm_fail(err, err_size, -ENOSYS, "this LLVM cannot generate x86-64 code");
 	j.ctx = LLVMContextCreate();
 	LLVMContextSetDiagnosticHandler(j.ctx, on_diagnostic, &j);
-	j.tm = LLVMCreateTargetMachine(llvm_target, TRIPLE, "x86-64", FEATURES, LLVMCodeGenLevelDefault, LLVMRelocPIC,
-				       LLVMCodeModelSmall);
-	r = build(&j, insns, n_insns, opts ? opts : &none, out);
-	if (j.object)
-		LLVMDisposeMemoryBuffer(j.object);
-	if (j.mod)
-		LLVMDisposeModule(j.mod);
-	LLVMDisposeTargetMachine(j.tm);
-	LLVMContextDispose(j.ctx);
-	free(j.frames);
+	target_machine(&j);
+	r = build(&j, insns, n_insns, j.opts, out);
+	dispose(&j);
 	if (r)
 		vm_code__clear(out);
 	return r;

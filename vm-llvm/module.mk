@@ -1,6 +1,7 @@
 # vm-llvm: bytecode to native. libvm.a has no LLVM in it; bpftimed-jit is the process that does.
-VM_LIB_OBJS := $(patsubst %,$(B)/vm-llvm/%.o,insn validate code interp flow fold symbolic additive worker disasm elf btf_maps)
-VM_JIT_OBJS := $(patsubst %,$(B)/vm-llvm/%.o,jit lift object)
+VM_LIB_OBJS := $(patsubst %,$(B)/vm-llvm/%.o,insn validate resolve code interp flow fold symbolic additive worker)
+VM_JIT_OBJS := $(patsubst %,$(B)/vm-llvm/%.o,jit lift lift_call object)
+VM_LIB_OBJS += $(patsubst %,$(B)/vm-llvm/%.o,disasm elf btf_maps)
 VM_LLVM_LIBS = $(shell $(LLVM_CONFIG) --ldflags --libs)
 
 PROGRAMS += $(B)/bpftimed-jit

@@ -33,7 +33,7 @@
 struct engine {
 	const char *name;
 	uint64_t (*call)(struct engine *e, uint32_t runs); /* the last result; runs it that often */
-	uint64_t (*code)(void *ctx, void *env);
+	uint64_t (*code)(uint64_t r1, uint64_t r2, struct vm_env *env);
 	const struct bpf_insn *insns; /* with the address of the data */
 	size_t n_insns;
 	int fd;
@@ -57,20 +57,22 @@ static double now(void)
 
 static uint64_t call_code(struct engine *e, uint32_t runs)
 {
+	struct vm_env env = {0};
 	uint64_t r = 0;
 
 	while (runs--)
-		r = e->code(NULL, NULL);
+		r = e->code(0, 0, &env);
 	return r;
 }
 
 static uint64_t call_interp(struct engine *e, uint32_t runs)
 {
+	static const struct vm_interp_opts o = {.sz = sizeof(o), .trusted = 1};
 	char err[ERR_SIZE];
 	uint64_t r = 0;
 
 	while (runs--)
-		if (vm_interpret(e->insns, e->n_insns, NULL, NULL, &r, err, sizeof(err)))
+		if (vm_interpret(e->insns, e->n_insns, NULL, &o, &r, err, sizeof(err)))
 			die("interpreter", err);
 	return r;
 }
@@ -120,7 +122,7 @@ static void *map_code(const struct vm_code *code)
 
 static void compile(struct engine *e, const struct bpf_insn *insns, size_t n)
 {
-	struct vm_compile_opts o = {.sz = sizeof(o)};
+	struct vm_compile_opts o = {.sz = sizeof(o), .env_calls = 1, .verified = 1, .native = 1};
 	struct vm_code code;
 	char err[ERR_SIZE];
 
@@ -305,7 +307,7 @@ static void compile_times(const char *path)
 	static const size_t sizes[] = {100, 1000, 10000};
 	struct vm_worker *w = vm_worker__new(path, NULL);
 	struct bpf_insn *in = malloc(10000 * sizeof(*in));
-	struct vm_compile_opts o = {.sz = sizeof(o)};
+	struct vm_compile_opts o = {.sz = sizeof(o), .env_calls = 1, .verified = 1, .native = 1};
 	char err[ERR_SIZE];
 	double took[9];
 
