@@ -8,6 +8,7 @@
  * pools or calls that the compiler invents, because the result runs in the middle of foreign functions, on their
  * stacks.
  */
+#include "flat.h"
 #include "lift.h"
 #include "object.h"
 #include "vm.h"
@@ -425,6 +426,7 @@ static int build(struct jit *j, const struct bpf_insn *insns, size_t n_insns, co
 	r = optimise(j);
 	if (r)
 		return r;
+	vm_flat__lower(j->mod);
 	define_mem_functions(j);
 	r = check_closed(j);
 	return r ? r : emit(j, out);

@@ -9,6 +9,7 @@
  * alignment 1 and without aliasing rules.
  */
 #include "lift_internal.h"
+#include "flat.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -58,12 +59,14 @@ static LLVMValueRef trunc_to(struct lift *l, LLVMValueRef v, unsigned int bytes)
 static LLVMValueRef address(struct lift *l, size_t pc, unsigned int reg, int off, unsigned int bytes)
 {
 	int at = l->facts[pc].stack[reg];
+	LLVMValueRef number;
 
 	if (at != VM_FACT_NONE && at + off >= -l->frame && at + off + (int)bytes <= 0)
 		return frame_ptr(l, at + off);
-	return LLVMBuildIntToPtr(
-		l->b, LLVMBuildAdd(l->b, vm_lift_get(l, pc, reg), vm_lift_c64(l, (uint64_t)(int64_t)off), ""), l->ptr,
-		"");
+	number = LLVMBuildAdd(l->b, vm_lift_get(l, pc, reg), vm_lift_c64(l, (uint64_t)(int64_t)off), "");
+	if (l->base)
+		return LLVMBuildGEP2(l->b, l->i8, l->base, &number, 1, "");
+	return LLVMBuildIntToPtr(l->b, number, l->ptr, "");
 }
 
 /* ---- arithmetic ---- */
@@ -445,6 +448,7 @@ static void prologue(struct lift *l, size_t sub)
 		l->reg[i] = LLVMBuildAlloca(l->b, l->i64, "");
 	l->stack = LLVMBuildAlloca(l->b, frame, "stack");
 	LLVMSetAlignment(l->stack, 8);
+	l->base = l->opts->native ? vm_flat__base(l->mod, l->b) : NULL;
 	if (l->opts->env_calls && !l->opts->verified)
 		LLVMBuildMemSet(l->b, l->stack, LLVMConstInt(l->i8, 0, false), vm_lift_c64(l, VM_STACK_SIZE), 8);
 	/* What the program has not written is never read: the verifier saw to it. Zero keeps LLVM from seeing undef. */

@@ -28,7 +28,7 @@ struct lift {
 	 */
 	bool may_fault;
 	/* of the function being made; user: first argument of helpers */
-	LLVMValueRef fn, env, user, depth, reg[11], stack;
+	LLVMValueRef fn, env, user, depth, reg[11], stack, base;
 	int frame; /* bytes of stack that it uses */
 	char *err;
 	size_t err_size;
