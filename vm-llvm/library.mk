@@ -35,3 +35,12 @@ VM_LINK = $(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) -L$(B) -lbpftime-vm 
 $(B)/bpftime-vm-plugin: $(B)/vm-llvm/plugin_main.o $(B)/$(VM_SO_FILE)
 	$(call say,LD)
 	$(Q)$(VM_LINK)
+
+# ---- unit tests ----
+
+VM_LIBRARY_UNIT := $(patsubst %,$(B)/tests/unit/%,test_vm_conformance)
+UNIT += $(VM_LIBRARY_UNIT)
+
+# The library as others link it, with what is hidden in it out of reach.
+$(VM_LIBRARY_UNIT): $(B)/libbpftime-vm.a
+$(VM_LIBRARY_UNIT): LIBS = $(VM_LLVM_LIBS) -lpthread
