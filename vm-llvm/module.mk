@@ -16,6 +16,8 @@ $(B)/bpftimed-jit: $(VM_JIT_OBJS) $(B)/vm-llvm/jit_main.o $(B)/vm-llvm/worker_ma
 	$(call say,LD)
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o %.a,$^) $(VM_LLVM_LIBS)
 
+include vm-llvm/library.mk
+
 # ---- unit tests ----
 
 VM_UNIT := $(patsubst %,$(B)/tests/unit/%,test_vm_interp test_vm_jit test_vm_additive test_vm_worker test_vm_disasm)

@@ -51,6 +51,7 @@ struct vm_env {
 	int64_t (*packet)(void *user, uint64_t ctx, uint32_t offset, uint32_t size);
 	uint32_t tail_calls; /* done so far; zero it before the call */
 	uint32_t fault;	     /* 1 + the instruction at which the program was ended, 0: none; zero it before the call */
+	const void *owner;   /* the caller's, not looked at */
 };
 
 /* A constant that is baked into the code: defines the global `name` of the linked bitcode. */
@@ -105,6 +106,13 @@ struct vm_code {
 int vm_compile(const struct bpf_insn *insns, size_t n_insns, const struct vm_compile_opts *opts, struct vm_code *out,
 	       char *err, size_t err_size);
 void vm_code__clear(struct vm_code *code);
+
+/*
+ * Maps code for execution, written first and executable only afterwards: no page is ever both. *mem is to be given to
+ * vm_code__unmap() when no thread is in the code. Returns the entry's address, or NULL with errno set.
+ */
+void *vm_code__map(const struct vm_code *code, void **mem);
+void vm_code__unmap(const struct vm_code *code, void *mem);
 
 /* Checks form only (jumps, registers, opcodes, lddw pairs, exit). 0 or -EINVAL with err as above. */
 int vm_validate(const struct bpf_insn *insns, size_t n_insns, char *err, size_t err_size);

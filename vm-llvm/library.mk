@@ -1,0 +1,46 @@
+# libbpftime-vm: what is in bpftime-vm.h, for others. Shared and static, with LLVM; nothing else of this tree is in it.
+VM_SO	   := libbpftime-vm.so
+VM_SONAME  := $(VM_SO).0
+VM_SO_FILE := $(VM_SO).$(VERSION)
+VM_PIC_OBJS := $(patsubst %,$(B)/pic/vm-llvm/%.o,insn validate resolve code interp flow worker jit lift lift_call object library)
+
+PROGRAMS += $(B)/$(VM_SO_FILE) $(B)/libbpftime-vm.a $(B)/bpftime-vm-worker $(B)/bpftime-vm-plugin
+
+$(VM_PIC_OBJS): CPPFLAGS += $(shell $(LLVM_CONFIG) --cppflags)
+$(VM_PIC_OBJS): WARN := $(filter-out -Wstrict-prototypes,$(WARN))
+
+$(B)/pic/%.o: %.c Makefile $(B)/config
+	@mkdir -p $(@D)
+	$(call say,CC)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -fPIC -fvisibility=hidden -MMD -MP -c $< -o $@
+
+$(B)/$(VM_SO_FILE): $(VM_PIC_OBJS) vm-llvm/libbpftime-vm.map
+	$(call say,LD)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -shared -Wl,-soname,$(VM_SONAME) -Wl,--version-script,vm-llvm/libbpftime-vm.map \
+		-o $@ $(filter %.o,$^) $(VM_LLVM_LIBS) -lpthread
+	$(Q)ln -sf $(VM_SO_FILE) $(B)/$(VM_SONAME) && ln -sf $(VM_SO_FILE) $(B)/$(VM_SO)
+
+# One object with the public names only.
+$(B)/libbpftime-vm.a: $(VM_PIC_OBJS)
+	$(call say,AR)
+	$(Q)ld -r -o $(B)/pic/libbpftime-vm.o $^ && objcopy --localize-hidden $(B)/pic/libbpftime-vm.o
+	$(Q)rm -f $@ && ar rcs $@ $(B)/pic/libbpftime-vm.o
+
+$(B)/bpftime-vm-worker: $(B)/bpftimed-jit
+	$(Q)cp $< $@
+
+# They find the library beside them.
+VM_LINK = $(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) -L$(B) -lbpftime-vm -Wl,-rpath,'$$ORIGIN'
+
+$(B)/bpftime-vm-plugin: $(B)/vm-llvm/plugin_main.o $(B)/$(VM_SO_FILE)
+	$(call say,LD)
+	$(Q)$(VM_LINK)
+
+# ---- unit tests ----
+
+VM_LIBRARY_UNIT := $(patsubst %,$(B)/tests/unit/%,test_vm_conformance)
+UNIT += $(VM_LIBRARY_UNIT)
+
+# The library as others link it, with what is hidden in it out of reach.
+$(VM_LIBRARY_UNIT): $(B)/libbpftime-vm.a
+$(VM_LIBRARY_UNIT): LIBS = $(VM_LLVM_LIBS) -lpthread
