@@ -301,6 +301,7 @@ static bool lift_jcc(struct lift *l, size_t pc)
 		LLVMBuildBr(l->b, l->blocks[to]);
 		return true;
 	}
+	vm_lift_switch(l, pc);
 	fall = LLVMAppendBasicBlockInContext(l->ctx, l->fn, "");
 	a = trunc_to(l, vm_lift_get(l, pc, in->dst_reg), bytes);
 	b = BPF_SRC(in->code) == BPF_X ? trunc_to(l, vm_lift_get(l, pc, in->src_reg), bytes) : int_const(a, in->imm);
@@ -472,6 +473,13 @@ static void prologue(struct lift *l, size_t sub)
 		l->depth = sub == 0 ? LLVMConstInt(l->i32, 0, false) : LLVMGetParam(l->fn, 6);
 }
 
+/* What is no leader, but where a switch that was found in comparisons may go. */
+static bool follows_jcc(const struct lift *l, size_t pc)
+{
+	return l->opts->native && l->facts[pc - 1].reached &&
+	       vm_insn__kind(l->insns + pc - 1, &(const char *){0}) == VM_JCC;
+}
+
 static int lift_sub(struct lift *l, size_t sub)
 {
 	size_t lo = l->layout.start[sub], hi = l->layout.start[sub + 1];
@@ -482,7 +490,7 @@ static int lift_sub(struct lift *l, size_t sub)
 	l->frame = frame_size(l, lo, hi);
 	prologue(l, sub);
 	for (size_t pc = lo; pc < hi; pc++)
-		if (l->facts[pc].leader && l->facts[pc].reached)
+		if (l->facts[pc].reached && (l->facts[pc].leader || (pc > lo && follows_jcc(l, pc))))
 			l->blocks[pc] = LLVMAppendBasicBlockInContext(l->ctx, l->fn, "");
 	LLVMBuildBr(l->b, l->blocks[lo]);
 	ended = true;
@@ -577,12 +585,14 @@ int vm_lift(LLVMModuleRef mod, const struct bpf_insn *insns, size_t n_insns, con
 	l.skip = calloc(n_insns, sizeof(*l.skip));
 	l.rmw = calloc(n_insns, sizeof(*l.rmw));
 	l.subs = calloc(l.layout.n, sizeof(*l.subs));
+	l.in_tree = calloc(n_insns, sizeof(*l.in_tree));
 	l.taken = calloc(l.layout.n, sizeof(*l.taken));
-	if (l.facts && l.blocks && l.skip && l.rmw && l.subs && l.taken)
+	if (l.facts && l.blocks && l.skip && l.rmw && l.subs && l.in_tree && l.taken)
 		r = lift(&l);
 	else
 		r = vm_fail(err, err_size, -ENOMEM, "no memory for a program of %zu instructions", n_insns);
 	LLVMDisposeBuilder(l.b);
+	free(l.in_tree);
 	free(l.taken);
 	free(l.subs);
 	free(l.rmw);

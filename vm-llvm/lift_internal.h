@@ -20,7 +20,8 @@ struct lift {
 	uint8_t *skip;		   /* part of a read-add-write that is emitted at its store */
 	struct vm_rmw *rmw;	   /* at stores: the sequence that ends there */
 	LLVMValueRef *subs;
-	uint8_t *taken; /* per subprogram: its address is taken */
+	uint8_t *in_tree; /* per instruction: part of a tree that has become a switch */
+	uint8_t *taken;	  /* per subprogram: its address is taken */
 	/*
 	 * The program calls what registers hold: such a call may fail, and may nest without a bound that is known
 	 * beforehand. So each subprogram gets the number of its frame, and after each call it is looked whether the
@@ -50,6 +51,8 @@ int vm_lift_local(struct lift *l, size_t pc);
 int vm_lift_callx(struct lift *l, size_t pc);
 void vm_lift_tail(struct lift *l, size_t pc);
 void vm_lift_packet(struct lift *l, size_t pc);
+/* lift_switch.c: before a VM_JCC with a constant: if it begins a tree of them, a switch over what most of them mean. */
+void vm_lift_switch(struct lift *l, size_t pc);
 /* Refuses recursion. */
 int vm_lift_check_calls(struct lift *l);
 

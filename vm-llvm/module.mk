@@ -2,7 +2,7 @@
 VM_LIB_OBJS := $(patsubst %,$(B)/vm-llvm/%.o,insn validate resolve code interp flow fold symbolic additive worker)
 VM_JIT_OBJS := $(patsubst %,$(B)/vm-llvm/%.o,jit lift lift_call object)
 VM_LIB_OBJS += $(patsubst %,$(B)/vm-llvm/%.o,disasm elf btf_maps)
-VM_JIT_OBJS += $(B)/vm-llvm/flat.o
+VM_JIT_OBJS += $(B)/vm-llvm/flat.o $(B)/vm-llvm/lift_switch.o
 VM_LLVM_LIBS = $(shell $(LLVM_CONFIG) --ldflags --libs)
 
 PROGRAMS += $(B)/bpftimed-jit
