@@ -1,8 +1,7 @@
 # vm-llvm: bytecode to native. libvm.a has no LLVM in it; bpftimed-jit is the process that does.
 VM_LIB_OBJS := $(patsubst %,$(B)/vm-llvm/%.o,insn validate resolve code interp flow fold symbolic additive worker)
 VM_JIT_OBJS := $(patsubst %,$(B)/vm-llvm/%.o,jit lift lift_call object)
-VM_LIB_OBJS += $(patsubst %,$(B)/vm-llvm/%.o,disasm elf btf_maps)
-VM_JIT_OBJS += $(B)/vm-llvm/flat.o $(B)/vm-llvm/lift_switch.o
+include vm-llvm/tools.mk
 VM_LLVM_LIBS = $(shell $(LLVM_CONFIG) --ldflags --libs)
 
 PROGRAMS += $(B)/bpftimed-jit
@@ -20,7 +19,7 @@ include vm-llvm/library.mk
 
 # ---- unit tests ----
 
-VM_UNIT := $(patsubst %,$(B)/tests/unit/%,test_vm_interp test_vm_jit test_vm_additive test_vm_worker test_vm_disasm)
+VM_UNIT := $(patsubst %,$(B)/tests/unit/%,test_vm_interp test_vm_jit test_vm_additive test_vm_worker)
 UNIT += $(VM_UNIT)
 
 $(B)/tests/unit/test_vm_jit: $(VM_JIT_OBJS)
