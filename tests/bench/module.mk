@@ -19,10 +19,11 @@ $(B)/tests/bench/places: $(B)/tests/bench/places.o $(B)/libagent.a
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lZydis -lbpf -lelf -lz -lpthread
 
-bench: all $(B)/tests/bench/target $(B)/tests/bench/probe $(B)/tests/bench/places $(B)/tests/bench/many $(B)/tests/bench/crowd
+bench: all bench-vm-programs $(B)/tests/bench/target $(B)/tests/bench/probe $(B)/tests/bench/places $(B)/tests/bench/many $(B)/tests/bench/crowd
 	@tests/bench/run $(B)
 	@tests/bench/halves $(B)
 	@tests/bench/scale $(B)
+	@tests/bench/vm $(B)
 
 # The programs of tests/bench/vm: one source, as eBPF, by gcc and by clang.
 VM_PROGRAMS := $(patsubst tests/bench/vm_programs/%.c,%,$(wildcard tests/bench/vm_programs/*.c))

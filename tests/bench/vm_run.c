@@ -272,32 +272,40 @@ static void call_only(void)
 
 /* ---- how long compiling takes ---- */
 
-/* A program with loads, stores, arithmetic and branches in the shares that programs commonly have. */
+/*
+ * Loads, stores, arithmetic and branches in the shares that programs commonly have: a sixth of it branches, some of
+ * them to the end, and stores that depend on them.
+ */
 static size_t synthetic(struct bpf_insn *in, size_t n)
 {
 	static const struct bpf_insn block[] = {
 		{.code = BPF_LDX | BPF_MEM | BPF_DW, .dst_reg = 2, .src_reg = 1, .off = 8},
 		{.code = BPF_ALU64 | BPF_ADD | BPF_X, .dst_reg = 0, .src_reg = 2},
 		{.code = BPF_STX | BPF_MEM | BPF_DW, .dst_reg = 10, .src_reg = 0, .off = -16},
-		{.code = BPF_JMP | BPF_JGT | BPF_K, .dst_reg = 2, .off = 2, .imm = 7},
+		{.code = BPF_JMP | BPF_JGT | BPF_K, .dst_reg = 2, .off = 3, .imm = 7},
 		{.code = BPF_ALU64 | BPF_XOR | BPF_X, .dst_reg = 0, .src_reg = 2},
 		{.code = BPF_ALU | BPF_MUL | BPF_K, .dst_reg = 0, .imm = 13},
-		{.code = BPF_ALU64 | BPF_RSH | BPF_K, .dst_reg = 0, .imm = 3},
-		{.code = BPF_LDX | BPF_MEM | BPF_W, .dst_reg = 3, .src_reg = 10, .off = -16},
-		{.code = BPF_ALU64 | BPF_SUB | BPF_X, .dst_reg = 0, .src_reg = 3},
 		{.code = BPF_STX | BPF_MEM | BPF_W, .dst_reg = 1, .src_reg = 0, .off = 16},
+		{.code = BPF_LDX | BPF_MEM | BPF_W, .dst_reg = 3, .src_reg = 10, .off = -16},
+		{.code = BPF_ALU64 | BPF_RSH | BPF_K, .dst_reg = 0, .imm = 3},
+		{.code = BPF_JMP | BPF_JEQ | BPF_X, .dst_reg = 0, .src_reg = 3, .off = 1},
+		{.code = BPF_ALU64 | BPF_SUB | BPF_X, .dst_reg = 0, .src_reg = 3},
 	};
 	const size_t per = sizeof(block) / sizeof(block[0]);
 	size_t at = 0;
 
 	in[at++] = (struct bpf_insn){.code = BPF_ALU64 | BPF_MOV | BPF_K};
-	for (int16_t k = 0; at + per < n; k++) {
+	for (int16_t k = 0; at + per < n - 1; k++) {
 		memcpy(in + at, block, sizeof(block));
 		in[at].off = (int16_t)(k % 100 * 8);
 		in[at + 3].imm = k;
-		in[at + 9].off = (int16_t)(k % 50 * 8);
+		in[at + 6].off = (int16_t)(k % 50 * 8);
+		if (k % 5 == 0)
+			in[at + 9].off = (int16_t)(n - (at + 9) - 2 < INT16_MAX ? n - (at + 9) - 2 : 1);
 		at += per;
 	}
+	while (at < n - 1)
+		in[at++] = (struct bpf_insn){.code = BPF_ALU64 | BPF_ADD | BPF_K, .imm = 1};
 	in[at++] = (struct bpf_insn){.code = BPF_JMP | BPF_EXIT};
 	return at;
 }
