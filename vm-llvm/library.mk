@@ -38,8 +38,10 @@ $(B)/bpftime-vm-plugin: $(B)/vm-llvm/plugin_main.o $(B)/$(VM_SO_FILE)
 
 # ---- unit tests ----
 
-VM_LIBRARY_UNIT := $(patsubst %,$(B)/tests/unit/%,test_vm_conformance)
+VM_LIBRARY_UNIT := $(patsubst %,$(B)/tests/unit/%,test_vm_conformance test_vm_library)
 UNIT += $(VM_LIBRARY_UNIT)
+
+$(B)/tests/unit/test_vm_library: | $(B)/bpftime-vm-worker
 
 # The library as others link it, with what is hidden in it out of reach.
 $(VM_LIBRARY_UNIT): $(B)/libbpftime-vm.a
