@@ -38,10 +38,12 @@ $(B)/bpftime-vm-plugin: $(B)/vm-llvm/plugin_main.o $(B)/$(VM_SO_FILE)
 
 # ---- unit tests ----
 
-VM_LIBRARY_UNIT := $(patsubst %,$(B)/tests/unit/%,test_vm_conformance test_vm_library)
+VM_LIBRARY_UNIT := $(patsubst %,$(B)/tests/unit/%,test_vm_conformance test_vm_library test_vm_differ)
 UNIT += $(VM_LIBRARY_UNIT)
 
 $(B)/tests/unit/test_vm_library: | $(B)/bpftime-vm-worker
+
+$(B)/tests/unit/test_vm_differ: $(B)/tests/fuzz/differ.o $(B)/tests/fuzz/generate.o
 
 # The library as others link it, with what is hidden in it out of reach.
 $(VM_LIBRARY_UNIT): $(B)/libbpftime-vm.a
