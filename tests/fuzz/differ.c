@@ -224,7 +224,7 @@ bool differ__run(struct differ *d, uint64_t seed)
 	d->counts.programs++;
 	d->counts.instructions += g.n;
 	ok = same(&g, seed, &interpreter, &native);
-	if (d->map_fd >= 0 && !by_kernel(d, &g, &kernel)) {
+	if (d->map_fd >= 0 && g.kernel && !by_kernel(d, &g, &kernel)) {
 		d->counts.kernel++;
 		ok &= same(&g, seed, &interpreter, &kernel);
 	}
