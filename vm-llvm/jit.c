@@ -393,11 +393,26 @@ static int frame_total(struct jit *j, struct frame *f)
 	return r;
 }
 
+/* callx may nest as deep as the program's frames go, which the code counts. */
+static size_t deepest_stack(const struct jit *j)
+{
+	size_t largest = 0;
+
+	for (size_t i = 0; i < j->n_frames; i++)
+		if (j->frames[i].size > largest)
+			largest = j->frames[i].size;
+	return VM_MAX_FRAMES * (largest + FRAME_EXTRA);
+}
+
 static int stack_size(struct jit *j, size_t *size)
 {
 	LLVMValueRef entry = LLVMGetNamedFunction(j->mod, VM_ENTRY_NAME);
 	int r = 0;
 
+	if (j->opts->features & VM_FEATURE_CALLX) {
+		*size = deepest_stack(j);
+		return 0;
+	}
 	for (size_t i = 0; i < j->n_frames; i++) {
 		if (j->frames[i].fn != entry)
 			continue;

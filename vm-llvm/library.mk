@@ -38,9 +38,53 @@ $(B)/bpftime-vm-plugin: $(B)/vm-llvm/plugin_main.o $(B)/$(VM_SO_FILE)
 
 # ---- unit tests ----
 
-VM_LIBRARY_UNIT := $(patsubst %,$(B)/tests/unit/%,test_vm_conformance)
+VM_LIBRARY_UNIT := $(patsubst %,$(B)/tests/unit/%,test_vm_conformance test_vm_library test_vm_differ)
 UNIT += $(VM_LIBRARY_UNIT)
+
+$(B)/tests/unit/test_vm_library: | $(B)/bpftime-vm-worker
+
+$(B)/tests/unit/test_vm_differ: $(B)/tests/fuzz/differ.o $(B)/tests/fuzz/generate.o
 
 # The library as others link it, with what is hidden in it out of reach.
 $(VM_LIBRARY_UNIT): $(B)/libbpftime-vm.a
 $(VM_LIBRARY_UNIT): LIBS = $(VM_LLVM_LIBS) -lpthread
+
+# ---- examples: as others would build them, but with what was just built ----
+
+VM_EXAMPLES := $(addprefix $(B)/examples/vm/,discount untrusted)
+PROGRAMS += $(VM_EXAMPLES)
+
+$(addsuffix .o,$(VM_EXAMPLES)): CPPFLAGS += -Ivm-llvm
+$(VM_EXAMPLES): %: %.o $(B)/$(VM_SO_FILE)
+	$(call say,LD)
+	$(Q)$(VM_LINK),-rpath,'$$ORIGIN/../..'
+
+# ---- make install-vm [PREFIX=] [DESTDIR=]: the library without the rest ----
+
+# mode:file:where it goes
+VM_INSTALLED := \
+	644:vm-llvm/bpftime-vm.h:$(PREFIX)/include/bpftime-vm.h \
+	755:$(B)/$(VM_SO_FILE):$(PREFIX)/lib/$(VM_SO_FILE) \
+	644:$(B)/libbpftime-vm.a:$(PREFIX)/lib/libbpftime-vm.a \
+	644:$(B)/vm-llvm/bpftime-vm.pc:$(PREFIX)/lib/pkgconfig/bpftime-vm.pc \
+	755:$(B)/bpftime-vm-worker:$(PREFIX)/libexec/bpftime-vm/bpftime-vm-worker \
+	$(foreach m,bpftime-vm bpftime-vm-program bpftime-vm-interpret bpftime-vm-native, \
+		644:docs/$m.3:$(PREFIX)/share/man/man3/$m.3)
+VM_INSTALLED_LINKS := $(VM_SONAME) $(VM_SO)
+
+$(B)/vm-llvm/bpftime-vm.pc: vm-llvm/bpftime-vm.pc.in $(B)/config
+	@mkdir -p $(@D)
+	$(call say,PC)
+	$(Q)sed 's|@PREFIX@|$(PREFIX)|g; s|@VERSION@|$(VERSION)|g' $< > $@
+
+install-vm: $(foreach f,$(VM_INSTALLED),$(word 2,$(subst :, ,$(f))))
+	$(Q)$(foreach f,$(VM_INSTALLED),install -D -m $(word 1,$(subst :, ,$(f))) $(word 2,$(subst :, ,$(f))) \
+		$(DESTDIR)$(word 3,$(subst :, ,$(f))) &&) true
+	$(Q)$(foreach l,$(VM_INSTALLED_LINKS),ln -sf $(VM_SO_FILE) $(DESTDIR)$(PREFIX)/lib/$(l) &&) true
+	@echo "  installed under $(DESTDIR)$(PREFIX)"
+
+uninstall-vm:
+	$(Q)rm -f $(foreach f,$(VM_INSTALLED),$(DESTDIR)$(word 3,$(subst :, ,$(f)))) \
+		$(foreach l,$(VM_INSTALLED_LINKS),$(DESTDIR)$(PREFIX)/lib/$(l))
+
+.PHONY: install-vm uninstall-vm

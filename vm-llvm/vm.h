@@ -95,7 +95,7 @@ struct vm_code {
 	uint8_t *bytes; /* position-independent, no relocations, constants behind the code; malloc'ed, yours */
 	size_t size;
 	size_t entry;	   /* offset of: uint64_t entry(void *ctx, void *env) */
-	size_t stack_size; /* bytes of stack that one call may use, return address included */
+	size_t stack_size; /* bytes of stack that one call may use, return address included; of env's functions none */
 };
 
 /*
