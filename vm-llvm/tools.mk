@@ -1,6 +1,17 @@
 # vm-llvm: object files, the text of instructions, and what bpftime-vm does with both.
-VM_LIB_OBJS += $(patsubst %,$(B)/vm-llvm/%.o,disasm elf btf_maps)
+VM_LIB_OBJS += $(patsubst %,$(B)/vm-llvm/%.o,disasm elf btf_maps standalone)
 VM_JIT_OBJS += $(patsubst %,$(B)/vm-llvm/%.o,flat lift_switch)
+
+# What `bpftime vm` and `bpftime aot` run: with LLVM, which bpftime itself does not link.
+VM_TOOL_OBJS := $(patsubst %,$(B)/vm-llvm/%.o,tool_main tool_disasm tool_run tool_aot)
+VM_TOOL_LLVM := $(B)/vm-llvm/aot.o
+$(VM_TOOL_LLVM): CPPFLAGS += $(shell $(LLVM_CONFIG) --cppflags)
+$(VM_TOOL_LLVM): WARN := $(filter-out -Wstrict-prototypes,$(WARN))
+
+$(B)/bpftime-vm: $(VM_TOOL_OBJS) $(VM_TOOL_LLVM) $(VM_JIT_OBJS) $(B)/libvm.a
+	$(call say,LD)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o %.a,$^) $(VM_LLVM_LIBS)
+PROGRAMS += $(B)/bpftime-vm
 
 # ---- unit tests ----
 
