@@ -15,8 +15,10 @@ PROGRAMS += $(B)/bpftime-vm
 
 # ---- unit tests ----
 
-VM_TOOLS_UNIT := $(patsubst %,$(B)/tests/unit/%,test_vm_disasm test_vm_native)
+VM_TOOLS_UNIT := $(patsubst %,$(B)/tests/unit/%,test_vm_disasm test_vm_native test_vm_elf test_vm_aot)
 UNIT += $(VM_TOOLS_UNIT)
 $(B)/tests/unit/test_vm_native: $(VM_JIT_OBJS)
+$(B)/tests/unit/test_vm_aot: $(VM_JIT_OBJS) $(VM_TOOL_LLVM)
 $(VM_TOOLS_UNIT): $(B)/libvm.a
-$(B)/tests/unit/test_vm_native: LIBS = $(VM_LLVM_LIBS)
+$(B)/tests/unit/test_vm_native $(B)/tests/unit/test_vm_aot: LIBS = $(VM_LLVM_LIBS)
+$(B)/tests/unit/test_vm_elf.o: $(B)/tests/unit/vm_object.bpf.o.inc
