@@ -29,3 +29,19 @@ fuzz-validate fuzz-interpret: fuzz-%: $(B)/tests/fuzz/fuzz_%
 	$< -max_total_time=$(SECONDS) -max_len=4096 $(B)/tests/fuzz/corpus-$*
 
 .PHONY: fuzz fuzz-validate fuzz-interpret
+
+# Begins with a good object file. Large sections of zeroes in a header of few bytes are refused above 256 MiB.
+$(B)/tests/fuzz/fuzz_elf: tests/fuzz/fuzz_elf.c $(addprefix vm-llvm/,elf.c btf_maps.c disasm.c standalone.c resolve.c) \
+	$(VM_FUZZ_SRC) $(wildcard vm-llvm/*.h) Makefile
+	@mkdir -p $(@D)
+	$(call say,FUZZ)
+	$(Q)$(CLANG) $(CPPFLAGS) -std=gnu11 -O1 -g -fno-strict-aliasing -fsanitize=fuzzer,address,undefined \
+		-fno-sanitize-recover=undefined -o $@ $(filter %.c,$^)
+TEST_PROGRAMS += $(B)/tests/fuzz/fuzz_elf
+
+fuzz-elf: $(B)/tests/fuzz/fuzz_elf $(B)/tests/unit/vm_object.bpf.o
+	@mkdir -p $(B)/tests/fuzz/corpus-elf
+	@cp $(B)/tests/unit/vm_object.bpf.o $(B)/tests/fuzz/corpus-elf/good
+	$< -max_total_time=$(SECONDS) -max_len=16384 -rss_limit_mb=4096 $(B)/tests/fuzz/corpus-elf
+
+.PHONY: fuzz-elf
