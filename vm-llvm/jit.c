@@ -10,6 +10,7 @@
  */
 #include "lift.h"
 #include "object.h"
+#include "pointers.h"
 #include "vm.h"
 
 #include <errno.h>
@@ -273,7 +274,7 @@ static void define_mem_functions(struct jit *j)
 			define_mem(j, i);
 }
 
-static int optimise(struct jit *j)
+static int run_passes(struct jit *j, const char *passes)
 {
 	LLVMPassBuilderOptionsRef o = LLVMCreatePassBuilderOptions();
 	LLVMErrorRef e;
@@ -283,7 +284,7 @@ static int optimise(struct jit *j)
 	LLVMPassBuilderOptionsSetLoopVectorization(o, j->opts->native);
 	LLVMPassBuilderOptionsSetSLPVectorization(o, j->opts->native);
 	LLVMPassBuilderOptionsSetLoopInterleaving(o, j->opts->native);
-	e = LLVMRunPasses(j->mod, "globaldce,default<O2>,globaldce", j->tm, o);
+	e = LLVMRunPasses(j->mod, passes, j->tm, o);
 	LLVMDisposePassBuilderOptions(o);
 	if (e) {
 		text = LLVMGetErrorMessage(e);
@@ -291,6 +292,18 @@ static int optimise(struct jit *j)
 		LLVMDisposeErrorMessage(text);
 	}
 	return r;
+}
+
+static int optimise(struct jit *j)
+{
+	int r = 0;
+
+	if (j->opts->native) {
+		r = run_passes(j, "globaldce,function(sroa,instcombine<no-verify-fixpoint>)");
+		if (!r && vm_pointers(j->mod))
+			r = vm_fail(j->err, j->err_size, -ENOMEM, "no memory to compile the program");
+	}
+	return r ? r : run_passes(j, "globaldce,default<O2>,globaldce");
 }
 
 /* Nothing from outside, no variables. */

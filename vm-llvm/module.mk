@@ -1,6 +1,6 @@
 # vm-llvm: bytecode to native. libvm.a has no LLVM in it; bpftimed-jit is the process that does.
 VM_LIB_OBJS := $(patsubst %,$(B)/vm-llvm/%.o,insn validate resolve code interp flow fold symbolic additive worker)
-VM_JIT_OBJS := $(patsubst %,$(B)/vm-llvm/%.o,jit lift lift_call object)
+VM_JIT_OBJS := $(patsubst %,$(B)/vm-llvm/%.o,jit lift lift_call pointers object)
 VM_LLVM_LIBS = $(shell $(LLVM_CONFIG) --ldflags --libs)
 
 PROGRAMS += $(B)/bpftimed-jit
