@@ -410,7 +410,11 @@ static int optimise(struct aot *a)
 	LLVMPassBuilderOptionsSetLoopVectorization(o, true);
 	LLVMPassBuilderOptionsSetSLPVectorization(o, true);
 	LLVMPassBuilderOptionsSetLoopInterleaving(o, true);
-	e = r ? NULL : LLVMRunPasses(a->mod, PASSES, a->tm, o);
+	e = r ? NULL : LLVMRunPasses(a->mod, VM_FLAT_PASSES, a->tm, o);
+	if (!r && !e) {
+		vm_flat__settle(a->mod);
+		e = LLVMRunPasses(a->mod, PASSES, a->tm, o);
+	}
 	LLVMDisposePassBuilderOptions(o);
 	if (e) {
 		why = LLVMGetErrorMessage(e);

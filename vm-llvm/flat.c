@@ -3,8 +3,12 @@
  * flat.c: an address of eBPF is a number. Made into a pointer by inttoptr it is a stranger to LLVM: of two such
  * pointers it knows nothing, so it neither vectorises a loop nor recognises a copy, even where their distance is a
  * constant. So addresses are offsets from one pointer, which comes out of a function that is declared and never
- * defined: LLVM compares offsets, and assumes nothing about what lies where. The memory may be anything whose address
- * has got into a number, a frame of the program's own included.
+ * defined: LLVM compares offsets, and assumes nothing about what lies where.
+ *
+ * But for one thing: a pointer that was there before the address of a variable got out cannot point to that variable.
+ * The frame's address gets out when it becomes a number, later than the pointer is made. So where it does, the frame is
+ * given to the function that yields the pointer (vm_flat__settle()). A subprogram, once it is part of its caller, would
+ * need to be given the frames of all that call it: there addresses stay numbers.
  *
  * When everything is optimised, the pointer turns out to be zero.
  */
@@ -25,27 +29,85 @@ static void add_attribute(LLVMValueRef fn, const char *name, uint64_t value)
 	LLVMAddAttributeAtIndex(fn, LLVMAttributeFunctionIndex, LLVMCreateEnumAttribute(ctx, kind, value));
 }
 
-static LLVMValueRef declare(LLVMModuleRef mod)
+/* The function that yields the pointer; of_frame: the one that is given a frame. */
+static LLVMValueRef declare(LLVMModuleRef mod, bool of_frame)
 {
-	LLVMValueRef fn = LLVMGetNamedFunction(mod, BASE_NAME);
+	const char *name = of_frame ? BASE_NAME "_of" : BASE_NAME;
+	LLVMValueRef fn = LLVMGetNamedFunction(mod, name);
 	LLVMTypeRef ptr = LLVMPointerTypeInContext(LLVMGetModuleContext(mod), 0);
 
 	if (fn)
 		return fn;
-	fn = LLVMAddFunction(mod, BASE_NAME, LLVMFunctionType(ptr, NULL, 0, false));
+	fn = LLVMAddFunction(mod, name, LLVMFunctionType(ptr, &ptr, of_frame, false));
 	add_attribute(fn, "memory", 0); /* none: each call yields the same */
 	add_attribute(fn, "nounwind", 0);
 	add_attribute(fn, "willreturn", 0);
-	add_attribute(fn, "speculatable", 0);
 	return fn;
 }
 
 LLVMValueRef vm_flat__base(LLVMModuleRef mod, LLVMBuilderRef b)
 {
-	LLVMValueRef fn = declare(mod);
+	LLVMValueRef fn = declare(mod, false);
 
 	return LLVMBuildCall2(b, LLVMGlobalGetValueType(fn), fn, NULL, 0, "base");
 }
+
+/* ---- frames ---- */
+
+static bool is_memset(LLVMValueRef user)
+{
+	LLVMValueRef fn = LLVMIsACallInst(user) ? LLVMGetCalledValue(user) : NULL;
+
+	return fn && !strncmp(LLVMGetValueName2(fn, &(size_t){0}), "llvm.memset.", 12);
+}
+
+/* Whether the address is used for more than loads and stores there. */
+static bool gets_out(LLVMValueRef address)
+{
+	for (LLVMUseRef use = LLVMGetFirstUse(address); use; use = LLVMGetNextUse(use)) {
+		LLVMValueRef user = LLVMGetUser(use);
+
+		if (LLVMIsALoadInst(user) || is_memset(user))
+			continue;
+		if (LLVMIsAStoreInst(user) && LLVMGetOperand(user, 0) != address)
+			continue;
+		if (!LLVMIsAGetElementPtrInst(user) || gets_out(user))
+			return true;
+	}
+	return false;
+}
+
+/* The frame of the function that a call is in, when its address gets out. It stands before the call. */
+static LLVMValueRef frame_that_gets_out(LLVMValueRef call)
+{
+	for (LLVMValueRef v = LLVMGetFirstInstruction(LLVMGetInstructionParent(call)); v != call;
+	     v = LLVMGetNextInstruction(v))
+		if (LLVMIsAAllocaInst(v) && gets_out(v))
+			return v;
+	return NULL;
+}
+
+void vm_flat__settle(LLVMModuleRef mod)
+{
+	LLVMValueRef fn = LLVMGetNamedFunction(mod, BASE_NAME), with;
+	LLVMBuilderRef b = LLVMCreateBuilderInContext(LLVMGetModuleContext(mod));
+	LLVMUseRef next;
+
+	for (LLVMUseRef use = fn ? LLVMGetFirstUse(fn) : NULL; use; use = next) {
+		LLVMValueRef call = LLVMGetUser(use), frame = frame_that_gets_out(call);
+
+		next = LLVMGetNextUse(use);
+		if (!frame)
+			continue;
+		with = declare(mod, true);
+		LLVMPositionBuilderBefore(b, call);
+		LLVMReplaceAllUsesWith(call, LLVMBuildCall2(b, LLVMGlobalGetValueType(with), with, &frame, 1, "base"));
+		LLVMInstructionEraseFromParent(call);
+	}
+	LLVMDisposeBuilder(b);
+}
+
+/* ---- lowering ---- */
 
 /* number * size, of a number or of a vector of them. */
 static LLVMValueRef scale(LLVMBuilderRef b, LLVMValueRef number, uint64_t size)
@@ -127,15 +189,16 @@ static void lower_call(LLVMBuilderRef b, LLVMTargetDataRef layout, LLVMValueRef 
 
 void vm_flat__lower(LLVMModuleRef mod)
 {
-	LLVMValueRef fn = LLVMGetNamedFunction(mod, BASE_NAME);
 	LLVMTargetDataRef layout = LLVMGetModuleDataLayout(mod);
-	LLVMBuilderRef b;
+	LLVMBuilderRef b = LLVMCreateBuilderInContext(LLVMGetModuleContext(mod));
+	LLVMValueRef fn;
 
-	if (!fn)
-		return;
-	b = LLVMCreateBuilderInContext(LLVMGetModuleContext(mod));
-	for (LLVMUseRef use = LLVMGetFirstUse(fn); use; use = LLVMGetFirstUse(fn))
-		lower_call(b, layout, LLVMGetUser(use));
+	for (unsigned int of_frame = 0; of_frame < 2; of_frame++) {
+		fn = LLVMGetNamedFunction(mod, of_frame ? BASE_NAME "_of" : BASE_NAME);
+		for (LLVMUseRef use = fn ? LLVMGetFirstUse(fn) : NULL; use; use = LLVMGetFirstUse(fn))
+			lower_call(b, layout, LLVMGetUser(use));
+		if (fn)
+			LLVMDeleteFunction(fn);
+	}
 	LLVMDisposeBuilder(b);
-	LLVMDeleteFunction(fn);
 }

@@ -297,15 +297,13 @@ static void define_mem_functions(struct jit *j)
 	"loop-mssa(loop-rotate),loop-vectorize,instcombine<no-verify-fixpoint>,%sloop-unroll,"                         \
 	"instcombine<no-verify-fixpoint>,loop-mssa(licm),simplifycfg,div-rem-pairs),globaldce"
 
-static int optimise(struct jit *j, size_t n_insns)
+static int run_passes(struct jit *j, const char *passes)
 {
 	LLVMPassBuilderOptionsRef o = LLVMCreatePassBuilderOptions();
-	char passes[sizeof(NATIVE_PASSES) + 32] = FOREIGN_PASSES, *text;
 	LLVMErrorRef e;
+	char *text;
 	int r = 0;
 
-	if (j->opts->native)
-		snprintf(passes, sizeof(passes), NATIVE_PASSES, n_insns < LARGE_PROGRAM ? "slp-vectorizer," : "");
 	LLVMPassBuilderOptionsSetLoopVectorization(o, j->opts->native);
 	LLVMPassBuilderOptionsSetSLPVectorization(o, j->opts->native);
 	LLVMPassBuilderOptionsSetLoopInterleaving(o, j->opts->native);
@@ -317,6 +315,22 @@ static int optimise(struct jit *j, size_t n_insns)
 		LLVMDisposeErrorMessage(text);
 	}
 	return r;
+}
+
+static int optimise(struct jit *j, size_t n_insns)
+{
+	char passes[sizeof(NATIVE_PASSES) + 32];
+
+	int r;
+
+	if (!j->opts->native)
+		return run_passes(j, FOREIGN_PASSES);
+	r = run_passes(j, VM_FLAT_PASSES);
+	if (r)
+		return r;
+	vm_flat__settle(j->mod);
+	snprintf(passes, sizeof(passes), NATIVE_PASSES, n_insns < LARGE_PROGRAM ? "slp-vectorizer," : "");
+	return run_passes(j, passes);
 }
 
 /* Nothing from outside, no variables. */

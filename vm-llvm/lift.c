@@ -449,7 +449,7 @@ static void prologue(struct lift *l, size_t sub)
 		l->reg[i] = LLVMBuildAlloca(l->b, l->i64, "");
 	l->stack = LLVMBuildAlloca(l->b, frame, "stack");
 	LLVMSetAlignment(l->stack, 8);
-	l->base = l->opts->native ? vm_flat__base(l->mod, l->b) : NULL;
+	l->base = l->opts->native && sub == 0 ? vm_flat__base(l->mod, l->b) : NULL;
 	if (l->opts->env_calls && !l->opts->verified)
 		LLVMBuildMemSet(l->b, l->stack, LLVMConstInt(l->i8, 0, false), vm_lift_c64(l, VM_STACK_SIZE), 8);
 	/* What the program has not written is never read: the verifier saw to it. Zero keeps LLVM from seeing undef. */

@@ -158,15 +158,15 @@ static void memory(struct gen *x)
 }
 
 /*
- * Two things are left out of programs that the kernel shall run, because Linux 6.18 does them wrong:
+ * Two things are left out of programs that the kernel shall run, because Linux 6.18 does them wrong. docs/vm-tests.md
+ * has a program for each.
  *
  * A 32-bit compare and exchange that hits leaves the upper half of r0 as it was, where RFC 9669 has it zero, when r0 is
- * read only on a path that the verifier has pruned: it then leaves out the instruction that x86 needs for it. Seed
- * 1007642 found it.
+ * read only on a path that the verifier has pruned: it then leaves out the instruction that x86 needs for it.
  *
  * What a fetching instruction loads from the stack keeps the range that the verifier knows of the slot, but when that
  * range decides a branch, the slot is not marked as precise. So other values of the slot are taken to be as safe, and
- * the branch stays decided for them as well. Seed 1795383052187 found it.
+ * the branch stays decided for them as well.
  */
 static void atomic(struct gen *x)
 {
@@ -293,6 +293,39 @@ static void loop(struct gen *x)
 	x->in_loop = false;
 }
 
+/* A pointer that goes through the map's value or the stack: what compilers turn into vectors. */
+static void scan(struct gen *x)
+{
+	static const uint8_t sizes[] = {BPF_B, BPF_H, BPF_W, BPF_DW};
+	static const uint8_t ops[] = {BPF_ADD, BPF_SUB, BPF_MUL, BPF_OR, BPF_AND, BPF_XOR, BPF_MOV};
+	unsigned int which = below(x, 4), bytes = 1u << which, moving = N_NUMBERS - 1, n = 2 + below(x, 64 / bytes - 1);
+	bool stack = below(x, 4) == 0;
+	size_t top;
+
+	if (x->in_loop)
+		return;
+	put(x, BPF_ALU64 | BPF_MOV | BPF_X, moving, stack ? 10 : MAP_VALUE, 0, 0);
+	put(x, BPF_ALU64 | BPF_ADD | BPF_K, moving, 0, 0, stack ? -8 * N_SLOTS : 0);
+	put(x, BPF_ALU64 | BPF_MOV | BPF_K, COUNTER, 0, 0, (int32_t)n);
+	top = x->g->n;
+	for (unsigned int i = 1 + below(x, 4); i; i--)
+		switch (below(x, 3)) {
+		case 0:
+			put(x, BPF_LDX | BPF_MEM | sizes[which], below(x, moving), moving, 0, 0);
+			break;
+		case 1:
+			put(x, BPF_STX | BPF_MEM | sizes[which], moving, below(x, moving), 0, 0);
+			break;
+		default:
+			put(x, (below(x, 2) ? BPF_ALU64 : BPF_ALU) | ops[below(x, sizeof(ops))] | BPF_X,
+			    below(x, moving), below(x, moving), 0, 0);
+		}
+	put(x, BPF_ALU64 | BPF_ADD | BPF_K, moving, 0, 0, (int32_t)bytes);
+	put(x, BPF_ALU64 | BPF_ADD | BPF_K, COUNTER, 0, 0, -1);
+	put(x, BPF_JMP | BPF_JNE | BPF_K, COUNTER, 0, (int)top - (int)x->g->n - 1, 0);
+	put(x, BPF_ALU64 | BPF_MOV | BPF_X, moving, below(x, moving), 0, 0);
+}
+
 static void block(struct gen *x, unsigned int length)
 {
 	x->depth++;
@@ -313,6 +346,8 @@ static void block(struct gen *x, unsigned int length)
 			call_copy(x);
 		else if (kind < 27)
 			call_sub(x);
+		else if (kind < 28 && !below(x, 3))
+			scan(x);
 		else if (kind < 28 && x->depth < MAX_DEPTH)
 			loop(x);
 		else if (x->depth < MAX_DEPTH)

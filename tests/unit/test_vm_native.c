@@ -150,6 +150,53 @@ static void frame_by_number(void **state)
 	both(prog, N_INSNS(prog), "frame", 0);
 }
 
+/* The frame is written in a loop, by a pointer that goes round, and read by r10. */
+static void frame_in_a_loop(void **state)
+{
+	const struct bpf_insn prog[] = {
+		LDX(BPF_DW, 3, 1, 0),
+		I(BPF_ST | BPF_MEM | BPF_DW, 10, 0, -64, 5),
+		I(BPF_ST | BPF_MEM | BPF_DW, 10, 0, -48, 6),
+		MOV(6, 10),
+		ADDI(6, -64),
+		MOVI(7, 6),
+		STX(BPF_W, 6, 0, 3),
+		ADDI(6, 4),
+		ADDI(7, -1),
+		I(BPF_JMP | BPF_JNE | BPF_K, 7, 0, -4, 0),
+		LDX(BPF_DW, 0, 10, -64),
+		LDX(BPF_DW, 4, 10, -48),
+		I(BPF_ALU64 | BPF_XOR | BPF_X, 0, 4, 0, 0),
+		EXIT,
+	};
+
+	both(prog, N_INSNS(prog), "frame in a loop", 0);
+}
+
+/* A subprogram writes its caller's frame, whose address it finds in memory. */
+static void frame_of_the_caller(void **state)
+{
+	const struct bpf_insn prog[] = {
+		MOV(9, 1),
+		I(BPF_ST | BPF_MEM | BPF_DW, 10, 0, -16, 1),
+		MOV(2, 10),
+		ADDI(2, -16),
+		STX(BPF_DW, 1, 8, 2),
+		I(BPF_JMP | BPF_CALL, 0, BPF_PSEUDO_CALL, 0, 4),
+		I(BPF_ST | BPF_MEM | BPF_DW, 9, 0, 8, 0),
+		LDX(BPF_DW, 4, 10, -16),
+		I(BPF_ALU64 | BPF_ADD | BPF_X, 0, 4, 0, 0),
+		EXIT,
+		I(BPF_ST | BPF_MEM | BPF_DW, 10, 0, -16, 3),
+		LDX(BPF_DW, 3, 1, 8),
+		I(BPF_ST | BPF_MEM | BPF_DW, 3, 0, 0, 40),
+		LDX(BPF_DW, 0, 10, -16),
+		EXIT,
+	};
+
+	both(prog, N_INSNS(prog), "frame of the caller", 0);
+}
+
 /* A tree of comparisons of w3, as compilers make of a switch over 16 numbers: which number is at which leaf. */
 static size_t tree(struct bpf_insn *out, size_t at, int lo, int hi, uint8_t class)
 {
@@ -223,6 +270,8 @@ int main(void)
 		cmocka_unit_test(forms_as_interpreter),
 		cmocka_unit_test(overlapping_copies),
 		cmocka_unit_test(frame_by_number),
+		cmocka_unit_test(frame_in_a_loop),
+		cmocka_unit_test(frame_of_the_caller),
 		cmocka_unit_test(switches),
 		cmocka_unit_test(chains),
 	};
