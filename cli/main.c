@@ -54,8 +54,9 @@ static const struct cli_command *find_command(const char *name)
 
 static void show_usage(const struct cli_command *c, FILE *to)
 {
-	fprintf(to, "Usage: bpftime %s %s [--runtime-dir DIR]\n%c%s.\n", c->name, c->synopsis,
-		toupper((unsigned char)*c->summary), c->summary + 1);
+	fprintf(to, "Usage: bpftime %s %s%s\n%c%s.\n", c->name, c->synopsis,
+		c->takes & CLI_TAKES_ALL ? "" : " [--runtime-dir DIR]", toupper((unsigned char)*c->summary),
+		c->summary + 1);
 }
 
 static void show_all(FILE *to)

@@ -322,7 +322,8 @@ static LLVMValueRef wrap(struct aot *a, const char *name, LLVMValueRef entry)
 
 static int lift_program(struct aot *a, size_t i)
 {
-	const struct vm_compile_opts o = {.sz = sizeof(o), .env_calls = 1, .native = 1, .features = FEATURES};
+	const struct vm_compile_opts o = {
+		.sz = sizeof(o), .env_calls = 1, .verified = a->opts->verified, .native = 1, .features = FEATURES};
 	const struct vm_elf_prog *p = &a->elf->progs[i];
 	struct bpf_insn *insns = copy_program(p);
 	char why[256] = "", name[32];

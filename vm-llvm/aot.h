@@ -10,6 +10,7 @@ struct vm_aot_opts {
 	const char *triple; /* "x86_64-..." or "aarch64-..."; NULL: x86_64-unknown-linux-gnu */
 	const char *cpu;    /* LLVM's name, or "native"; NULL: every CPU of that kind */
 	const char *table;  /* symbol of the struct bpftime_aot */
+	int verified;	    /* no program reads what it has not written: the stack need not be zeroed */
 };
 
 /*

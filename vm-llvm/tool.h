@@ -25,6 +25,7 @@ struct tool_args {
 	const char *engine;	       /* jit, interp */
 	const char *output;
 	const char *triple, *cpu, *name;
+	bool verified; /* the programs are what the kernel's verifier has taken */
 };
 
 enum tool_exit tool_disasm(const struct tool_args *args);

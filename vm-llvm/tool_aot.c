@@ -103,7 +103,11 @@ static int write_output(const struct tool_args *args, const void *object, size_t
 enum tool_exit tool_aot(const struct tool_args *args)
 {
 	char err[TOOL_ERR_SIZE] = "", table[256];
-	struct vm_aot_opts o = {.sz = sizeof(o), .triple = args->triple, .cpu = args->cpu, .table = args->name};
+	struct vm_aot_opts o = {.sz = sizeof(o),
+				.triple = args->triple,
+				.cpu = args->cpu,
+				.table = args->name,
+				.verified = args->verified};
 	struct vm_elf *elf;
 	void *object;
 	size_t size;

@@ -18,7 +18,7 @@ static const struct command {
 	 TAKES_PROGRAM, tool_disasm},
 	{"vm", "run", "FILE [--section SECTION] [--program NAME] [--mem FILE] [--engine jit|interp]",
 	 "run a program and print what it returns", TAKES_PROGRAM | TAKES_RUN, tool_run},
-	{"aot", "compile", "FILE -o OUTPUT.o|OUTPUT.so [--triple TRIPLE] [--cpu CPU] [--name NAME]",
+	{"aot", "compile", "FILE -o OUTPUT.o|OUTPUT.so [--triple TRIPLE] [--cpu CPU] [--name NAME] [--verified]",
 	 "native code that a C program links and calls", TAKES_AOT, tool_aot},
 };
 #define N_COMMANDS (sizeof(commands) / sizeof(commands[0]))
@@ -36,8 +36,9 @@ static const struct {
 	{{"cpu", required_argument, NULL, offsetof(struct tool_args, cpu)}, TAKES_AOT},
 	{{"name", required_argument, NULL, offsetof(struct tool_args, name)}, TAKES_AOT},
 };
-#define N_KNOWN	 (sizeof(known) / sizeof(known[0]))
-#define OPT_HELP 1000
+#define N_KNOWN	     (sizeof(known) / sizeof(known[0]))
+#define OPT_HELP     1000
+#define OPT_VERIFIED 1001
 
 enum tool_exit tool_complain(const char *format, ...)
 {
@@ -63,9 +64,12 @@ static void show_usage(const char *group, FILE *to)
 /* argv[0] is the subcommand. False after a complaint. */
 static bool read_args(struct tool_args *out, const struct command *c, int argc, char **argv, bool *help)
 {
-	struct option longs[N_KNOWN + 2] = {{"help", no_argument, NULL, OPT_HELP}};
+	struct option longs[N_KNOWN + 3] = {{"help", no_argument, NULL, OPT_HELP}};
 	size_t n = 1;
 	int id;
+
+	if (c->takes & TAKES_AOT)
+		longs[n++] = (struct option){"verified", no_argument, NULL, OPT_VERIFIED};
 
 	for (size_t i = 0; i < N_KNOWN; i++)
 		if (known[i].takes & c->takes)
@@ -79,6 +83,8 @@ static bool read_args(struct tool_args *out, const struct command *c, int argc, 
 		}
 		if (id == OPT_HELP)
 			*help = true;
+		else if (id == OPT_VERIFIED)
+			out->verified = true;
 		else if (id == 'o')
 			out->output = optarg;
 		else
