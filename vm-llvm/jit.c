@@ -30,8 +30,9 @@
 #define FEATURES "-x87,-mmx,-sse,-sse2,-sse3,-ssse3,-sse4.1,-sse4.2,-avx,-avx2,-avx512f"
 
 /*
- * From this many instructions on, no passes whose time grows faster than the program: the one that straight code is
- * vectorised by, and the one that comes with AVX-512 (X86DomainReassignment: 13 s for 10,000 instructions).
+ * From this many instructions on, no passes whose time grows faster than the program: those that vectorise straight
+ * code and find values that are computed twice anywhere, and the one that comes with AVX-512 (X86DomainReassignment:
+ * 13 s for 10,000 instructions).
  */
 #define LARGE_PROGRAM 1000
 
@@ -293,7 +294,7 @@ static void define_mem_functions(struct jit *j)
 	"correlated-propagation,simplifycfg,reassociate,"                                                              \
 	"loop-mssa(loop-simplifycfg,licm,loop-rotate,simple-loop-unswitch),simplifycfg,"                               \
 	"instcombine<no-verify-fixpoint>,loop(loop-idiom,indvars,loop-deletion,loop-unroll-full),sroa<modify-cfg>,"    \
-	"gvn,bdce,instcombine<no-verify-fixpoint>,dse,loop-mssa(licm),simplifycfg<switch-to-lookup>,"                  \
+	"%s,bdce,instcombine<no-verify-fixpoint>,dse,loop-mssa(licm),simplifycfg<switch-to-lookup>,"                   \
 	"loop-mssa(loop-rotate),loop-vectorize,instcombine<no-verify-fixpoint>,%sloop-unroll,"                         \
 	"instcombine<no-verify-fixpoint>,loop-mssa(licm),simplifycfg,div-rem-pairs),globaldce"
 
@@ -320,7 +321,7 @@ static int run_passes(struct jit *j, const char *passes)
 static int optimise(struct jit *j, size_t n_insns)
 {
 	char passes[sizeof(NATIVE_PASSES) + 32];
-
+	bool large = n_insns >= LARGE_PROGRAM;
 	int r;
 
 	if (!j->opts->native)
@@ -329,7 +330,8 @@ static int optimise(struct jit *j, size_t n_insns)
 	if (r)
 		return r;
 	vm_flat__settle(j->mod);
-	snprintf(passes, sizeof(passes), NATIVE_PASSES, n_insns < LARGE_PROGRAM ? "slp-vectorizer," : "");
+	snprintf(passes, sizeof(passes), NATIVE_PASSES, large ? "early-cse<memssa>" : "gvn",
+		 large ? "" : "slp-vectorizer,");
 	return run_passes(j, passes);
 }
 
