@@ -45,12 +45,17 @@ $(VM_PROGRAM)/%.clang.so: tests/bench/vm_programs/%.c tests/bench/vm_programs/pr
 	$(call say,CLANG)
 	$(Q)$(CLANG) $(VM_NATIVE_CFLAGS) -o $@ $<
 
+$(VM_PROGRAM)/%.march.so: tests/bench/vm_programs/%.c tests/bench/vm_programs/program.h tests/bench/module.mk
+	@mkdir -p $(@D)
+	$(call say,CLANG)
+	$(Q)$(CLANG) $(VM_NATIVE_CFLAGS) -march=native -o $@ $<
+
 $(B)/tests/bench/vm_run: $(B)/tests/bench/vm_run.o $(VM_JIT_OBJS) $(B)/libvm.a
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(VM_LLVM_LIBS) -lbpf -ldl
 
 bench-vm-programs: $(B)/tests/bench/vm_run $(B)/bpftimed-jit \
-	$(foreach p,$(VM_PROGRAMS),$(addprefix $(VM_PROGRAM)/$(p),.bpf.o .gcc.so .clang.so))
+	$(foreach p,$(VM_PROGRAMS),$(addprefix $(VM_PROGRAM)/$(p),.bpf.o .gcc.so .clang.so .march.so))
 
 bench-vm: bench-vm-programs
 	@tests/bench/vm $(B)

@@ -3,9 +3,9 @@
  * vm_run.c: how long one program takes, for tests/bench/vm: natively by gcc and clang, by the JIT, by the interpreter,
  * and by the kernel's JIT. One line each: name and nanoseconds. All of them in turns, many short runs: medians.
  *
- *   vm_run program NAME FOLDER     FOLDER has NAME.bpf.o, NAME.gcc.so and NAME.clang.so
- *   vm_run call                    a compiled program that only returns
- *   vm_run compile WORKER          programs of 100 and of 10,000 instructions, by a warm worker: milliseconds
+ *   vm_run program NAME FOLDER     FOLDER has NAME.bpf.o, NAME.gcc.so, NAME.clang.so and NAME.march.so (clang for this
+ * CPU) vm_run call                    a compiled program that only returns vm_run compile WORKER          programs of
+ * 100 and of 10,000 instructions, by a warm worker: milliseconds
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -219,38 +219,38 @@ static void measure(struct engine *e, size_t n)
 
 static void program(const char *name, const char *folder)
 {
-	const struct bench_program *by_gcc, *by_clang;
+	const struct bench_program *by_gcc, *other;
 	const struct bpf_insn nothing[] = {{.code = BPF_ALU64 | BPF_MOV | BPF_K}, {.code = BPF_JMP | BPF_EXIT}};
 	struct engine e[MAX_ENGINES] = {0};
 	char path[512], err[ERR_SIZE];
 	struct vm_elf *elf;
 	uint64_t want;
 	void *data;
-	size_t n = 5;
+	size_t n = 7;
 
 	snprintf(path, sizeof(path), "%s/%s.bpf.o", folder, name);
 	if (vm_elf__open(path, &elf, err, sizeof(err)))
 		die("object file", err);
 	add_native(&e[0], folder, name, "gcc", &by_gcc);
-	add_native(&e[1], folder, name, "clang", &by_clang);
+	add_native(&e[1], folder, name, "clang", &other);
+	add_native(&e[2], folder, name, "march", &other);
 	if (posix_memalign(&data, 64, by_gcc->size))
 		die("memory", strerror(errno));
 	memcpy(data, by_gcc->data, by_gcc->size);
-	e[2].insns = bind(&elf->progs[0], -1, data);
-	e[2].n_insns = elf->progs[0].n_insns;
-	e[2].name = "jit";
-	e[2].call = call_code;
-	compile(&e[2], e[2].insns, e[2].n_insns);
-	e[3] = e[2];
-	e[3].name = "interp";
-	e[3].call = call_interp;
-	e[4].name = "kernel";
-	e[4].call = call_kernel;
-	e[4].fd = load_program(&elf->progs[0], by_gcc);
-	e[5].name = "kernel_empty"; /* what running costs by itself */
+	e[3].insns = bind(&elf->progs[0], -1, data);
+	e[3].n_insns = elf->progs[0].n_insns;
+	e[3].name = "jit";
+	e[3].call = call_code;
+	compile(&e[3], e[3].insns, e[3].n_insns);
+	e[4] = e[3];
+	e[4].name = "interp";
+	e[4].call = call_interp;
+	e[5].name = "kernel";
 	e[5].call = call_kernel;
-	e[5].fd = load(nothing, 2);
-	n = 6;
+	e[5].fd = load_program(&elf->progs[0], by_gcc);
+	e[6].name = "kernel_empty"; /* what running costs by itself */
+	e[6].call = call_kernel;
+	e[6].fd = load(nothing, 2);
 	want = e[0].call(&e[0], 1);
 	for (size_t i = 1; i < n - 1; i++) {
 		uint64_t got = e[i].call(&e[i], 1);
