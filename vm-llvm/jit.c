@@ -32,6 +32,14 @@
 /* Beyond the frame that LLVM reports: return address, frame pointer, and room for what it may count otherwise. */
 #define FRAME_EXTRA 24
 
+/*
+ * In larger programs two parts of LLVM would need most of the time, which they take by the square of the size: SLP
+ * vectorisation and, with AVX-512, what chooses between mask and general registers. So there are no vectors in these,
+ * and nothing is prepared for them.
+ */
+#define LARGE	 400
+#define NO_MASKS ",-avx512f"
+
 /* LLVM says how large a frame is in a remark: for every function that exceeds this attribute's value. */
 #define STACK_ATTRIBUTE "warn-stack-size"
 #define STACK_MESSAGE	"stack frame size (%zu) exceeds limit (%*u) in function '%127[^']'"
@@ -50,6 +58,7 @@ struct jit {
 	LLVMMemoryBufferRef object;
 	const struct vm_compile_opts *opts;
 	char *cpu, *features; /* LLVM's, when the code is for this CPU only */
+	bool large;	      /* more than LARGE instructions */
 	struct frame *frames;
 	size_t n_frames;
 	char diagnostic[256]; /* the first error that LLVM reported */
@@ -164,9 +173,11 @@ static void set_foreign(struct jit *j, LLVMValueRef fn)
 static void set_native(struct jit *j, LLVMValueRef fn)
 {
 	add_string(j, fn, "target-cpu", j->cpu);
-	add_string(j, fn, "target-features", j->features);
+	add_string(j, fn, "target-features", j->features ? j->features : "");
 	add_string(j, fn, "tune-cpu", j->cpu);
 	add_string(j, fn, "frame-pointer", "none");
+	if (j->large)
+		add_enum(j, fn, "noimplicitfloat");
 }
 
 /* The same rules for every function, else LLVM would not inline one into another. */
@@ -298,7 +309,7 @@ static int optimise(struct jit *j)
 {
 	int r = 0;
 
-	if (j->opts->native) {
+	if (j->opts->native && !j->large) {
 		r = run_passes(j, "globaldce,function(sroa,instcombine<no-verify-fixpoint>)");
 		if (!r && vm_pointers(j->mod))
 			r = vm_fail(j->err, j->err_size, -ENOMEM, "no memory to compile the program");
@@ -458,11 +469,25 @@ static int build(struct jit *j, const struct bpf_insn *insns, size_t n_insns, co
 	return r ? r : emit(j, out);
 }
 
+static char *host_features(bool large)
+{
+	char *all = LLVMGetHostCPUFeatures(), *fewer;
+	size_t size = strlen(all) + sizeof(NO_MASKS);
+
+	if (!large)
+		return all;
+	fewer = malloc(size);
+	if (fewer)
+		snprintf(fewer, size, "%s" NO_MASKS, all);
+	LLVMDisposeMessage(all);
+	return fewer;
+}
+
 static void target_machine(struct jit *j)
 {
 	if (j->opts->native) {
 		j->cpu = LLVMGetHostCPUName();
-		j->features = LLVMGetHostCPUFeatures();
+		j->features = host_features(j->large);
 	}
 	j->tm = LLVMCreateTargetMachine(llvm_target, TRIPLE, j->cpu ? j->cpu : "x86-64",
 					j->features ? j->features : FEATURES, LLVMCodeGenLevelDefault, LLVMRelocPIC,
@@ -486,7 +511,7 @@ int vm_compile(const struct bpf_insn *insns, size_t n_insns, const struct vm_com
 	       char *err, size_t err_size)
 {
 	static const struct vm_compile_opts none = {.sz = sizeof(none)};
-	struct jit j = {.opts = opts ? opts : &none, .err = err, .err_size = err_size};
+	struct jit j = {.opts = opts ? opts : &none, .large = n_insns > LARGE, .err = err, .err_size = err_size};
 	uint32_t features = j.opts->env_calls ? j.opts->features & VM_FEATURES_RUN : 0;
 	int r = vm_validate_features(insns, n_insns, features, err, err_size);
 
