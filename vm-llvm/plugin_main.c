@@ -39,7 +39,7 @@ static bool parse_hex(const char *text, struct bytes *out)
 			text += 2;
 		if (hex_digit(text[0]) < 0 || hex_digit(text[1]) < 0)
 			return false;
-		out->data[out->size++] = (uint8_t)(hex_digit(text[0]) << 4 | hex_digit(text[1]));
+		out->data[out->size++] = (uint8_t)(hex_digit(text[0]) * 16 + hex_digit(text[1]));
 		text += 2;
 	}
 	return out->data;

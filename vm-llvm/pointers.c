@@ -191,16 +191,20 @@ static LLVMValueRef pointer(struct pointers *p, LLVMValueRef v, int depth)
 
 	if (known && known->number)
 		return known->pointer;
-	if (depth > MAX_DEPTH || p->failed)
-		made = convert(p, v);
-	else if (is(v, LLVMPtrToInt))
+	if (depth > MAX_DEPTH || p->failed || !LLVMIsAInstruction(v))
+		return remember(p, v, convert(p, v));
+	switch (LLVMGetInstructionOpcode(v)) {
+	case LLVMPtrToInt:
 		made = pointer_of_pointer(p, v, depth);
-	else if (is(v, LLVMAdd))
+		break;
+	case LLVMAdd:
 		made = pointer_of_sum(p, v, depth);
-	else if (is(v, LLVMPHI))
+		break;
+	case LLVMPHI:
 		return pointer_of_phi(p, v, depth);
-	else
+	default:
 		made = convert(p, v);
+	}
 	return remember(p, v, made);
 }
 
