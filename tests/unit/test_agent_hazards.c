@@ -426,15 +426,24 @@ static void test_pidns(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_stack),	     cmocka_unit_test(test_low_fork),
-		cmocka_unit_test(test_low_vfork),    cmocka_unit_test(test_low_signal),
-		cmocka_unit_test(test_low_altstack), cmocka_unit_test(test_low_seccomp),
-		cmocka_unit_test(test_fork),	     cmocka_unit_test(test_fork_then_free),
-		cmocka_unit_test(test_fork_pages),   cmocka_unit_test(test_vfork),
-		cmocka_unit_test(test_leaderless),   cmocka_unit_test(test_exec),
-		cmocka_unit_test(test_signal),	     cmocka_unit_test(test_altstack),
-		cmocka_unit_test(test_seccomp),	     cmocka_unit_test(test_pidns),
-		cmocka_unit_test(test_dies),	     cmocka_unit_test(test_killed_meanwhile),
+		cmocka_unit_test(test_stack),
+		cmocka_unit_test(test_low_fork),
+		cmocka_unit_test(test_low_vfork),
+		cmocka_unit_test(test_low_signal),
+		cmocka_unit_test(test_low_altstack),
+		cmocka_unit_test(test_low_seccomp),
+		cmocka_unit_test(test_fork),
+		cmocka_unit_test(test_fork_then_free),
+		cmocka_unit_test(test_fork_pages),
+		cmocka_unit_test(test_vfork),
+		cmocka_unit_test(test_leaderless),
+		cmocka_unit_test(test_exec),
+		cmocka_unit_test(test_signal),
+		cmocka_unit_test(test_altstack),
+		cmocka_unit_test(test_seccomp),
+		cmocka_unit_test(test_pidns),
+		cmocka_unit_test(test_dies),
+		cmocka_unit_test(test_killed_meanwhile),
 		cmocka_unit_test(test_killed_while_stopped),
 	};
 
