@@ -23,6 +23,7 @@ struct switcher {
 	const struct probe_table *at; /* the same, by instruction */
 	struct carriers *carriers;
 	struct timespec held_since; /* CLOCK_MONOTONIC */
+	bool is_holding;
 	bool is_crowded; /* the switch under way needs the processors to be kept: threads of the tool could run */
 };
 
