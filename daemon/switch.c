@@ -1099,7 +1099,7 @@ int switch_takeover(struct switcher *sw, struct group *g)
 	err = prepare_views(sw, g, &viewing, true);
 	if (err)
 		return err;
-	/* Calls that began before have ended when threads are held, but for those that sleep in a page fault. */
+	/* Calls that began before have ended when all processors are passed, but for those that sleep in a page fault. */
 	enable_carriers(sw, g, true);
 	arm_places(sw, g);
 	err = take_over_unnoticed(sw, g, &viewing);
