@@ -73,6 +73,7 @@ struct tracer {
 	void *arg;
 	int result;
 	bool urgent, is_urgent; /* to be scheduled before all ordinary tasks, as the daemon is while threads are held */
+	bool has_left_some;	/* threads that it still traces, and nobody knows of */
 };
 
 /* Two of us may be here at once, and there is one errno. */
@@ -112,6 +113,17 @@ static void become_urgent(struct tracer *tr, bool urgent)
 		tr->is_urgent = urgent;
 }
 
+/*
+ * A thread that was killed while it was traced is seen by nobody else before its tracer has waited for it or has ended,
+ * and its process does not end before. Tracees are all the children that a tracer has.
+ */
+static bool has_tracees(void)
+{
+	siginfo_t info;
+
+	return !waitid(P_ALL, 0, &info, WEXITED | WSTOPPED | WNOHANG | WNOWAIT | __WALL) || errno != ECHILD;
+}
+
 static int tracer_main(void *arg)
 {
 	struct tracer *tr = arg;
@@ -132,6 +144,7 @@ static int tracer_main(void *arg)
 		if (state_of(tr) == TRACER_ASKED) {
 			become_urgent(tr, tr->urgent);
 			tr->result = tr->fn(tr->target, tr->arg);
+			tr->has_left_some = !tr->target->stand && has_tracees();
 			set_state(tr, TRACER_DONE);
 		}
 		raw_syscall(SYS_rt_sigtimedwait, (long)&wanted, 0, 0, _NSIG / 8);
@@ -264,7 +277,7 @@ int tracer_run(struct target *t, int (*fn)(struct target *t, void *arg), void *a
 		change_state(tr, TRACER_DONE, TRACER_IDLE);
 	}
 	result = tr->result;
-	if (result == -ETIMEDOUT || state_of(tr) == TRACER_ENDED)
+	if (result == -ETIMEDOUT || tr->has_left_some || state_of(tr) == TRACER_ENDED)
 		tracer_end(t);
 	return result;
 }

@@ -116,8 +116,12 @@ int carriers__wait_for_programs(struct carriers *c);
 
 /* ---- whole maps, by the daemon, while nobody else writes ---- */
 
-/* Tool's map -> arena (emptied first), and arena -> tool's map (exactly the same keys and values afterwards). */
-int map_copy_in(int tool_map_fd, void *arena, const struct shm_geo *g, char *err, size_t err_size);
+/*
+ * Tool's map -> arena, and arena -> tool's map: exactly the same keys and values afterwards, or -errno with a sentence.
+ * again: the arena has what the map had some time ago, and only what differs is written. Somebody may change the tool's
+ * map while it is copied into the arena: then it is not the same, of which the caller has to know, or -EAGAIN.
+ */
+int map_copy_in(int tool_map_fd, void *arena, const struct shm_geo *g, bool again, char *err, size_t err_size);
 int map_copy_out(void *arena, const struct shm_geo *g, int tool_map_fd, char *err, size_t err_size);
 
 #endif

@@ -29,6 +29,7 @@ struct copy {
 	uint32_t room; /* entries that keys and values have room for */
 	char *keys, *values;
 	uint8_t *same; /* by node: the kernel has the entry as it is here */
+	uint64_t seen; /* entries that the kernel has */
 	char *err;
 	size_t err_size;
 };
@@ -156,9 +157,13 @@ static int each_batch(struct copy *c, int (*each)(struct copy *c, const char *ke
 static int put_entry(struct copy *c, const char *key, const char *values)
 {
 	const struct shm_geo *g = c->g;
-	long ret = shm_map_update(c->arena, g, key, values, SHM_ANY, 0);
+	const char *value = shm_map_lookup(c->arena, g, key, 0);
+	long ret = 0;
 
-	for (uint32_t cpu = 1; cpu < g->n_cpus && !ret; cpu++)
+	c->seen++;
+	if (value && !memcmp(value, values, c->stride))
+		return 0;
+	for (uint32_t cpu = 0; cpu < g->n_cpus && !ret; cpu++)
 		ret = shm_map_update(c->arena, g, key, values + (size_t)cpu * g->value_room, SHM_ANY, cpu);
 	return ret ? fail(c, (int)ret, "an entry does not fit into shared memory: %s", strerror((int)-ret)) : 0;
 }
@@ -182,22 +187,35 @@ static int in_by_keys(struct copy *c)
 	return err == -ENOENT ? 0 : fail(c, err, "cannot read the tool's map: %s", strerror(-err));
 }
 
-int map_copy_in(int tool_map_fd, void *arena, const struct shm_geo *g, char *err, size_t err_size)
+/* Upon what the arena holds. -ESTALE: that is more than the kernel has. */
+static int in_all(struct copy *c)
+{
+	int ret;
+
+	c->seen = 0;
+	ret = each_batch(c, put_entry);
+	if (ret == 1) {
+		c->seen = 0;
+		ret = in_by_keys(c);
+	}
+	return !ret && shm_is_hash(c->g) && shm_map_count(c->arena, c->g) != c->seen ? -ESTALE : ret;
+}
+
+int map_copy_in(int tool_map_fd, void *arena, const struct shm_geo *g, bool again, char *err, size_t err_size)
 {
 	struct copy c = {.fd = tool_map_fd, .arena = arena, .g = g, .err = err, .err_size = err_size};
 	int ret = copy_open(&c);
 
+	if (ret)
+		return ret;
 	shm_work_begin(g);
-	if (!ret) {
+	ret = again ? in_all(&c) : -ESTALE;
+	if (ret) {
 		shm_map_init(arena, g);
-		ret = each_batch(&c, put_entry);
-		if (ret == 1) {
-			shm_map_init(arena, g);
-			ret = in_by_keys(&c);
-		}
+		ret = in_all(&c);
 	}
 	shm_work_end();
-	return ret;
+	return ret == -ESTALE ? fail(&c, -EAGAIN, "the tool's map changes") : ret;
 }
 
 /* ---- arena to kernel ---- */

@@ -82,6 +82,7 @@ struct gmap {
 	bool read_only;	    /* direct, frozen: mapped without PROT_WRITE */
 	size_t map_size;    /* direct: bytes to map */
 	bool is_viewed;	    /* memory-mapped, and yet in the arena, which is what the tool then sees: daemon/views.h */
+	bool is_copied;	    /* into the arena, since the take-over began: it holds nothing but older values */
 	int carrier;	    /* handle, or -1 */
 	uint64_t waste;	    /* nodes that can be used again when nobody holds them: shm_map_collect(); 0: none */
 };

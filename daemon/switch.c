@@ -30,6 +30,7 @@
 #define OCCUPIED_TRIES		5
 #define MOST_HELD_S		10 /* longer than all that is waited for meanwhile */
 #define VIEW_TRIES		10
+#define MANY_HITS		10 /* while maps are copied */
 #define MAX_RANGES		256
 #define SWITCH_MOST		48   /* processes that are held for a switch */
 #define SWITCH_PLACES		2000 /* places in them, at most, but in the first */
@@ -200,22 +201,30 @@ static void hold(struct switcher *sw, struct group *g)
 	set_patience(true);
 	set_urgent(true);
 	clock_gettime(CLOCK_MONOTONIC, &sw->held_since);
+	sw->is_holding = true;
 	set_gate(g, SHM_UGATE_WAIT);
 	for (struct group *n = *sw->groups; n; n = n->next)
 		if (is_neighbour(sw, g, n))
 			set_gate(n, SHM_UGATE_WAIT);
 }
 
-static void let_go(struct switcher *sw, struct group *g)
+static void set_own_gate(struct group *g)
 {
 	set_gate(g, g->state == GROUP_SHARED ? SHM_UGATE_OPEN
 		    : g->state == GROUP_GONE ? SHM_UGATE_OFF
 					     : SHM_UGATE_KERNEL);
+}
+
+static void let_go(struct switcher *sw, struct group *g)
+{
+	set_own_gate(g);
 	for (struct group *n = *sw->groups; n; n = n->next)
 		if (is_neighbour(sw, g, n))
 			set_gate(n, SHM_UGATE_OPEN);
 	set_patience(false);
-	log_debug("group %u: threads were held for %ld us", g->id, microseconds_since(&sw->held_since));
+	if (sw->is_holding)
+		log_debug("group %u: threads were held for %ld us", g->id, microseconds_since(&sw->held_since));
+	sw->is_holding = false;
 	set_urgent(false);
 }
 
@@ -466,10 +475,11 @@ static int copy_map(struct group *g, unsigned int i, bool in)
 	if (m->geo.kind == SHM_DIRECT)
 		return 0;
 	m->waste = 0;
-	err = in ? map_copy_in(m->fd, g->arena, &m->geo, text, sizeof(text))
+	err = in ? map_copy_in(m->fd, g->arena, &m->geo, m->is_copied, text, sizeof(text))
 		 : map_copy_out(g->arena, &m->geo, m->fd, text, sizeof(text));
 	if (err)
 		return fail(g, err, "map %s cannot be copied: %s", m->m.name, text[0] ? text : strerror(-err));
+	m->is_copied = in;
 	return 0;
 }
 
@@ -765,6 +775,24 @@ static int move(struct switcher *sw, struct group *g, struct viewing *v, bool in
 			      : err;
 }
 
+/*
+ * Where the kernel alone serves and hits come rarely there is such a moment by itself: nobody has to be held. Not for
+ * memory that the tool maps. What was copied in vain is not copied again later.
+ */
+static int move_unnoticed(struct switcher *sw, struct group *g, const struct viewing *v, bool in)
+{
+	int err = -EAGAIN;
+
+	for (int i = 0; i < FREE_TRIES && err == -EAGAIN && !v->views; i++) {
+		uint64_t seen = kgate_of(g);
+
+		err = copy_and_turn(sw, g, in);
+		if (err && kgate_of(g) - seen > MANY_HITS)
+			break;
+	}
+	return err;
+}
+
 /* Whatever it costs: hits of the last instant may be lost. */
 static void close_by_force(struct switcher *sw, struct group *g)
 {
@@ -986,29 +1014,45 @@ static bool has_open_place(struct switcher *sw, struct group *g)
 	return false;
 }
 
-int switch_takeover(struct switcher *sw, struct group *g)
+/* Does the host have, in the group's way, a place at which others were served? A thread may still be inside. */
+static bool has_used_place(const struct switcher *sw, const struct group *g, struct host *h)
 {
-	struct viewing viewing;
+	for_each_place_in(sw, g, h, pl) if (descriptor(h, pl)->n_actions) return true;
+	return false;
+}
+
+static bool has_used_place_anywhere(const struct switcher *sw, const struct group *g)
+{
+	for (struct host *h = sw->hosts->list; h; h = h->next)
+		if (has_used_place(sw, g, h))
+			return true;
+	return false;
+}
+
+/*
+ * Nobody is held: the kernel serves until the gate turns, the kernel half from then on until the first byte of a place
+ * is the jump's.
+ */
+static int take_over_unnoticed(struct switcher *sw, struct group *g, const struct viewing *v)
+{
 	int err;
 
-	if (!lodge_domain(sw, g) && !waits_for_processes(sw, g)) {
-		why_nowhere(sw, g);
-		return -EOPNOTSUPP;
-	}
-	err = add_carriers(sw, g);
+	if (!g->has_khalf || has_open_place(sw, g) || (has_used_place_anywhere(sw, g) && quiesce(sw, g)))
+		return -EAGAIN;
+	err = move_unnoticed(sw, g, v, true);
 	if (err)
 		return err;
-	g->arena->kgate = 0;
-	err = state__save(*sw->groups, sw->hosts);
-	if (err)
-		return fail(g, err, "what the next bpftimed would have to undo cannot be written down: %s",
-			    strerror(-err));
-	err = prepare_views(sw, g, &viewing, true);
-	if (err)
-		return err;
-	/* Calls that began before have ended when threads are held, but for those that sleep in a page fault. */
-	enable_carriers(sw, g, true);
-	arm_places(sw, g);
+	g->state = GROUP_SHARED;
+	for_each_place(sw, g, h, pl) fill_place(sw, h, pl);
+	set_own_gate(g);
+	settle_places(sw, g);
+	return 0;
+}
+
+static int take_over_held(struct switcher *sw, struct group *g, struct viewing *v)
+{
+	int err = 0;
+
 	/* From here threads wait; every path below lets them go. */
 	hold(sw, g);
 	if (has_open_place(sw, g))
@@ -1022,14 +1066,45 @@ int switch_takeover(struct switcher *sw, struct group *g)
 		err = quiesce(sw, g);
 	}
 	if (!err)
-		err = hold_views(g, &viewing, false);
+		err = hold_views(g, v, false);
 	if (!err)
-		err = move(sw, g, &viewing, true);
+		err = move(sw, g, v, true);
 	if (!err)
 		g->state = GROUP_SHARED;
-	end_views(g, &viewing);
+	end_views(g, v);
 	settle_places(sw, g);
 	let_go(sw, g);
+	return err;
+}
+
+int switch_takeover(struct switcher *sw, struct group *g)
+{
+	struct viewing viewing;
+	int err;
+
+	if (!lodge_domain(sw, g) && !waits_for_processes(sw, g)) {
+		why_nowhere(sw, g);
+		return -EOPNOTSUPP;
+	}
+	err = add_carriers(sw, g);
+	if (err)
+		return err;
+	g->arena->kgate = 0;
+	for (unsigned int i = 0; i < g->n_maps; i++)
+		g->map[i].is_copied = false;
+	err = state__save(*sw->groups, sw->hosts);
+	if (err)
+		return fail(g, err, "what the next bpftimed would have to undo cannot be written down: %s",
+			    strerror(-err));
+	err = prepare_views(sw, g, &viewing, true);
+	if (err)
+		return err;
+	/* Calls that began before have ended when all processors are passed, but for those that sleep in a page fault. */
+	enable_carriers(sw, g, true);
+	arm_places(sw, g);
+	err = take_over_unnoticed(sw, g, &viewing);
+	if (err)
+		err = take_over_held(sw, g, &viewing);
 	disarm_places(sw);
 	if (err) {
 		enable_carriers(sw, g, false);
@@ -1041,13 +1116,6 @@ int switch_takeover(struct switcher *sw, struct group *g)
 }
 
 /* ---- a process that comes later ---- */
-
-/* Does the host have, in the group's way, a place at which others were served? A thread may still be inside. */
-static bool has_used_place(const struct switcher *sw, const struct group *g, struct host *h)
-{
-	for_each_place_in(sw, g, h, pl) if (descriptor(h, pl)->n_actions) return true;
-	return false;
-}
 
 /* Nobody is inside such a place, and nobody will return to one. */
 static int empty_places(struct host *h)
@@ -1155,33 +1223,44 @@ static bool has_returns(const struct group *g)
 }
 
 /* So many processes that they would stand still for long if all were held until the last has come to rest. */
-static bool is_crowd(struct switcher *sw, const struct group *g)
+static bool is_crowd(const struct switcher *sw, const struct group *g)
 {
 	unsigned int n = 0;
 
 	for (struct host *h = sw->hosts->list; h; h = h->next)
 		n += host__lodging(h, g) != NULL;
-	return g->has_khalf && (n > SWITCH_MOST + SWITCH_MOST / 3 || (n > 1 && n * g->n_probes > 2 * SWITCH_PLACES));
+	return n > SWITCH_MOST + SWITCH_MOST / 3 || (n > 1 && n * g->n_probes > 2 * SWITCH_PLACES);
+}
+
+/* May its places be closed while it is shared? Whatever is served there the kernel must be able to serve as well. */
+static bool may_close(struct switcher *sw, const struct group *g)
+{
+	for (const struct group *n = *sw->groups; n; n = n->next)
+		if (n->has_mirrored && !n->has_khalf && (n == g || is_neighbour(sw, g, n)))
+			return false;
+	return g->has_khalf;
 }
 
 /*
- * Returns that began in userspace end in userspace. With a kernel half, new calls go there while we wait; without one
- * they are held, so the wait must be short. Calls that had begun have pushed their return when the targets have come to
- * rest.
+ * Returns that began in userspace end in userspace. With a kernel half, new calls go there from here on, and nobody is
+ * inside when this has succeeded; without one they are held, so the wait must be short. Calls that had begun have
+ * pushed their return when the targets have come to rest.
  */
-static int drain_returns(struct switcher *sw, struct group *g)
+static int drain(struct switcher *sw, struct group *g, bool closes)
 {
 	int err;
 
-	if (!has_returns(g) && !is_crowd(sw, g))
-		return 0;
-	if (g->has_khalf) {
+	if (closes) {
 		for_each_place(sw, g, h, pl) close_place(h, pl);
-	} else {
+	} else if (has_returns(g)) {
 		hold(sw, g);
+	} else {
+		return 0;
 	}
 	err = quiesce(sw, g);
-	return err ? err : wait_for_returns(sw, g, g->has_khalf ? RETURNS_TIMEOUT_MS : HELD_RETURNS_TIMEOUT_MS);
+	if (!err && wait_for_returns(sw, g, closes ? RETURNS_TIMEOUT_MS : HELD_RETURNS_TIMEOUT_MS))
+		err = fail(g, -EAGAIN, "a thread is inside a function whose return is probed");
+	return err;
 }
 
 /* The tool's program must be attached where it is to serve. */
@@ -1199,8 +1278,30 @@ static int unpark(struct group *g, bool force)
 	return 0;
 }
 
+static int hand_back_held(struct switcher *sw, struct group *g, struct viewing *v, bool force, bool opens)
+{
+	int err = 0;
+
+	if (opens) {
+		arm_places(sw, g);
+		hold(sw, g);
+		for_each_place(sw, g, h, pl) open_place(h, pl);
+		err = quiesce(sw, g);
+	} else {
+		hold(sw, g);
+	}
+	if (!err || force)
+		err = hold_views(g, v, force);
+	if (!err || force)
+		err = move(sw, g, v, false);
+	if (err && force)
+		close_by_force(sw, g);
+	return force ? 0 : err;
+}
+
 int switch_handback(struct switcher *sw, struct group *g, bool force)
 {
+	bool closes = may_close(sw, g);
 	struct viewing viewing;
 	int err = unpark(g, force);
 
@@ -1209,36 +1310,16 @@ int switch_handback(struct switcher *sw, struct group *g, bool force)
 	err = prepare_views_back(sw, g, &viewing, force);
 	if (err && !force)
 		return err;
-	err = drain_returns(sw, g);
-	if (err && !force) {
-		settle_places(sw, g);
-		let_go(sw, g);
-		disarm_places(sw);
-		end_views(g, &viewing);
-		return fail(g, -EAGAIN, "a thread is inside a function whose return is probed");
-	}
-	if (is_crowd(sw, g)) {
-		/* Nobody is inside any more, and the kernel half serves who comes. */
-		hold(sw, g);
-	} else {
-		arm_places(sw, g);
-		hold(sw, g);
-		for_each_place(sw, g, h, pl) open_place(h, pl);
-		err = quiesce(sw, g);
-	}
-	if (!err || force)
-		err = hold_views(g, &viewing, force);
-	if (!err || force)
-		err = move(sw, g, &viewing, false);
-	if (err && force)
-		close_by_force(sw, g);
-	if (!err || force)
+	err = drain(sw, g, closes);
+	if ((!err && (!closes || move_unnoticed(sw, g, &viewing, false))) || (err && force))
+		err = hand_back_held(sw, g, &viewing, force, !closes || !is_crowd(sw, g));
+	if (!err)
 		g->state = GROUP_KERNEL;
 	end_views(g, &viewing);
 	settle_places(sw, g);
 	let_go(sw, g);
 	disarm_places(sw);
-	if (g->state != GROUP_KERNEL)
+	if (err)
 		return err;
 	enable_carriers(sw, g, false);
 	clock_gettime(CLOCK_REALTIME, &g->since);

@@ -22,6 +22,7 @@ struct switcher {
 	struct probe **probes;	      /* head of the engine's list: all probes known on the machine */
 	const struct probe_table *at; /* the same, by instruction */
 	struct carriers *carriers;
+	bool is_holding;	    /* threads, */
 	struct timespec held_since; /* CLOCK_MONOTONIC */
 	bool is_crowded; /* the switch under way needs the processors to be kept: threads of the tool could run */
 };

@@ -7,6 +7,7 @@
 #include "vm.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 struct frame {
@@ -40,6 +41,8 @@ static bool may_reach(const struct interp *vm, uint64_t addr, unsigned int bytes
 {
 	const struct vm_interp_opts *o = vm->opts;
 
+	if (within(o->memory.start, o->memory.size, addr, bytes) && (!write || o->memory.writable))
+		return true;
 	for (unsigned int i = 0; i <= vm->depth; i++)
 		if (within((uintptr_t)vm->frame[vm->depth - i].stack, VM_STACK_SIZE, addr, bytes))
 			return true;
@@ -329,7 +332,7 @@ static int step(struct interp *vm)
 	const struct bpf_insn *in = vm->prog.insns + vm->pc;
 	uint64_t *r = vm->frame[vm->depth].r;
 	const char *why = "";
-	enum vm_kind kind = vm_insn__kind(in, &why);
+	enum vm_kind kind = vm->prog.kinds ? (enum vm_kind)vm->prog.kinds[vm->pc] : vm_insn__kind(in, &why);
 	uint64_t src = BPF_SRC(in->code) == BPF_X ? r[in->src_reg] : (uint64_t)(int64_t)in->imm;
 	size_t next = vm->pc + vm_insn__slots(kind);
 	int err = 0;
@@ -399,6 +402,17 @@ static int run(struct interp *vm)
 	return r;
 }
 
+uint8_t *vm_kinds(const struct bpf_insn *insns, size_t n_insns)
+{
+	uint8_t *kinds = calloc(n_insns, 1);
+
+	for (size_t pc = 0; kinds && pc < n_insns; pc++) {
+		kinds[pc] = (uint8_t)vm_insn__kind(insns + pc, &(const char *){0});
+		pc += vm_insn__slots(kinds[pc]) - 1;
+	}
+	return kinds;
+}
+
 int vm_interpret(const struct bpf_insn *insns, size_t n_insns, void *ctx, const struct vm_interp_opts *opts,
 		 uint64_t *r0, char *err, size_t err_size)
 {
@@ -411,7 +425,7 @@ int vm_interpret(const struct bpf_insn *insns, size_t n_insns, void *ctx, const 
 		r = vm_validate_features(insns, n_insns, vm.opts->features & VM_FEATURES_RUN, err, err_size);
 	if (r)
 		return r;
-	vm.prog = (struct vm_program){.insns = insns, .n_insns = n_insns};
+	vm.prog = (struct vm_program){.insns = insns, .n_insns = n_insns, .kinds = vm.opts->kinds};
 	vm.pc = vm.depth = vm.tail_calls = 0;
 	vm.err = err;
 	vm.err_size = err_size;

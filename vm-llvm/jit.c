@@ -29,15 +29,16 @@
 #define TRIPLE	 "x86_64-unknown-linux-gnu"
 #define FEATURES "-x87,-mmx,-sse,-sse2,-sse3,-ssse3,-sse4.1,-sse4.2,-avx,-avx2,-avx512f"
 
-/*
- * From this many instructions on, no passes whose time grows faster than the program: those that vectorise straight
- * code and find values that are computed twice anywhere, and the one that comes with AVX-512 (X86DomainReassignment:
- * 13 s for 10,000 instructions).
- */
-#define LARGE_PROGRAM 1000
-
 /* Beyond the frame that LLVM reports: return address, frame pointer, and room for what it may count otherwise. */
 #define FRAME_EXTRA 24
+
+/*
+ * From this many instructions on, no passes whose time grows faster than the program: those that vectorise straight
+ * code and find values that are computed twice anywhere, and what with AVX-512 chooses between mask and general
+ * registers (X86DomainReassignment: 13 s for 10,000 instructions).
+ */
+#define LARGE	 1000
+#define NO_MASKS ",-avx512f"
 
 /* LLVM says how large a frame is in a remark: for every function that exceeds this attribute's value. */
 #define STACK_ATTRIBUTE "warn-stack-size"
@@ -57,6 +58,7 @@ struct jit {
 	LLVMMemoryBufferRef object;
 	const struct vm_compile_opts *opts;
 	char *cpu, *features; /* LLVM's, when the code is for this CPU only */
+	bool large;	      /* at least LARGE instructions */
 	struct frame *frames;
 	size_t n_frames;
 	char diagnostic[256]; /* the first error that LLVM reported */
@@ -171,7 +173,7 @@ static void set_foreign(struct jit *j, LLVMValueRef fn)
 static void set_native(struct jit *j, LLVMValueRef fn)
 {
 	add_string(j, fn, "target-cpu", j->cpu);
-	add_string(j, fn, "target-features", j->features);
+	add_string(j, fn, "target-features", j->features ? j->features : "");
 	add_string(j, fn, "tune-cpu", j->cpu);
 	add_string(j, fn, "frame-pointer", "none");
 }
@@ -318,10 +320,9 @@ static int run_passes(struct jit *j, const char *passes)
 	return r;
 }
 
-static int optimise(struct jit *j, size_t n_insns)
+static int optimise(struct jit *j)
 {
 	char passes[sizeof(NATIVE_PASSES) + 32];
-	bool large = n_insns >= LARGE_PROGRAM;
 	int r;
 
 	if (!j->opts->native)
@@ -330,8 +331,8 @@ static int optimise(struct jit *j, size_t n_insns)
 	if (r)
 		return r;
 	vm_flat__settle(j->mod);
-	snprintf(passes, sizeof(passes), NATIVE_PASSES, large ? "early-cse<memssa>" : "gvn",
-		 large ? "" : "slp-vectorizer,");
+	snprintf(passes, sizeof(passes), NATIVE_PASSES, j->large ? "early-cse<memssa>" : "gvn",
+		 j->large ? "" : "slp-vectorizer,");
 	return run_passes(j, passes);
 }
 
@@ -479,7 +480,7 @@ static int build(struct jit *j, const struct bpf_insn *insns, size_t n_insns, co
 	if (r)
 		return r;
 	prepare_functions(j);
-	r = optimise(j, n_insns);
+	r = optimise(j);
 	if (r)
 		return r;
 	vm_flat__lower(j->mod);
@@ -488,26 +489,25 @@ static int build(struct jit *j, const struct bpf_insn *insns, size_t n_insns, co
 	return r ? r : emit(j, out);
 }
 
-/* LLVM's name for what this CPU has. To be freed with LLVMDisposeMessage(). */
-static char *host_features(size_t n_insns)
+static char *host_features(bool large)
 {
-	char *all = LLVMGetHostCPUFeatures(), *text, *some;
+	char *all = LLVMGetHostCPUFeatures(), *fewer;
+	size_t size = strlen(all) + sizeof(NO_MASKS);
 
-	if (n_insns < LARGE_PROGRAM)
+	if (!large)
 		return all;
-	if (asprintf(&text, "%s,-avx512f", all) < 0)
-		return all;
+	fewer = malloc(size);
+	if (fewer)
+		snprintf(fewer, size, "%s" NO_MASKS, all);
 	LLVMDisposeMessage(all);
-	some = LLVMCreateMessage(text);
-	free(text);
-	return some;
+	return fewer;
 }
 
-static void target_machine(struct jit *j, size_t n_insns)
+static void target_machine(struct jit *j)
 {
 	if (j->opts->native) {
 		j->cpu = LLVMGetHostCPUName();
-		j->features = host_features(n_insns);
+		j->features = host_features(j->large);
 	}
 	j->tm = LLVMCreateTargetMachine(llvm_target, TRIPLE, j->cpu ? j->cpu : "x86-64",
 					j->features ? j->features : FEATURES, LLVMCodeGenLevelDefault, LLVMRelocPIC,
@@ -531,7 +531,7 @@ int vm_compile(const struct bpf_insn *insns, size_t n_insns, const struct vm_com
 	       char *err, size_t err_size)
 {
 	static const struct vm_compile_opts none = {.sz = sizeof(none)};
-	struct jit j = {.opts = opts ? opts : &none, .err = err, .err_size = err_size};
+	struct jit j = {.opts = opts ? opts : &none, .large = n_insns >= LARGE, .err = err, .err_size = err_size};
 	uint32_t features = j.opts->env_calls ? j.opts->features & VM_FEATURES_RUN : 0;
 	int r = vm_validate_features(insns, n_insns, features, err, err_size);
 
@@ -543,7 +543,7 @@ int vm_compile(const struct bpf_insn *insns, size_t n_insns, const struct vm_com
 		return vm_fail(err, err_size, -ENOSYS, "this LLVM cannot generate x86-64 code");
 	j.ctx = LLVMContextCreate();
 	LLVMContextSetDiagnosticHandler(j.ctx, on_diagnostic, &j);
-	target_machine(&j, n_insns);
+	target_machine(&j);
 	r = build(&j, insns, n_insns, j.opts, out);
 	dispose(&j);
 	if (r)

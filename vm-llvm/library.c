@@ -27,6 +27,7 @@ _Static_assert(sizeof(struct bpftime_vm_region) == sizeof(struct vm_region), "on
 
 struct bpftime_vm {
 	struct bpf_insn *insns;
+	uint8_t *kinds;
 	struct vm_program program; /* the same, as the interpreter wants it */
 	struct bpftime_vm_opts opts;
 	/* Sorted by number: ids[i] is what table[i] does. */
@@ -137,9 +138,15 @@ static int fill(struct bpftime_vm *vm, const struct bpf_insn *insns, size_t n_in
 	if (!vm->insns)
 		return vm_fail(err, err_size, -ENOMEM, "no memory for a program of %zu instructions", n_insns);
 	memcpy(vm->insns, insns, n_insns * sizeof(*insns));
-	vm->program = (struct vm_program){.insns = vm->insns, .n_insns = n_insns};
-	return vm_resolve(vm->insns, n_insns, vm->opts.resolve ? vm->opts.resolve : no_resolve, vm->opts.user, err,
-			  err_size);
+	r = vm_resolve(vm->insns, n_insns, vm->opts.resolve ? vm->opts.resolve : no_resolve, vm->opts.user, err,
+		       err_size);
+	if (r)
+		return r;
+	vm->kinds = vm_kinds(vm->insns, n_insns);
+	if (!vm->kinds)
+		return vm_fail(err, err_size, -ENOMEM, "no memory for a program of %zu instructions", n_insns);
+	vm->program = (struct vm_program){.insns = vm->insns, .n_insns = n_insns, .kinds = vm->kinds};
+	return 0;
 }
 
 int bpftime_vm__new(struct bpftime_vm **out, const struct bpf_insn *insns, size_t n_insns,
@@ -171,6 +178,7 @@ void bpftime_vm__free(struct bpftime_vm *vm)
 	vm_code__clear(&vm->code);
 	free(vm->table);
 	free(vm->ids);
+	free(vm->kinds);
 	free(vm->insns);
 	free(vm);
 }
@@ -191,7 +199,6 @@ const struct bpf_insn *bpftime_vm__insns(const struct bpftime_vm *vm, size_t *n)
 struct run {
 	const struct bpftime_vm *vm;
 	struct bpftime_vm_run_opts opts;
-	uint64_t mem, mem_size;
 };
 
 static uint64_t run_helper(void *env, uint32_t id, uint64_t r1, uint64_t r2, uint64_t r3, uint64_t r4, uint64_t r5)
@@ -212,8 +219,6 @@ static int run_allowed(void *env, uint64_t addr, uint32_t size, int write)
 {
 	const struct run *run = env;
 
-	if (addr >= run->mem && run->mem_size >= size && addr - run->mem <= run->mem_size - size)
-		return 1;
 	return run->opts.allowed && run->opts.allowed(run->vm->opts.user, addr, size, write);
 }
 
@@ -237,7 +242,7 @@ static int64_t run_packet(void *env, uint64_t ctx, uint32_t offset, uint32_t siz
 int bpftime_vm__interpret(const struct bpftime_vm *vm, void *mem, size_t mem_size,
 			  const struct bpftime_vm_run_opts *opts, uint64_t *r0, char *err, size_t err_size)
 {
-	struct run run = {.vm = vm, .mem = (uintptr_t)mem, .mem_size = mem_size};
+	struct run run = {.vm = vm};
 	int r = take_opts(&run.opts, sizeof(run.opts), opts, err, err_size);
 	struct vm_interp_opts o = {
 		.sz = sizeof(o),
@@ -248,6 +253,8 @@ int bpftime_vm__interpret(const struct bpftime_vm *vm, void *mem, size_t mem_siz
 		.r2 = mem_size,
 		.features = vm->opts.features,
 		.trusted = 1,
+		.kinds = vm->kinds,
+		.memory = {(uintptr_t)mem, mem_size, 1},
 		.check_memory = !run.opts.unchecked,
 		.regions = (const struct vm_region *)run.opts.regions,
 		.n_regions = run.opts.n_regions,

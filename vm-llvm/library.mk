@@ -41,6 +41,7 @@ $(B)/bpftime-vm-plugin: $(B)/vm-llvm/plugin_main.o $(B)/$(VM_SO_FILE)
 VM_LIBRARY_UNIT := $(patsubst %,$(B)/tests/unit/%,test_vm_conformance test_vm_library test_vm_differ)
 UNIT += $(VM_LIBRARY_UNIT)
 
+$(B)/tests/unit/test_vm_library.o: $(B)/tests/unit/vm_library.bc.inc
 $(B)/tests/unit/test_vm_library: | $(B)/bpftime-vm-worker
 
 $(B)/tests/unit/test_vm_differ: $(B)/tests/fuzz/differ.o $(B)/tests/fuzz/generate.o

@@ -138,7 +138,11 @@ struct vm_region {
 struct vm_program {
 	const struct bpf_insn *insns;
 	size_t n_insns;
+	const uint8_t *kinds; /* of vm_kinds(), or NULL */
 };
+
+/* What each instruction of a valid program is, so that the interpreter need not find out each time. malloc'ed; NULL. */
+uint8_t *vm_kinds(const struct bpf_insn *insns, size_t n_insns);
 
 /* The reference interpreter. It is slow and does not end by itself: give it max_steps. */
 struct vm_interp_opts {
@@ -146,15 +150,17 @@ struct vm_interp_opts {
 	uint64_t (*helper)(void *env, uint32_t id, uint64_t r1, uint64_t r2, uint64_t r3, uint64_t r4, uint64_t r5);
 	uint64_t (*map_value)(void *env, uint32_t imm, uint32_t off);
 	void *env;
-	uint64_t max_steps; /* 0: no limit */
-	uint64_t r2;	    /* what register 2 holds at the beginning */
-	uint32_t features;  /* enum vm_feature, of VM_FEATURES_RUN */
-	int trusted;	    /* the program is known to be valid: it is not looked at again */
+	uint64_t max_steps;   /* 0: no limit */
+	uint64_t r2;	      /* what register 2 holds at the beginning */
+	uint32_t features;    /* enum vm_feature, of VM_FEATURES_RUN */
+	int trusted;	      /* the program is known to be valid: it is not looked at again */
+	const uint8_t *kinds; /* of vm_kinds(), or NULL */
 	/*
 	 * check_memory: the program may reach its own stack frames, those of its callers, and regions, nothing else;
 	 * where it tries, it ends with -EFAULT. allowed, when not NULL, is asked about what is in no region.
 	 */
 	int check_memory;
+	struct vm_region memory; /* where most accesses go */
 	const struct vm_region *regions;
 	size_t n_regions;
 	int (*allowed)(void *env, uint64_t addr, uint32_t size, int write);

@@ -152,13 +152,14 @@ killed_in_switches() {
 	exact_start "$SESSION/x" count_tid 4 100000 --rate 10000
 	offloaded
 	exact_go "$SESSION/x"
-	gdb -nx -batch -p "$DAEMON" -ex 'break cpus_visit' -ex continue -ex 'printf "stands\n"' -ex 'shell sleep 15' >"$SESSION/gdb" 2>&1 3>&- &
+	gdb -nx -batch -p "$DAEMON" -ex 'break hold' -ex continue -ex 'break cpus_visit' -ex continue -ex 'printf "stands\n"' -ex 'shell sleep 15' >"$SESSION/gdb" 2>&1 3>&- &
 	local gdb=$!
 	exact_pids+=("$gdb")
 	wait_for "$SESSION/gdb" "Breakpoint 1 at" 20
-	"$B/bpftime" handback "$TOOL_PID" >/dev/null 2>&1 3>&- &
+	# Not every switch holds threads.
+	while "$B/bpftime" handback "$TOOL_PID" && "$B/bpftime" takeover "$TOOL_PID"; do :; done >/dev/null 2>&1 3>&- &
 	local asked=$!
-	wait_for "$SESSION/gdb" stands 10
+	wait_for "$SESSION/gdb" stands 20
 	wait "$asked" || true
 	kill "$gdb"
 	ended "$DAEMON"

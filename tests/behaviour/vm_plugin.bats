@@ -54,6 +54,7 @@ exit_="95 00 00 00 00 00 00 00"
 	gives 2 "b7 01 00 00 ff ff ff ff b7 02 00 00 05 00 00 00 8d 02 00 00 00 00 00 00 b7 00 00 00 02 00 00 00 $exit_"
 	gives 2 "b7 01 00 00 ff ff ff ff b7 02 00 00 05 00 00 00 8d 00 00 00 02 00 00 00 b7 00 00 00 02 00 00 00 $exit_"
 	gives 4 "b7 01 00 00 10 00 00 00 85 00 00 00 03 00 00 00 $exit_"
+	gives 0 "b7 00 00 00 05 00 00 00 85 20 00 00 2a 00 00 00 $exit_"
 	gives 42 "b7 01 00 00 42 00 00 00 85 10 00 00 01 00 00 00 $exit_ bf 10 00 00 00 00 00 00 $exit_"
 }
 
@@ -66,7 +67,7 @@ exit_="95 00 00 00 00 00 00 00"
 	refuses "instruction 0 (opcode 0xff)" "ff 00 00 00 00 00 00 00 $exit_"
 	refuses "instruction 0: there is no register r11" "b7 0b 00 00 00 00 00 00 $exit_"
 	refuses "instruction 0: goes to 9" "05 00 08 00 00 00 00 00 $exit_"
-	refuses "instruction 0 (opcode 0x85): call of a kernel function" "85 20 00 00 2a 00 00 00 $exit_"
+	refuses "instruction 0: immediate 7 cannot be resolved" "18 10 00 00 07 00 00 00 00 00 00 00 00 00 00 00 $exit_"
 	refuses "instruction 0: helper 99 is not carried" "85 00 00 00 63 00 00 00 $exit_"
 	refuses "which is no memory of the program" "79 10 00 00 00 00 00 00 $exit_" "11 22" --interpret
 	run --separate-stderr "$plugin" --nonsense < /dev/null

@@ -3,9 +3,9 @@
  * crowd.c: a process that looks how long its threads stand still: each calls crowd_work() with one key after another
  * and sleeps five milliseconds in between, and keeps how much longer than that a round took at most. Prints its pid;
  * each line on stdin is answered with the longest of every thread since the last one, in microseconds. CALLERS: only so
- * many of the threads call.
+ * many of the threads call; EVERY: only in every so many rounds.
  *
- *   crowd THREADS KEYS [CALLERS]
+ *   crowd THREADS KEYS [CALLERS [EVERY]]
  */
 #include <pthread.h>
 #include <stdbool.h>
@@ -18,7 +18,7 @@
 
 #define ROUND_NS 5000000
 
-static unsigned long n_keys;
+static unsigned long n_keys, every = 1;
 
 struct looker {
 	pthread_t thread;
@@ -49,8 +49,8 @@ static void *look(void *arg)
 	struct looker *l = arg;
 	uint64_t last = now_ns(), now, took;
 
-	for (;;) {
-		if (l->calls)
+	for (unsigned long round = 0;; round++) {
+		if (l->calls && round % every == 0)
 			crowd_work(l->key++ % n_keys);
 		nanosleep(&pause, NULL);
 		now = now_ns();
@@ -69,8 +69,9 @@ int main(int argc, char **argv)
 	char line[16];
 
 	n_keys = argc > 2 ? strtoul(argv[2], NULL, 0) : 0;
-	if (!n || !n_keys || !l) {
-		fprintf(stderr, "usage: crowd THREADS KEYS [CALLERS]\n");
+	every = argc > 4 ? strtoul(argv[4], NULL, 0) : 1;
+	if (!n || !n_keys || !every || !l) {
+		fprintf(stderr, "usage: crowd THREADS KEYS [CALLERS [EVERY]]\n");
 		return 2;
 	}
 	printf("%d\n", getpid());

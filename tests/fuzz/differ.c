@@ -154,10 +154,13 @@ static int by_interpreter(struct differ *d, const struct bpftime_vm *vm, const s
 	return r;
 }
 
-static int by_native_code(struct differ *d, struct bpftime_vm *vm, const struct generated *g, struct result *out,
-			  char *err, size_t err_size)
+/* All ways to compile get their programs. */
+static int by_native_code(struct differ *d, struct bpftime_vm *vm, const struct generated *g, uint64_t seed,
+			  struct result *out, char *err, size_t err_size)
 {
-	int r = bpftime_vm__compile(vm, NULL, err, err_size);
+	const struct bpftime_vm_compile_opts opts = {
+		.sz = sizeof(opts), .verified = g->kernel && seed % 2, .portable = seed % 16 == 5};
+	int r = bpftime_vm__compile(vm, &opts, err, err_size);
 	uint64_t r0;
 
 	if (r)
@@ -214,7 +217,7 @@ bool differ__run(struct differ *d, uint64_t seed)
 	generate(&g, seed);
 	ok = !bpftime_vm__new(&vm, g.insns, g.n, &opts, err, sizeof(err)) &&
 	     !by_interpreter(d, vm, &g, &interpreter, err, sizeof(err)) &&
-	     !by_native_code(d, vm, &g, &native, err, sizeof(err));
+	     !by_native_code(d, vm, &g, seed, &native, err, sizeof(err));
 	bpftime_vm__free(vm);
 	if (!ok) {
 		fprintf(stderr, "seed %llu: %s\n", (unsigned long long)seed, err);

@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "agent/target.h"
 #include "agent_fixture.h"
 
 static struct rig rig;
@@ -351,6 +352,42 @@ static void test_killed_meanwhile(void **state)
 	}
 }
 
+/* In the tracer. */
+static int kill_while_stopped(struct target *t, void *arg)
+{
+	struct agent_error err = {""};
+	struct stopped s;
+	pid_t *tids;
+	int n = proc_threads(t->pid, &tids);
+
+	(void)arg;
+	assert_true(n > 1);
+	assert_int_equal(thread_stop(t, tids[n - 1], 1000, &s, &err), 0);
+	free(tids);
+	kill(t->pid, SIGKILL);
+	thread_resume(t, &s);
+	return 0;
+}
+
+/* Who waits for a process that was killed while one of its threads was traced waits for it alone, not for us. */
+static void test_killed_while_stopped(void **state)
+{
+	char *const argv[] = {"calls", "push_rbp", "4", "0", NULL};
+	struct agent_error err = {""};
+	struct target *t;
+	struct victim v;
+
+	(void)state;
+	victim_start(&v, argv);
+	victim_go(&v);
+	assert_int_equal(target__open(v.pid, &t, &err), 0);
+	assert_int_equal(tracer_run(t, kill_while_stopped, NULL), 0);
+	alarm(10);
+	assert_int_equal(victim_wait(&v), -SIGKILL);
+	alarm(0);
+	target__free(t);
+}
+
 static void test_pidns(void **state)
 {
 	char *const argv[] = {"pidns", "1000", NULL};
@@ -389,15 +426,25 @@ static void test_pidns(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_stack),	     cmocka_unit_test(test_low_fork),
-		cmocka_unit_test(test_low_vfork),    cmocka_unit_test(test_low_signal),
-		cmocka_unit_test(test_low_altstack), cmocka_unit_test(test_low_seccomp),
-		cmocka_unit_test(test_fork),	     cmocka_unit_test(test_fork_then_free),
-		cmocka_unit_test(test_fork_pages),   cmocka_unit_test(test_vfork),
-		cmocka_unit_test(test_leaderless),   cmocka_unit_test(test_exec),
-		cmocka_unit_test(test_signal),	     cmocka_unit_test(test_altstack),
-		cmocka_unit_test(test_seccomp),	     cmocka_unit_test(test_pidns),
-		cmocka_unit_test(test_dies),	     cmocka_unit_test(test_killed_meanwhile),
+		cmocka_unit_test(test_stack),
+		cmocka_unit_test(test_low_fork),
+		cmocka_unit_test(test_low_vfork),
+		cmocka_unit_test(test_low_signal),
+		cmocka_unit_test(test_low_altstack),
+		cmocka_unit_test(test_low_seccomp),
+		cmocka_unit_test(test_fork),
+		cmocka_unit_test(test_fork_then_free),
+		cmocka_unit_test(test_fork_pages),
+		cmocka_unit_test(test_vfork),
+		cmocka_unit_test(test_leaderless),
+		cmocka_unit_test(test_exec),
+		cmocka_unit_test(test_signal),
+		cmocka_unit_test(test_altstack),
+		cmocka_unit_test(test_seccomp),
+		cmocka_unit_test(test_pidns),
+		cmocka_unit_test(test_dies),
+		cmocka_unit_test(test_killed_meanwhile),
+		cmocka_unit_test(test_killed_while_stopped),
 	};
 
 	return rig_tests(&rig, "agent_hazards", tests, sizeof(tests) / sizeof(tests[0]));

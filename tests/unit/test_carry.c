@@ -915,7 +915,7 @@ static void test_copy(void **state)
 			assert_int_equal(bpf_map_update_elem(w.tool, key, values, 0), 0);
 			assert_int_equal(bpf_map_update_elem(w.oracle, key, values, 0), 0);
 		}
-		assert_int_equal(map_copy_in(w.tool, w.arena, &w.g, err, sizeof(err)), 0);
+		assert_int_equal(map_copy_in(w.tool, w.arena, &w.g, false, err, sizeof(err)), 0);
 		assert_int_equal(shm_map_count(w.arena, &w.g), s->max_entries);
 		for (uint32_t n = 0; n < 200; n++) {
 			make_key(key, s, rnd(&w) % s->n_keys);

@@ -491,6 +491,29 @@ static void compiled_elsewhere(void **state)
 	bpftime_vm__free(vm);
 }
 
+/* Helpers given as bitcode get the user's pointer, as those of the table do, and are preferred to them. */
+static void inlined_helpers(void **state)
+{
+	static const uint8_t library[] = {
+#include "tests/unit/vm_library.bc.inc"
+	};
+	static const struct bpftime_vm_helper helpers[] = {{7, times_two}, {8, times_two}};
+	uint64_t base = 1000;
+	const struct bpftime_vm_opts opts = {.sz = sizeof(opts), .helpers = helpers, .n_helpers = 2, .user = &base};
+	const struct bpftime_vm_compile_opts with = {
+		.sz = sizeof(with), .bitcode = library, .bitcode_size = sizeof(library)};
+	const struct bpf_insn in[] = {
+		MOVI(1, 5), CALL(8), MOV(6, 0), MOVI(1, 1), CALL(7), I(BPF_ALU64 | BPF_ADD | BPF_X, 0, 6, 0, 0), EXIT};
+	struct bpftime_vm *vm = make(in, N_INSNS(in), &opts);
+	char err[256];
+
+	if (bpftime_vm__compile(vm, &with, err, sizeof(err)))
+		fail_msg("%s", err);
+	assert_int_equal(run(vm, NATIVE, NULL, 0), 10 + 1000 + 7 + 1);
+	assert_int_equal(run(vm, INTERPRETER, NULL, 0), 10 + 2);
+	bpftime_vm__free(vm);
+}
+
 /* The code can be called by itself, is where it says, and no page is writable and executable. */
 static void code(void **state)
 {
@@ -534,6 +557,7 @@ int main(void)
 		cmocka_unit_test(large),
 		cmocka_unit_test(options),
 		cmocka_unit_test(compiled_elsewhere),
+		cmocka_unit_test(inlined_helpers),
 		cmocka_unit_test(code),
 	};
 

@@ -1,0 +1,40 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
+# Functions that are called now and then: their probes move to userspace and back, and no thread stands still for it.
+
+bats_require_minimum_version 1.5.0
+load helpers
+load real
+
+setup_file() { real_setup_file --log-level debug; }
+
+held() { grep -c 'threads were held' "$BATS_FILE_TMPDIR/daemon.log" || true; }
+
+# unnoticed TOOL [OPTION...]: 30 times there and back while calls come. Some come just then.
+unnoticed() {
+	local i before
+	exact_start "$SESSION/x" "$1" 2 600 --rate 20 "${@:2}"
+	offloaded "$TOOL_PID"
+	exact_go "$SESSION/x"
+	before=$(held)
+	for ((i = 0; i < 30; i++)); do
+		"$B/bpftime" handback "$TOOL_PID"
+		"$B/bpftime" takeover "$TOOL_PID"
+	done
+	echo "# held $(($(held) - before)) times of 60"
+	(($(held) - before < 20))
+	grep -q '^total' "$SESSION/x/workload" || kill -USR2 "$WORKLOAD_PID"
+	exact_finish "$SESSION/x" "$1"
+}
+
+@test "entries, counted by thread" {
+	unnoticed count_tid
+}
+
+@test "strings as keys" {
+	unnoticed str_key
+}
+
+@test "entries and returns: what is under way ends where it began" {
+	unnoticed latency
+}
