@@ -26,6 +26,7 @@
 
 #define DEFAULT_TRIPLE "x86_64-unknown-linux-gnu"
 #define PASSES	       "globaldce,default<O2>,globaldce"
+#define LAST_PASSES    "function(instcombine<no-verify-fixpoint>,simplifycfg,early-cse,instsimplify,adce),globaldce"
 #define FEATURES       (VM_FEATURE_CALLX | VM_FEATURE_FUNC_ADDR)
 #define MAX_HELPERS    256
 
@@ -398,33 +399,45 @@ static int make_module(struct aot *a)
 	return r ? r : make_table(a);
 }
 
-static int optimise(struct aot *a)
+static int run_passes(struct aot *a, const char *passes)
 {
 	LLVMPassBuilderOptionsRef o = LLVMCreatePassBuilderOptions();
 	LLVMErrorRef e;
-	char *why = NULL;
+	char *why;
 	int r = 0;
 
-	if (LLVMVerifyModule(a->mod, LLVMReturnStatusAction, &why))
-		r = vm_fail(a->err, a->err_size, -EIO, "the programs were lifted to invalid IR: %s", why);
-	LLVMDisposeMessage(why);
 	LLVMPassBuilderOptionsSetLoopVectorization(o, true);
 	LLVMPassBuilderOptionsSetSLPVectorization(o, true);
 	LLVMPassBuilderOptionsSetLoopInterleaving(o, true);
-	e = r ? NULL : LLVMRunPasses(a->mod, VM_FLAT_PASSES, a->tm, o);
-	if (!r && !e) {
-		vm_flat__settle(a->mod);
-		e = LLVMRunPasses(a->mod, PASSES, a->tm, o);
-	}
+	e = LLVMRunPasses(a->mod, passes, a->tm, o);
 	LLVMDisposePassBuilderOptions(o);
 	if (e) {
 		why = LLVMGetErrorMessage(e);
 		r = vm_fail(a->err, a->err_size, -EIO, "LLVM: %s", why);
 		LLVMDisposeErrorMessage(why);
 	}
-	if (!r)
-		vm_flat__lower(a->mod);
 	return r;
+}
+
+static int optimise(struct aot *a)
+{
+	char *why = NULL;
+	int r = 0;
+
+	if (LLVMVerifyModule(a->mod, LLVMReturnStatusAction, &why))
+		r = vm_fail(a->err, a->err_size, -EIO, "the programs were lifted to invalid IR: %s", why);
+	LLVMDisposeMessage(why);
+	if (!r)
+		r = run_passes(a, VM_FLAT_PASSES);
+	if (r)
+		return r;
+	vm_flat__settle(a->mod);
+	r = run_passes(a, PASSES);
+	if (r)
+		return r;
+	vm_flat__lower(a->mod);
+	/* Only now LLVM sees what is read of .rodata. */
+	return run_passes(a, LAST_PASSES);
 }
 
 static int emit(struct aot *a, void **object, size_t *size)

@@ -17,6 +17,7 @@
 
 #define MAX_MEM	     (256u << 20)
 #define MAX_STEPS    1000000000ull /* of the interpreter: a minute or so */
+#define JIT_INSNS    100000u	   /* larger programs take longer to compile than most take to be interpreted */
 #define SIGNAL_STACK (64u << 10)
 
 struct run {
@@ -142,7 +143,9 @@ static int run_program(struct run *r, const struct tool_args *args, const struct
 	r->insns = vm_standalone__bind(r->s, r->prog, r->err, sizeof(r->err));
 	if (!r->insns || read_mem(r, args->mem))
 		return -1;
-	return args->engine && !strcmp(args->engine, "interp") ? run_interp(r, r0) : run_jit(r, r0);
+	if (args->engine ? !strcmp(args->engine, "interp") : r->prog->n_insns > JIT_INSNS)
+		return run_interp(r, r0);
+	return run_jit(r, r0);
 }
 
 enum tool_exit tool_run(const struct tool_args *args)
