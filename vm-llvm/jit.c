@@ -6,7 +6,7 @@
  * entry becomes internal and is inlined, and after optimisation nothing may be left but functions and constants: no
  * variables, no declarations. Code generation is held to general registers, without red zone, jump tables, constant
  * pools or calls that the compiler invents, because the result runs in the middle of foreign functions, on their
- * stacks.
+ * stacks. Native code, which is called as any function is, may use all that the CPU has.
  */
 #include "flat.h"
 #include "lift.h"

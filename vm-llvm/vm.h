@@ -94,14 +94,14 @@ struct vm_compile_opts {
 struct vm_code {
 	uint8_t *bytes; /* position-independent, no relocations, constants behind the code; malloc'ed, yours */
 	size_t size;
-	size_t entry;	   /* offset of: uint64_t entry(void *ctx, void *env) */
+	size_t entry;	   /* offset of: uint64_t entry(void *ctx, void *env), or what env_calls says */
 	size_t stack_size; /* bytes of stack that one call may use, return address included; of env's functions none */
 };
 
 /*
  * Compiles insns to x86-64 code. Returns 0 or -errno; err gets one sentence that names the instruction and the reason.
- * The code uses general registers only, no red zone, makes no calls outside itself but indirect ones that the bitcode
- * makes.
+ * Unless it is native, the code uses general registers only and no red zone. It makes no calls outside itself but
+ * indirect ones, which the bitcode makes or which go through env. out is to be cleared by vm_code__clear().
  */
 int vm_compile(const struct bpf_insn *insns, size_t n_insns, const struct vm_compile_opts *opts, struct vm_code *out,
 	       char *err, size_t err_size);
