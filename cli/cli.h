@@ -22,6 +22,7 @@ enum cli_takes {
 	CLI_TAKES_WAIT = 2,	  /* --tool, --state, --timeout */
 	CLI_TAKES_TOP = 4,	  /* --interval, --count */
 	CLI_TAKES_POLICY_DIR = 8, /* --policy-dir */
+	CLI_TAKES_ALL = 16,	  /* words are all that follows: another program reads it */
 };
 
 /* The command line, read. Strings are argv's or the environment's. */
@@ -56,6 +57,8 @@ enum cli_exit cmd_top(const struct cli_args *args);
 enum cli_exit cmd_handback(const struct cli_args *args);
 enum cli_exit cmd_takeover(const struct cli_args *args);
 enum cli_exit cmd_policy(const struct cli_args *args);
+enum cli_exit cmd_vm(const struct cli_args *args);
+enum cli_exit cmd_aot(const struct cli_args *args);
 enum cli_exit cmd_version(const struct cli_args *args);
 enum cli_exit cmd_help(const struct cli_args *args);
 

@@ -23,6 +23,10 @@ const struct cli_command cli_commands[] = {
 	{"takeover", "TOOL_PID", "after handback: take them over again", 0, 1, 1, cmd_takeover},
 	{"policy", "check [--json] [--policy-dir DIR] [FILE...]", "look for mistakes in policy files",
 	 CLI_TAKES_JSON | CLI_TAKES_POLICY_DIR, 1, -1, cmd_policy},
+	{"vm", "run|disasm FILE [OPTION...]", "run or show programs of an eBPF object file, without bpftimed",
+	 CLI_TAKES_ALL, 0, -1, cmd_vm},
+	{"aot", "compile FILE -o OUTPUT [OPTION...]", "native code of an eBPF object file, for C programs",
+	 CLI_TAKES_ALL, 0, -1, cmd_aot},
 	{"version", "[--json]", "the versions of bpftime and of the bpftimed that runs", CLI_TAKES_JSON, 0, 0,
 	 cmd_version},
 	{"help", "[COMMAND]", "show this, or the usage of a command", 0, 0, 1, cmd_help},
@@ -50,8 +54,9 @@ static const struct cli_command *find_command(const char *name)
 
 static void show_usage(const struct cli_command *c, FILE *to)
 {
-	fprintf(to, "Usage: bpftime %s %s [--runtime-dir DIR]\n%c%s.\n", c->name, c->synopsis,
-		toupper((unsigned char)*c->summary), c->summary + 1);
+	fprintf(to, "Usage: bpftime %s %s%s\n%c%s.\n", c->name, c->synopsis,
+		c->takes & CLI_TAKES_ALL ? "" : " [--runtime-dir DIR]", toupper((unsigned char)*c->summary),
+		c->summary + 1);
 }
 
 static void show_all(FILE *to)
@@ -109,6 +114,11 @@ int main(int argc, char **argv)
 	c = find_command(argv[1]);
 	if (!c)
 		return unknown_command(argv[1]);
+	if (c->takes & CLI_TAKES_ALL) {
+		args.words = argv + 2;
+		args.n_words = argc - 2;
+		return c->run(&args);
+	}
 	if (!cli_args__read(&args, c, argc - 1, argv + 1, &help)) {
 		show_usage(c, stderr);
 		return CLI_USAGE;

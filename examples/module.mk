@@ -15,5 +15,18 @@ $(B)/examples/bsscount $(B)/examples/hashcount: %: %.o $(B)/examples/probe_tool.
 
 PROGRAMS += $(B)/examples/workload $(B)/examples/bsscount $(B)/examples/hashcount
 
+# An eBPF program in a C program, compiled ahead of time.
+$(B)/examples/aot/%.bpf.o: examples/aot/%.bpf.c Makefile
+	@mkdir -p $(@D)
+	$(call say,BPF)
+	$(Q)$(CLANG) -target bpf -mcpu=v3 -O2 -g -Wall -Werror -I/usr/include/x86_64-linux-gnu -c $< -o $@
+$(B)/examples/aot/%.aot.o: $(B)/examples/aot/%.bpf.o $(B)/bpftime-vm
+	$(call say,AOT)
+	$(Q)$(B)/bpftime-vm aot compile $< -o $@
+$(B)/examples/aot/firewall: $(B)/examples/aot/firewall.o $(B)/examples/aot/firewall.aot.o
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^
+PROGRAMS += $(B)/examples/aot/firewall
+
 demo: all
 	@examples/demo.sh $(B)

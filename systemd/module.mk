@@ -12,6 +12,9 @@ INSTALLED_FILES := \
 	755:$(B)/bpftimed:$(SBIN)/bpftimed \
 	755:$(B)/bpftime:$(BIN)/bpftime \
 	755:$(B)/bpftimed-jit:$(LIBEXEC)/bpftimed-jit \
+	755:$(B)/bpftime-vm:$(LIBEXEC)/bpftime-vm \
+	644:vm-llvm/bpftime-aot.h:$(PREFIX)/include/bpftime-aot.h \
+	644:docs/bpftime-vm.1:$(MAN)/man1/bpftime-vm.1 \
 	644:$(B)/systemd/bpftimed.service:$(UNITS)/bpftimed.service \
 	644:systemd/bpftime.bash-completion:$(COMPLETIONS)/bpftime \
 	644:docs/bpftimed.8:$(MAN)/man8/bpftimed.8 \

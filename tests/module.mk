@@ -36,3 +36,4 @@ check-long: check
 
 -include tests/bench/module.mk
 -include tests/victims/module.mk
+-include tests/fuzz/module.mk

@@ -351,7 +351,7 @@ int vm_additive_rewrite(struct bpf_insn *insns, size_t n_insns, const struct vm_
 
 	if (n_maps > VM_FLOW_MAX_MAPS)
 		return -E2BIG;
-	r = vm_layout__init(&a.layout, insns, n_insns, NULL, 0);
+	r = vm_layout__init(&a.layout, insns, n_insns, 0, NULL, 0);
 	if (r)
 		return r;
 	a.facts = calloc(n_insns, sizeof(*a.facts));

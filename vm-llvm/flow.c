@@ -13,6 +13,9 @@ struct flow {
 	struct vm_fact *facts;
 	struct vm_state **at; /* at leaders: the join of all states that come here */
 	bool *dirty;
+	size_t *leaders; /* in order */
+	size_t n_leaders;
+	bool verified;
 };
 
 static const struct vm_abs unknown = {.kinds = VM_ABS_DATA};
@@ -147,7 +150,8 @@ static void atomic(struct vm_state *s, const struct bpf_insn *in)
 
 static void call(struct vm_state *s, const struct bpf_insn *in, enum vm_kind kind)
 {
-	struct vm_abs written = {.kinds = VM_ABS_DATA | (kind == VM_LOCAL ? VM_ABS_FRAME : 0)};
+	bool local = kind == VM_LOCAL || kind == VM_CALLX;
+	struct vm_abs written = {.kinds = VM_ABS_DATA | (local ? VM_ABS_FRAME : 0)};
 	uint64_t token = s->reg[1].tokens;
 	size_t lo, hi;
 
@@ -158,7 +162,7 @@ static void call(struct vm_state *s, const struct bpf_insn *in, enum vm_kind kin
 			continue;
 		/* A helper works upwards from the address that it is given; a subprogram may go anywhere. */
 		slots_of(a, 0, 1, &lo, &hi);
-		for (size_t i = kind == VM_LOCAL ? 0 : lo; i < VM_SLOTS; i++)
+		for (size_t i = local ? 0 : lo; i < VM_SLOTS; i++)
 			join(&s->slot[i], &written);
 	}
 	for (unsigned int i = 0; i <= 5; i++)
@@ -176,14 +180,15 @@ static struct vm_abs immediate(const struct bpf_insn *in)
 	if ((uint32_t)in->imm < VM_FLOW_MAX_MAPS) {
 		if (in->src_reg == BPF_PSEUDO_MAP_FD)
 			v.tokens = 1ull << in->imm;
-		else
+		else if (in->src_reg == BPF_PSEUDO_MAP_VALUE)
 			v.values = 1ull << in->imm;
 	}
 	return v;
 }
 
-static void step(struct vm_state *s, const struct bpf_insn *in, enum vm_kind kind)
+static void step(struct vm_state *s, const struct bpf_insn *in, enum vm_kind kind, bool verified)
 {
+	static const struct vm_abs anything = {.kinds = VM_ABS_DATA | VM_ABS_FRAME};
 	struct vm_abs imm = number(in->imm);
 
 	switch (kind) {
@@ -195,7 +200,7 @@ static void step(struct vm_state *s, const struct bpf_insn *in, enum vm_kind kin
 		s->reg[in->dst_reg] = computed(&s->reg[in->dst_reg], &s->reg[in->dst_reg]);
 		break;
 	case VM_LDX:
-		s->reg[in->dst_reg] = load(s, &s->reg[in->src_reg], in);
+		s->reg[in->dst_reg] = verified ? load(s, &s->reg[in->src_reg], in) : anything;
 		break;
 	case VM_ST:
 		store(s, &s->reg[in->dst_reg], in, &imm);
@@ -205,13 +210,21 @@ static void step(struct vm_state *s, const struct bpf_insn *in, enum vm_kind kin
 		break;
 	case VM_ATOMIC:
 		atomic(s, in);
+		if (!verified && in->imm & BPF_FETCH)
+			s->reg[in->imm == BPF_CMPXCHG ? 0 : in->src_reg] = anything;
 		break;
 	case VM_LDDW:
 		s->reg[in->dst_reg] = immediate(in);
 		break;
 	case VM_CALL:
 	case VM_LOCAL:
+	case VM_CALLX:
+	case VM_KFUNC:
+	case VM_TAIL:
+	case VM_PACKET:
 		call(s, in, kind);
+		if (!verified)
+			s->reg[0] = anything;
 		break;
 	default:
 		break;
@@ -270,7 +283,7 @@ static void run_block(struct flow *f, size_t pc, bool last, vm_flow_visit *visit
 			arrive(f, vm_insn__target(in, kind, pc), &s);
 		if (taken == 1 || kind == VM_EXIT)
 			return;
-		step(&s, in, kind);
+		step(&s, in, kind, f->verified);
 		pc += vm_insn__slots(kind);
 	}
 }
@@ -297,6 +310,12 @@ static int find_leaders(struct flow *f, const struct vm_layout *l)
 		if (!f->at[pc])
 			return -ENOMEM;
 	}
+	f->leaders = calloc(count + 1, sizeof(*f->leaders));
+	if (!f->leaders)
+		return -ENOMEM;
+	for (size_t pc = 0; pc < f->n; pc++)
+		if (f->at[pc])
+			f->leaders[f->n_leaders++] = pc;
 	return 0;
 }
 
@@ -313,41 +332,63 @@ static void enter_subprograms(struct flow *f, const struct vm_layout *l)
 		arrive(f, l->start[i], &s);
 }
 
+static void settle(struct flow *f)
+{
+	bool again = true;
+
+	while (again) {
+		again = false;
+		for (size_t i = 0; i < f->n_leaders; i++) {
+			size_t pc = f->leaders[i];
+
+			if (!f->dirty[pc])
+				continue;
+			f->dirty[pc] = false;
+			again = true;
+			run_block(f, pc, false, NULL, NULL);
+		}
+	}
+}
+
+static int flow(struct flow *f, const struct vm_layout *l, vm_flow_visit *visit, void *arg)
+{
+	int r = -ENOMEM;
+
+	memset(f->facts, 0, f->n * sizeof(*f->facts));
+	f->at = calloc(f->n, sizeof(*f->at));
+	f->dirty = calloc(f->n, sizeof(*f->dirty));
+	if (!f->at || !f->dirty)
+		goto out;
+	r = find_leaders(f, l);
+	if (r)
+		goto out;
+	enter_subprograms(f, l);
+	settle(f);
+	for (size_t i = 0; i < f->n_leaders; i++)
+		if (f->at[f->leaders[i]]->reg[10].kinds)
+			run_block(f, f->leaders[i], true, visit, arg);
+out:
+	for (size_t pc = 0; f->at && pc < f->n; pc++)
+		free(f->at[pc]);
+	free(f->at);
+	free(f->dirty);
+	free(f->leaders);
+	return r;
+}
+
 int vm_flow(const struct bpf_insn *insns, size_t n_insns, const struct vm_layout *l, struct vm_fact *facts,
 	    vm_flow_visit *visit, void *arg)
 {
-	struct flow f = {.insns = insns, .n = n_insns, .facts = facts};
-	bool again = true;
-	int r = -ENOMEM;
+	struct flow f = {.insns = insns, .n = n_insns, .facts = facts, .verified = true};
 
-	memset(facts, 0, n_insns * sizeof(*facts));
-	f.at = calloc(n_insns, sizeof(*f.at));
-	f.dirty = calloc(n_insns, sizeof(*f.dirty));
-	if (!f.at || !f.dirty)
-		goto out;
-	r = find_leaders(&f, l);
-	if (r)
-		goto out;
-	enter_subprograms(&f, l);
-	while (again) {
-		again = false;
-		for (size_t pc = 0; pc < n_insns; pc++) {
-			if (!f.dirty[pc])
-				continue;
-			f.dirty[pc] = false;
-			again = true;
-			run_block(&f, pc, false, NULL, NULL);
-		}
-	}
-	for (size_t pc = 0; pc < n_insns; pc++)
-		if (f.at[pc] && f.at[pc]->reg[10].kinds)
-			run_block(&f, pc, true, visit, arg);
-out:
-	for (size_t pc = 0; f.at && pc < n_insns; pc++)
-		free(f.at[pc]);
-	free(f.at);
-	free(f.dirty);
-	return r;
+	return flow(&f, l, visit, arg);
+}
+
+int vm_flow_unverified(const struct bpf_insn *insns, size_t n_insns, const struct vm_layout *l, struct vm_fact *facts)
+{
+	struct flow f = {.insns = insns, .n = n_insns, .facts = facts};
+
+	return flow(&f, l, NULL, NULL);
 }
 
 /* ---- read, add, write back ---- */

@@ -64,6 +64,12 @@ int vm_flow(const struct bpf_insn *insns, size_t n_insns, const struct vm_layout
 	    vm_flow_visit *visit, void *arg);
 
 /*
+ * The same for a program that no verifier has seen: nothing is believed about what the stack holds, because any pointer
+ * may lead there. facts are then right whatever the program does with its pointers.
+ */
+int vm_flow_unverified(const struct bpf_insn *insns, size_t n_insns, const struct vm_layout *l, struct vm_fact *facts);
+
+/*
  * `rX = *(rP + o); rX += c; *(rP + o) = rX` within one block, nothing in between that touches memory, rX, rP or c;
  * never on the stack. c may be an immediate or a register, and the sum may also be made in c's register.
  */

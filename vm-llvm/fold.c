@@ -70,7 +70,7 @@ int vm_fold_constants(struct bpf_insn *insns, size_t n_insns, vm_fold_read *read
 {
 	struct vm_fact *facts = NULL;
 	struct vm_layout l;
-	int changed = 0, r = vm_layout__init(&l, insns, n_insns, NULL, 0);
+	int changed = 0, r = vm_layout__init(&l, insns, n_insns, 0, NULL, 0);
 
 	if (r)
 		return r;

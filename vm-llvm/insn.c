@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "insn.h"
+#include "vm.h"
 
 #include <stdio.h>
 
@@ -103,55 +104,52 @@ static enum vm_kind mem_kind(const struct bpf_insn *in, const char **why)
 
 static enum vm_kind lddw_kind(const struct bpf_insn *in, const char **why)
 {
+	uint8_t mode = BPF_MODE(in->code);
+
+	if (mode == BPF_ABS || mode == BPF_IND) {
+		if (BPF_SIZE(in->code) != BPF_DW && !in->dst_reg && !in->off && (mode == BPF_IND || !in->src_reg))
+			return VM_PACKET;
+		*why = "malformed legacy packet access";
+		return VM_BAD;
+	}
 	if (in->code != (BPF_LD | BPF_IMM | BPF_DW)) {
-		*why = "legacy packet access";
+		*why = "unknown kind of load";
 		return VM_BAD;
 	}
 	if (in->off || in[1].code || in[1].dst_reg || in[1].src_reg || in[1].off) {
 		*why = "malformed 64-bit immediate";
 		return VM_BAD;
 	}
-	switch (in->src_reg) {
-	case 0:
-	case BPF_PSEUDO_MAP_FD:
-	case BPF_PSEUDO_MAP_VALUE:
+	if (in->src_reg <= VM_PSEUDO_IDX_VAL)
 		return VM_LDDW;
-	case VM_PSEUDO_BTF_ID:
-		*why = "address of a kernel variable, which only the kernel has";
-		return VM_BAD;
-	case VM_PSEUDO_FUNC:
-		*why = "address of a subprogram (a callback), which is not carried";
-		return VM_BAD;
-	case VM_PSEUDO_MAP_IDX:
-	case VM_PSEUDO_IDX_VAL:
-		*why = "map given as an index into fd_array, which is to be resolved before compiling";
-		return VM_BAD;
-	}
 	*why = "64-bit immediate of unknown kind";
 	return VM_BAD;
 }
 
 static enum vm_kind call_kind(const struct bpf_insn *in, const char **why)
 {
+	if (in->code == (BPF_JMP | BPF_CALL | BPF_X) && !in->src_reg && !in->off && (!in->dst_reg || !in->imm) &&
+	    in->imm >= 0 && in->imm <= 10)
+		return VM_CALLX;
 	if (in->code != (BPF_JMP | BPF_CALL) || in->dst_reg) {
 		*why = "malformed call";
 		return VM_BAD;
 	}
 	switch (in->src_reg) {
 	case 0:
-		if (in->imm == BPF_FUNC_tail_call) {
-			*why = "tail call, which is not carried";
-			return VM_BAD;
-		}
-		return VM_CALL;
+		return in->imm == BPF_FUNC_tail_call ? VM_TAIL : VM_CALL;
 	case BPF_PSEUDO_CALL:
 		return VM_LOCAL;
 	case VM_PSEUDO_KFUNC:
-		*why = "call of a kernel function, which only the kernel has";
-		return VM_BAD;
+		return VM_KFUNC;
 	}
 	*why = "call of unknown kind";
 	return VM_BAD;
+}
+
+unsigned int vm_insn__callx_reg(const struct bpf_insn *in)
+{
+	return in->dst_reg ? in->dst_reg : (unsigned int)in->imm;
 }
 
 static enum vm_kind jump_kind(const struct bpf_insn *in, const char **why)
@@ -199,6 +197,50 @@ enum vm_kind vm_insn__kind(const struct bpf_insn *in, const char **why)
 	default:
 		return jump_kind(in, why);
 	}
+}
+
+/* What is refused unless the caller has said that he carries it, and how the refusal reads. */
+static const struct {
+	enum vm_feature feature;
+	const char *why;
+} refusals[] = {
+	{VM_FEATURE_TAIL_CALL, "tail call, which is not carried"},
+	{VM_FEATURE_CALLX, "call of what a register holds, which is not carried"},
+	{VM_FEATURE_KFUNC, "call of a kernel function, which only the kernel has"},
+	{VM_FEATURE_PACKET, "legacy packet access"},
+	{VM_FEATURE_FUNC_ADDR, "address of a subprogram (a callback), which is not carried"},
+	{VM_FEATURE_BTF_ID, "address of a kernel variable, which only the kernel has"},
+	{VM_FEATURE_MAP_IDX, "map given as an index into fd_array, which is to be resolved before compiling"},
+};
+
+static uint32_t lddw_feature(const struct bpf_insn *in)
+{
+	switch (in->src_reg) {
+	case VM_PSEUDO_BTF_ID:
+		return VM_FEATURE_BTF_ID;
+	case VM_PSEUDO_FUNC:
+		return VM_FEATURE_FUNC_ADDR;
+	case VM_PSEUDO_MAP_IDX:
+	case VM_PSEUDO_IDX_VAL:
+		return VM_FEATURE_MAP_IDX;
+	default:
+		return 0;
+	}
+}
+
+uint32_t vm_insn__feature(const struct bpf_insn *in, enum vm_kind kind, const char **why)
+{
+	uint32_t feature = kind == VM_TAIL     ? VM_FEATURE_TAIL_CALL
+			   : kind == VM_CALLX  ? VM_FEATURE_CALLX
+			   : kind == VM_KFUNC  ? VM_FEATURE_KFUNC
+			   : kind == VM_PACKET ? VM_FEATURE_PACKET
+			   : kind == VM_LDDW   ? lddw_feature(in)
+					       : 0;
+
+	for (size_t i = 0; i < sizeof(refusals) / sizeof(refusals[0]); i++)
+		if (refusals[i].feature == feature)
+			*why = refusals[i].why;
+	return feature;
 }
 
 #define R(n)   (1u << (n))
@@ -249,7 +291,14 @@ uint32_t vm_insn__reads(const struct bpf_insn *in, enum vm_kind kind)
 	case VM_CALL:
 		return helper_args(in->imm);
 	case VM_LOCAL:
+	case VM_KFUNC:
 		return R_ARGS;
+	case VM_CALLX:
+		return R_ARGS | R(vm_insn__callx_reg(in));
+	case VM_TAIL:
+		return R(1) | R(2) | R(3);
+	case VM_PACKET:
+		return R(6) | (BPF_MODE(in->code) == BPF_IND ? src : 0);
 	case VM_EXIT:
 		return R(0);
 	default:
@@ -269,6 +318,10 @@ uint32_t vm_insn__writes(const struct bpf_insn *in, enum vm_kind kind)
 		return in->imm == BPF_CMPXCHG ? R(0) : (in->imm & BPF_FETCH) ? R(in->src_reg) : 0;
 	case VM_CALL:
 	case VM_LOCAL:
+	case VM_CALLX:
+	case VM_KFUNC:
+	case VM_TAIL:
+	case VM_PACKET:
 		return R(0) | R_ARGS;
 	default:
 		return 0;
@@ -277,7 +330,7 @@ uint32_t vm_insn__writes(const struct bpf_insn *in, enum vm_kind kind)
 
 int64_t vm_insn__target(const struct bpf_insn *in, enum vm_kind kind, size_t pc)
 {
-	bool wide = kind == VM_LOCAL || (kind == VM_JA && BPF_CLASS(in->code) == BPF_JMP32);
+	bool wide = kind == VM_LOCAL || kind == VM_LDDW || (kind == VM_JA && BPF_CLASS(in->code) == BPF_JMP32);
 
 	return (int64_t)pc + 1 + (wide ? in->imm : in->off);
 }

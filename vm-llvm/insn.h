@@ -38,14 +38,26 @@ enum vm_kind {
 	VM_CALL,   /* helper */
 	VM_LOCAL,  /* call of a subprogram of the same program */
 	VM_EXIT,
+	/* Only with the feature of the same name (vm.h). */
+	VM_TAIL,   /* tail call */
+	VM_CALLX,  /* call of what a register holds */
+	VM_KFUNC,  /* call of a kernel function */
+	VM_PACKET, /* load from a packet, BPF_ABS or BPF_IND */
 };
 
 /* The kind of in[0]; VM_BAD with *why set (a sentence fragment) when it is no instruction that we know. */
 enum vm_kind vm_insn__kind(const struct bpf_insn *in, const char **why);
+/* The enum vm_feature without which in[0] is refused, *why being the reason; 0: none. */
+uint32_t vm_insn__feature(const struct bpf_insn *in, enum vm_kind kind, const char **why);
+/*
+ * The register that a VM_CALLX calls. RFC 9669 and its drafts, GCC and Clang disagree where its number stands: in
+ * dst_reg, or in imm. The other one is zero.
+ */
+unsigned int vm_insn__callx_reg(const struct bpf_insn *in);
 /* Bit masks of registers. A call reads its arguments and writes r0 to r5. */
 uint32_t vm_insn__reads(const struct bpf_insn *in, enum vm_kind kind);
 uint32_t vm_insn__writes(const struct bpf_insn *in, enum vm_kind kind);
-/* Index of the instruction that a VM_JCC, VM_JA or VM_LOCAL at pc may go to. */
+/* Index of the instruction that a VM_JCC, VM_JA, VM_LOCAL, or a VM_LDDW of a subprogram's address at pc refers to. */
 int64_t vm_insn__target(const struct bpf_insn *in, enum vm_kind kind, size_t pc);
 
 static inline unsigned int vm_insn__slots(enum vm_kind kind)
@@ -61,6 +73,12 @@ static inline unsigned int vm_insn__bytes(const struct bpf_insn *in)
 	return bytes[BPF_SIZE(in->code) >> 3];
 }
 
+/* Whether a VM_LDDW is the address of a subprogram. */
+static inline bool vm_insn__is_func(const struct bpf_insn *in, enum vm_kind kind)
+{
+	return kind == VM_LDDW && in->src_reg == VM_PSEUDO_FUNC;
+}
+
 static inline bool vm_insn__is64(const struct bpf_insn *in)
 {
 	return BPF_CLASS(in->code) == BPF_ALU64 || BPF_CLASS(in->code) == BPF_JMP;
@@ -74,8 +92,9 @@ struct vm_layout {
 	size_t *start;
 };
 
-/* Validates and finds the subprograms. Free with vm_layout__clear(). */
-int vm_layout__init(struct vm_layout *l, const struct bpf_insn *insns, size_t n_insns, char *err, size_t err_size);
+/* Validates and finds the subprograms. features: enum vm_feature. Free with vm_layout__clear(). */
+int vm_layout__init(struct vm_layout *l, const struct bpf_insn *insns, size_t n_insns, uint32_t features, char *err,
+		    size_t err_size);
 void vm_layout__clear(struct vm_layout *l);
 /* The number of the subprogram that begins at pc, or -1. */
 int vm_layout__sub(const struct vm_layout *l, size_t pc);

@@ -6,8 +6,9 @@
  * entry becomes internal and is inlined, and after optimisation nothing may be left but functions and constants: no
  * variables, no declarations. Code generation is held to general registers, without red zone, jump tables, constant
  * pools or calls that the compiler invents, because the result runs in the middle of foreign functions, on their
- * stacks.
+ * stacks. Native code, which is called as any function is, may use all that the CPU has.
  */
+#include "flat.h"
 #include "lift.h"
 #include "object.h"
 #include "vm.h"
@@ -31,6 +32,14 @@
 /* Beyond the frame that LLVM reports: return address, frame pointer, and room for what it may count otherwise. */
 #define FRAME_EXTRA 24
 
+/*
+ * From this many instructions on, no passes whose time grows faster than the program: those that vectorise straight
+ * code and find values that are computed twice anywhere, and what with AVX-512 chooses between mask and general
+ * registers (X86DomainReassignment: 13 s for 10,000 instructions).
+ */
+#define LARGE	 1000
+#define NO_MASKS ",-avx512f"
+
 /* LLVM says how large a frame is in a remark: for every function that exceeds this attribute's value. */
 #define STACK_ATTRIBUTE "warn-stack-size"
 #define STACK_MESSAGE	"stack frame size (%zu) exceeds limit (%*u) in function '%127[^']'"
@@ -47,6 +56,9 @@ struct jit {
 	LLVMModuleRef mod;
 	LLVMTargetMachineRef tm;
 	LLVMMemoryBufferRef object;
+	const struct vm_compile_opts *opts;
+	char *cpu, *features; /* LLVM's, when the code is for this CPU only */
+	bool large;	      /* at least LARGE instructions */
 	struct frame *frames;
 	size_t n_frames;
 	char diagnostic[256]; /* the first error that LLVM reported */
@@ -145,24 +157,44 @@ static void add_enum(struct jit *j, LLVMValueRef fn, const char *name)
 	LLVMAddAttributeAtIndex(fn, LLVMAttributeFunctionIndex, LLVMCreateEnumAttribute(j->ctx, enum_kind(name), 0));
 }
 
+/* Code that runs in the middle of foreign functions, on their stacks. */
+static void set_foreign(struct jit *j, LLVMValueRef fn)
+{
+	add_string(j, fn, "target-cpu", "x86-64");
+	add_string(j, fn, "target-features", FEATURES);
+	add_string(j, fn, "tune-cpu", "generic");
+	add_string(j, fn, "no-jump-tables", "true");
+	add_string(j, fn, "frame-pointer", "all");
+	add_enum(j, fn, "noredzone");
+	add_enum(j, fn, "noimplicitfloat");
+}
+
+/* Code that is called as any function is. */
+static void set_native(struct jit *j, LLVMValueRef fn)
+{
+	add_string(j, fn, "target-cpu", j->cpu);
+	add_string(j, fn, "target-features", j->features ? j->features : "");
+	add_string(j, fn, "tune-cpu", j->cpu);
+	add_string(j, fn, "frame-pointer", "none");
+}
+
 /* The same rules for every function, else LLVM would not inline one into another. */
 static void set_attributes(struct jit *j, LLVMValueRef fn)
 {
-	static const char *const strings[][2] = {
-		{"target-cpu", "x86-64"},   {"target-features", FEATURES}, {"tune-cpu", "generic"},
-		{"no-jump-tables", "true"}, {"no-builtins", ""},	   {"frame-pointer", "all"},
-		{STACK_ATTRIBUTE, "0"},
-	};
-	static const char *const enums[] = {"noredzone", "noimplicitfloat", "nounwind"};
 	static const char *const unwanted[] = {"uwtable", "ssp",     "sspstrong", "sspreq",
 					       "optnone", "optsize", "minsize"};
 
 	for (size_t i = 0; i < sizeof(unwanted) / sizeof(unwanted[0]); i++)
 		LLVMRemoveEnumAttributeAtIndex(fn, LLVMAttributeFunctionIndex, enum_kind(unwanted[i]));
-	for (size_t i = 0; i < sizeof(strings) / sizeof(strings[0]); i++)
-		add_string(j, fn, strings[i][0], strings[i][1]);
-	for (size_t i = 0; i < sizeof(enums) / sizeof(enums[0]); i++)
-		add_enum(j, fn, enums[i]);
+	if (j->opts->native)
+		set_native(j, fn);
+	else
+		set_foreign(j, fn);
+	add_string(j, fn, "no-builtins", "");
+	add_string(j, fn, STACK_ATTRIBUTE, "0");
+	add_enum(j, fn, "nounwind");
+	if (j->opts->env_calls) /* no verifier has seen that no pointer is NULL */
+		add_enum(j, fn, "null_pointer_is_valid");
 }
 
 static bool is_intrinsic(LLVMValueRef fn)
@@ -251,17 +283,34 @@ static void define_mem_functions(struct jit *j)
 			define_mem(j, i);
 }
 
-static int optimise(struct jit *j)
+/* For code that runs in foreign functions: LLVM's own, without vectors. */
+#define FOREIGN_PASSES "globaldce,default<O2>,globaldce"
+
+/*
+ * For code of this CPU: what default<O2> has for functions, once, in its order. What it runs twice or only for whole
+ * programs costs a third of the time of compiling and changes nothing in what eBPF programs become.
+ */
+#define NATIVE_PASSES                                                                                                  \
+	"globaldce,always-inline,cgscc(inline),function<eager-inv>("                                                   \
+	"sroa<modify-cfg>,early-cse<memssa>,simplifycfg,instcombine<no-verify-fixpoint>,jump-threading,"               \
+	"correlated-propagation,simplifycfg,reassociate,"                                                              \
+	"loop-mssa(loop-simplifycfg,licm,loop-rotate,simple-loop-unswitch),simplifycfg,"                               \
+	"instcombine<no-verify-fixpoint>,loop(loop-idiom,indvars,loop-deletion,loop-unroll-full),sroa<modify-cfg>,"    \
+	"%s,bdce,instcombine<no-verify-fixpoint>,dse,loop-mssa(licm),simplifycfg<switch-to-lookup>,"                   \
+	"loop-mssa(loop-rotate),loop-vectorize,instcombine<no-verify-fixpoint>,%sloop-unroll,"                         \
+	"instcombine<no-verify-fixpoint>,loop-mssa(licm),simplifycfg,div-rem-pairs),globaldce"
+
+static int run_passes(struct jit *j, const char *passes)
 {
 	LLVMPassBuilderOptionsRef o = LLVMCreatePassBuilderOptions();
 	LLVMErrorRef e;
 	char *text;
 	int r = 0;
 
-	LLVMPassBuilderOptionsSetLoopVectorization(o, false);
-	LLVMPassBuilderOptionsSetSLPVectorization(o, false);
-	LLVMPassBuilderOptionsSetLoopInterleaving(o, false);
-	e = LLVMRunPasses(j->mod, "globaldce,default<O2>,globaldce", j->tm, o);
+	LLVMPassBuilderOptionsSetLoopVectorization(o, j->opts->native);
+	LLVMPassBuilderOptionsSetSLPVectorization(o, j->opts->native);
+	LLVMPassBuilderOptionsSetLoopInterleaving(o, j->opts->native);
+	e = LLVMRunPasses(j->mod, passes, j->tm, o);
 	LLVMDisposePassBuilderOptions(o);
 	if (e) {
 		text = LLVMGetErrorMessage(e);
@@ -269,6 +318,22 @@ static int optimise(struct jit *j)
 		LLVMDisposeErrorMessage(text);
 	}
 	return r;
+}
+
+static int optimise(struct jit *j)
+{
+	char passes[sizeof(NATIVE_PASSES) + 32];
+	int r;
+
+	if (!j->opts->native)
+		return run_passes(j, FOREIGN_PASSES);
+	r = run_passes(j, VM_FLAT_PASSES);
+	if (r)
+		return r;
+	vm_flat__settle(j->mod);
+	snprintf(passes, sizeof(passes), NATIVE_PASSES, j->large ? "early-cse<memssa>" : "gvn",
+		 j->large ? "" : "slp-vectorizer,");
+	return run_passes(j, passes);
 }
 
 /* Nothing from outside, no variables. */
@@ -345,11 +410,26 @@ static int frame_total(struct jit *j, struct frame *f)
 	return r;
 }
 
+/* callx may nest as deep as the program's frames go, which the code counts. */
+static size_t deepest_stack(const struct jit *j)
+{
+	size_t largest = 0;
+
+	for (size_t i = 0; i < j->n_frames; i++)
+		if (j->frames[i].size > largest)
+			largest = j->frames[i].size;
+	return VM_MAX_FRAMES * (largest + FRAME_EXTRA);
+}
+
 static int stack_size(struct jit *j, size_t *size)
 {
 	LLVMValueRef entry = LLVMGetNamedFunction(j->mod, VM_ENTRY_NAME);
 	int r = 0;
 
+	if (j->opts->features & VM_FEATURE_CALLX) {
+		*size = deepest_stack(j);
+		return 0;
+	}
 	for (size_t i = 0; i < j->n_frames; i++) {
 		if (j->frames[i].fn != entry)
 			continue;
@@ -391,7 +471,7 @@ static int build(struct jit *j, const struct bpf_insn *insns, size_t n_insns, co
 	for (size_t i = 0; !r && i < o->n_blobs; i++)
 		define_blob(j, &o->blobs[i]);
 	if (!r)
-		r = vm_lift(j->mod, insns, n_insns, o->atomic_rmw, j->err, j->err_size);
+		r = vm_lift(j->mod, insns, n_insns, o, j->err, j->err_size);
 	if (r)
 		return r;
 	if (LLVMVerifyModule(j->mod, LLVMReturnStatusAction, &text))
@@ -403,17 +483,57 @@ static int build(struct jit *j, const struct bpf_insn *insns, size_t n_insns, co
 	r = optimise(j);
 	if (r)
 		return r;
+	vm_flat__lower(j->mod);
 	define_mem_functions(j);
 	r = check_closed(j);
 	return r ? r : emit(j, out);
+}
+
+static char *host_features(bool large)
+{
+	char *all = LLVMGetHostCPUFeatures(), *fewer;
+	size_t size = strlen(all) + sizeof(NO_MASKS);
+
+	if (!large)
+		return all;
+	fewer = malloc(size);
+	if (fewer)
+		snprintf(fewer, size, "%s" NO_MASKS, all);
+	LLVMDisposeMessage(all);
+	return fewer;
+}
+
+static void target_machine(struct jit *j)
+{
+	if (j->opts->native) {
+		j->cpu = LLVMGetHostCPUName();
+		j->features = host_features(j->large);
+	}
+	j->tm = LLVMCreateTargetMachine(llvm_target, TRIPLE, j->cpu ? j->cpu : "x86-64",
+					j->features ? j->features : FEATURES, LLVMCodeGenLevelDefault, LLVMRelocPIC,
+					LLVMCodeModelSmall);
+}
+
+static void dispose(struct jit *j)
+{
+	if (j->object)
+		LLVMDisposeMemoryBuffer(j->object);
+	if (j->mod)
+		LLVMDisposeModule(j->mod);
+	LLVMDisposeTargetMachine(j->tm);
+	LLVMContextDispose(j->ctx);
+	LLVMDisposeMessage(j->cpu);
+	LLVMDisposeMessage(j->features);
+	free(j->frames);
 }
 
 int vm_compile(const struct bpf_insn *insns, size_t n_insns, const struct vm_compile_opts *opts, struct vm_code *out,
 	       char *err, size_t err_size)
 {
 	static const struct vm_compile_opts none = {.sz = sizeof(none)};
-	struct jit j = {.err = err, .err_size = err_size};
-	int r = vm_validate(insns, n_insns, err, err_size);
+	struct jit j = {.opts = opts ? opts : &none, .large = n_insns >= LARGE, .err = err, .err_size = err_size};
+	uint32_t features = j.opts->env_calls ? j.opts->features & VM_FEATURES_RUN : 0;
+	int r = vm_validate_features(insns, n_insns, features, err, err_size);
 
 	memset(out, 0, sizeof(*out));
 	if (r)
@@ -423,16 +543,9 @@ int vm_compile(const struct bpf_insn *insns, size_t n_insns, const struct vm_com
 		return vm_fail(err, err_size, -ENOSYS, "this LLVM cannot generate x86-64 code");
 	j.ctx = LLVMContextCreate();
 	LLVMContextSetDiagnosticHandler(j.ctx, on_diagnostic, &j);
-	j.tm = LLVMCreateTargetMachine(llvm_target, TRIPLE, "x86-64", FEATURES, LLVMCodeGenLevelDefault, LLVMRelocPIC,
-				       LLVMCodeModelSmall);
-	r = build(&j, insns, n_insns, opts ? opts : &none, out);
-	if (j.object)
-		LLVMDisposeMemoryBuffer(j.object);
-	if (j.mod)
-		LLVMDisposeModule(j.mod);
-	LLVMDisposeTargetMachine(j.tm);
-	LLVMContextDispose(j.ctx);
-	free(j.frames);
+	target_machine(&j);
+	r = build(&j, insns, n_insns, j.opts, out);
+	dispose(&j);
 	if (r)
 		vm_code__clear(out);
 	return r;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-/* bpftimed-jit: the compiler as a process of its own. Not to be run by hand: see worker.h. */
+/* bpftimed-jit, bpftime-vm-worker: the compiler as a process of its own. Not to be run by hand: see worker.h. */
 #include "worker.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -13,7 +14,8 @@ int main(int argc, char **argv)
 
 	if (argc > 2 || fd < 0 || fstat(fd, &st) || !S_ISSOCK(st.st_mode)) {
 		fprintf(stderr,
-			"bpftimed-jit is started by bpftimed and serves it on a socket; it does nothing by hand\n");
+			"%s is started by who wants to compile, and serves him on a socket; it does nothing by hand\n",
+			program_invocation_short_name);
 		return 2;
 	}
 	return vm_worker_main(fd);

@@ -8,35 +8,15 @@
  * and values in machine registers and drops the array where it can. All other memory is reached by address alone, with
  * alignment 1 and without aliasing rules.
  */
-#include "lift.h"
-#include "flow.h"
+#include "lift_internal.h"
+#include "flat.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-struct lift {
-	LLVMContextRef ctx;
-	LLVMModuleRef mod;
-	LLVMBuilderRef b;
-	LLVMTypeRef i8, i32, i64, ptr, helper_type, sub_type;
-	const struct bpf_insn *insns;
-	size_t n;
-	struct vm_layout layout;
-	struct vm_fact *facts;
-	LLVMBasicBlockRef *blocks; /* at leaders */
-	uint8_t *skip;		   /* part of a read-add-write that is emitted at its store */
-	struct vm_rmw *rmw;	   /* at stores: the sequence that ends there */
-	LLVMValueRef *subs;
-	/* of the function being made */
-	LLVMValueRef fn, env, reg[11], stack;
-	int frame; /* bytes of stack that it uses */
-	char *err;
-	size_t err_size;
-};
-
-static LLVMValueRef c64(struct lift *l, uint64_t v)
+LLVMValueRef vm_lift_c64(struct lift *l, uint64_t v)
 {
 	return LLVMConstInt(l->i64, v, false);
 }
@@ -49,19 +29,19 @@ static LLVMTypeRef int_type(struct lift *l, unsigned int bytes)
 /* The address r10 + off as LLVM knows it best. */
 static LLVMValueRef frame_ptr(struct lift *l, int off)
 {
-	LLVMValueRef at = c64(l, (uint64_t)(l->frame + off));
+	LLVMValueRef at = vm_lift_c64(l, (uint64_t)(l->frame + off));
 
 	return LLVMBuildGEP2(l->b, l->i8, l->stack, &at, 1, "");
 }
 
-static LLVMValueRef get(struct lift *l, size_t pc, unsigned int reg)
+LLVMValueRef vm_lift_get(struct lift *l, size_t pc, unsigned int reg)
 {
 	if (l->facts[pc].stack[reg] != VM_FACT_NONE)
 		return LLVMBuildPtrToInt(l->b, frame_ptr(l, l->facts[pc].stack[reg]), l->i64, "");
 	return LLVMBuildLoad2(l->b, l->i64, l->reg[reg], "");
 }
 
-static void set(struct lift *l, unsigned int reg, LLVMValueRef v)
+void vm_lift_set(struct lift *l, unsigned int reg, LLVMValueRef v)
 {
 	LLVMBuildStore(l->b, v, l->reg[reg]);
 }
@@ -76,14 +56,17 @@ static LLVMValueRef trunc_to(struct lift *l, LLVMValueRef v, unsigned int bytes)
 	return bytes == 8 ? v : LLVMBuildTrunc(l->b, v, int_type(l, bytes), "");
 }
 
-static LLVMValueRef address(struct lift *l, size_t pc, unsigned int reg, int off)
+static LLVMValueRef address(struct lift *l, size_t pc, unsigned int reg, int off, unsigned int bytes)
 {
 	int at = l->facts[pc].stack[reg];
+	LLVMValueRef number;
 
-	if (at != VM_FACT_NONE && at + off >= -l->frame && at + off < 0)
+	if (at != VM_FACT_NONE && at + off >= -l->frame && at + off + (int)bytes <= 0)
 		return frame_ptr(l, at + off);
-	return LLVMBuildIntToPtr(l->b, LLVMBuildAdd(l->b, get(l, pc, reg), c64(l, (uint64_t)(int64_t)off), ""), l->ptr,
-				 "");
+	number = LLVMBuildAdd(l->b, vm_lift_get(l, pc, reg), vm_lift_c64(l, (uint64_t)(int64_t)off), "");
+	if (l->base)
+		return LLVMBuildGEP2(l->b, l->i8, l->base, &number, 1, "");
+	return LLVMBuildIntToPtr(l->b, number, l->ptr, "");
 }
 
 /* ---- arithmetic ---- */
@@ -162,11 +145,11 @@ static void lift_alu(struct lift *l, size_t pc)
 {
 	const struct bpf_insn *in = l->insns + pc;
 	unsigned int bytes = vm_insn__is64(in) ? 8 : 4;
-	LLVMValueRef a = trunc_to(l, get(l, pc, in->dst_reg), bytes), b, v;
+	LLVMValueRef a = trunc_to(l, vm_lift_get(l, pc, in->dst_reg), bytes), b, v;
 
-	b = BPF_SRC(in->code) == BPF_X ? trunc_to(l, get(l, pc, in->src_reg), bytes) : int_const(a, in->imm);
+	b = BPF_SRC(in->code) == BPF_X ? trunc_to(l, vm_lift_get(l, pc, in->src_reg), bytes) : int_const(a, in->imm);
 	v = arithmetic(l, in, a, b);
-	set(l, in->dst_reg, bytes == 8 ? v : zext(l, v));
+	vm_lift_set(l, in->dst_reg, bytes == 8 ? v : zext(l, v));
 }
 
 static LLVMValueRef intrinsic(struct lift *l, const char *name, LLVMTypeRef type, LLVMValueRef arg)
@@ -180,11 +163,11 @@ static LLVMValueRef intrinsic(struct lift *l, const char *name, LLVMTypeRef type
 static void lift_end(struct lift *l, size_t pc)
 {
 	const struct bpf_insn *in = l->insns + pc;
-	LLVMValueRef v = trunc_to(l, get(l, pc, in->dst_reg), in->imm / 8);
+	LLVMValueRef v = trunc_to(l, vm_lift_get(l, pc, in->dst_reg), in->imm / 8);
 
 	if (BPF_CLASS(in->code) == BPF_ALU64 || BPF_SRC(in->code) == BPF_TO_BE)
 		v = intrinsic(l, "llvm.bswap", LLVMTypeOf(v), v);
-	set(l, in->dst_reg, in->imm == 64 ? v : zext(l, v));
+	vm_lift_set(l, in->dst_reg, in->imm == 64 ? v : zext(l, v));
 }
 
 /* ---- memory ---- */
@@ -193,22 +176,23 @@ static void lift_load(struct lift *l, size_t pc)
 {
 	const struct bpf_insn *in = l->insns + pc;
 	unsigned int bytes = vm_insn__bytes(in);
-	LLVMValueRef v = LLVMBuildLoad2(l->b, int_type(l, bytes), address(l, pc, in->src_reg, in->off), "");
+	LLVMValueRef v = LLVMBuildLoad2(l->b, int_type(l, bytes), address(l, pc, in->src_reg, in->off, bytes), "");
 
 	LLVMSetAlignment(v, 1);
 	if (BPF_MODE(in->code) == VM_MODE_MEMSX)
 		v = LLVMBuildSExt(l->b, v, l->i64, "");
 	else if (bytes != 8)
 		v = zext(l, v);
-	set(l, in->dst_reg, v);
+	vm_lift_set(l, in->dst_reg, v);
 }
 
 static void lift_store(struct lift *l, size_t pc, LLVMValueRef v)
 {
 	const struct bpf_insn *in = l->insns + pc;
+	unsigned int bytes = vm_insn__bytes(in);
 	LLVMValueRef st;
 
-	st = LLVMBuildStore(l->b, trunc_to(l, v, vm_insn__bytes(in)), address(l, pc, in->dst_reg, in->off));
+	st = LLVMBuildStore(l->b, trunc_to(l, v, bytes), address(l, pc, in->dst_reg, in->off, bytes));
 	LLVMSetAlignment(st, 1);
 }
 
@@ -216,15 +200,17 @@ static void lift_atomic(struct lift *l, size_t pc)
 {
 	const struct bpf_insn *in = l->insns + pc;
 	unsigned int bytes = vm_insn__bytes(in);
-	LLVMValueRef addr = address(l, pc, in->dst_reg, in->off), v = trunc_to(l, get(l, pc, in->src_reg), bytes);
+	LLVMValueRef addr = address(l, pc, in->dst_reg, in->off, bytes),
+		     v = trunc_to(l, vm_lift_get(l, pc, in->src_reg), bytes);
 	LLVMAtomicOrdering order =
 		in->imm & BPF_FETCH ? LLVMAtomicOrderingSequentiallyConsistent : LLVMAtomicOrderingMonotonic;
 	LLVMAtomicRMWBinOp op;
 
 	if (in->imm == BPF_CMPXCHG) {
-		v = LLVMBuildAtomicCmpXchg(l->b, addr, trunc_to(l, get(l, pc, 0), bytes), v, order, order, false);
+		v = LLVMBuildAtomicCmpXchg(l->b, addr, trunc_to(l, vm_lift_get(l, pc, 0), bytes), v, order, order,
+					   false);
 		v = LLVMBuildExtractValue(l->b, v, 0, "");
-		set(l, 0, bytes == 8 ? v : zext(l, v));
+		vm_lift_set(l, 0, bytes == 8 ? v : zext(l, v));
 		return;
 	}
 	switch (in->imm & ~BPF_FETCH) {
@@ -245,7 +231,7 @@ static void lift_atomic(struct lift *l, size_t pc)
 	}
 	v = LLVMBuildAtomicRMW(l->b, op, addr, v, order, false);
 	if (in->imm & BPF_FETCH)
-		set(l, in->src_reg, bytes == 8 ? v : zext(l, v));
+		vm_lift_set(l, in->src_reg, bytes == 8 ? v : zext(l, v));
 }
 
 /* The whole of `rX = *p; rX += c; *p = rX`, at its store. */
@@ -257,18 +243,18 @@ static void lift_rmw(struct lift *l, const struct vm_rmw *rmw)
 	LLVMValueRef c, old, sum;
 
 	if (BPF_SRC(add->code) == BPF_K)
-		c = c64(l, (uint64_t)(int64_t)add->imm);
+		c = vm_lift_c64(l, (uint64_t)(int64_t)add->imm);
 	else
-		c = get(l, rmw->store, add->dst_reg == load->dst_reg ? add->src_reg : add->dst_reg);
-	old = LLVMBuildAtomicRMW(l->b, op, address(l, rmw->store, store->dst_reg, store->off), trunc_to(l, c, bytes),
-				 LLVMAtomicOrderingMonotonic, false);
+		c = vm_lift_get(l, rmw->store, add->dst_reg == load->dst_reg ? add->src_reg : add->dst_reg);
+	old = LLVMBuildAtomicRMW(l->b, op, address(l, rmw->store, store->dst_reg, store->off, bytes),
+				 trunc_to(l, c, bytes), LLVMAtomicOrderingMonotonic, false);
 	if (bytes != 8)
 		old = zext(l, old);
 	sum = op == LLVMAtomicRMWBinOpSub ? LLVMBuildSub(l->b, old, c, "") : LLVMBuildAdd(l->b, old, c, "");
 	if (!vm_insn__is64(add))
 		sum = zext(l, trunc_to(l, sum, 4));
-	set(l, load->dst_reg, old);
-	set(l, add->dst_reg, sum);
+	vm_lift_set(l, load->dst_reg, old);
+	vm_lift_set(l, add->dst_reg, sum);
 }
 
 /* ---- control ---- */
@@ -315,9 +301,10 @@ static bool lift_jcc(struct lift *l, size_t pc)
 		LLVMBuildBr(l->b, l->blocks[to]);
 		return true;
 	}
+	vm_lift_switch(l, pc);
 	fall = LLVMAppendBasicBlockInContext(l->ctx, l->fn, "");
-	a = trunc_to(l, get(l, pc, in->dst_reg), bytes);
-	b = BPF_SRC(in->code) == BPF_X ? trunc_to(l, get(l, pc, in->src_reg), bytes) : int_const(a, in->imm);
+	a = trunc_to(l, vm_lift_get(l, pc, in->dst_reg), bytes);
+	b = BPF_SRC(in->code) == BPF_X ? trunc_to(l, vm_lift_get(l, pc, in->src_reg), bytes) : int_const(a, in->imm);
 	if (BPF_OP(in->code) == BPF_JSET) {
 		a = LLVMBuildAnd(l->b, a, b, "");
 		b = int_const(a, 0);
@@ -327,40 +314,11 @@ static bool lift_jcc(struct lift *l, size_t pc)
 	return false;
 }
 
-static LLVMValueRef find_function(struct lift *l, const char *name, LLVMTypeRef type)
+LLVMValueRef vm_lift_function(struct lift *l, const char *name, LLVMTypeRef type)
 {
 	LLVMValueRef fn = LLVMGetNamedFunction(l->mod, name);
 
 	return fn && !LLVMIsDeclaration(fn) && LLVMGlobalGetValueType(fn) == type ? fn : NULL;
-}
-
-static int lift_helper(struct lift *l, size_t pc)
-{
-	LLVMValueRef args[6] = {l->env}, fn;
-	char name[32];
-
-	snprintf(name, sizeof(name), "bpf_helper_%u", (uint32_t)l->insns[pc].imm);
-	fn = find_function(l, name, l->helper_type);
-	if (!fn)
-		return vm_fail(l->err, l->err_size, -EOPNOTSUPP, "instruction %zu: helper %u is not carried", pc,
-			       (uint32_t)l->insns[pc].imm);
-	for (unsigned int i = 1; i <= 5; i++)
-		args[i] = get(l, pc, i);
-	set(l, 0, LLVMBuildCall2(l->b, l->helper_type, fn, args, 6, ""));
-	return 0;
-}
-
-static int lift_local(struct lift *l, size_t pc)
-{
-	int sub = vm_layout__sub(&l->layout, vm_insn__target(l->insns + pc, VM_LOCAL, pc));
-	LLVMValueRef args[6] = {l->env};
-
-	if (sub <= 0)
-		return vm_fail(l->err, l->err_size, -EINVAL, "instruction %zu: calls the main program", pc);
-	for (unsigned int i = 1; i <= 5; i++)
-		args[i] = get(l, pc, i);
-	set(l, 0, LLVMBuildCall2(l->b, l->sub_type, l->subs[sub], args, 6, ""));
-	return 0;
 }
 
 static int lift_immediate(struct lift *l, size_t pc)
@@ -370,21 +328,25 @@ static int lift_immediate(struct lift *l, size_t pc)
 	LLVMValueRef fn, args[3];
 
 	if (in->src_reg == BPF_PSEUDO_MAP_FD) {
-		set(l, in->dst_reg, c64(l, (uint32_t)in->imm));
+		vm_lift_set(l, in->dst_reg, vm_lift_c64(l, (uint32_t)in->imm));
+		return 0;
+	}
+	if (in->src_reg == VM_PSEUDO_FUNC) {
+		vm_lift_set(l, in->dst_reg, vm_lift_c64(l, vm_func_value((size_t)vm_insn__target(in, VM_LDDW, pc))));
 		return 0;
 	}
 	if (in->src_reg == 0) {
-		set(l, in->dst_reg, c64(l, (uint32_t)in->imm | (uint64_t)(uint32_t)in[1].imm << 32));
+		vm_lift_set(l, in->dst_reg, vm_lift_c64(l, (uint32_t)in->imm | (uint64_t)(uint32_t)in[1].imm << 32));
 		return 0;
 	}
-	fn = find_function(l, "bpf_map_value", LLVMFunctionType(l->i64, types, 3, false));
+	fn = vm_lift_function(l, "bpf_map_value", LLVMFunctionType(l->i64, types, 3, false));
 	if (!fn)
 		return vm_fail(l->err, l->err_size, -EOPNOTSUPP, "instruction %zu: direct map values are not carried",
 			       pc);
-	args[0] = l->env;
+	args[0] = l->user;
 	args[1] = LLVMConstInt(l->i32, (uint32_t)in->imm, false);
 	args[2] = LLVMConstInt(l->i32, (uint32_t)in[1].imm, false);
-	set(l, in->dst_reg, LLVMBuildCall2(l->b, LLVMGlobalGetValueType(fn), fn, args, 3, ""));
+	vm_lift_set(l, in->dst_reg, LLVMBuildCall2(l->b, LLVMGlobalGetValueType(fn), fn, args, 3, ""));
 	return 0;
 }
 
@@ -409,10 +371,10 @@ static int lift_one(struct lift *l, size_t pc, enum vm_kind kind, bool *ended)
 		lift_load(l, pc);
 		return 0;
 	case VM_ST:
-		lift_store(l, pc, c64(l, (uint64_t)(int64_t)in->imm));
+		lift_store(l, pc, vm_lift_c64(l, (uint64_t)(int64_t)in->imm));
 		return 0;
 	case VM_STX:
-		lift_store(l, pc, get(l, pc, in->src_reg));
+		lift_store(l, pc, vm_lift_get(l, pc, in->src_reg));
 		return 0;
 	case VM_ATOMIC:
 		lift_atomic(l, pc);
@@ -427,11 +389,19 @@ static int lift_one(struct lift *l, size_t pc, enum vm_kind kind, bool *ended)
 		*ended = true;
 		return 0;
 	case VM_CALL:
-		return lift_helper(l, pc);
+		return vm_lift_helper(l, pc);
 	case VM_LOCAL:
-		return lift_local(l, pc);
+		return vm_lift_local(l, pc);
+	case VM_CALLX:
+		return vm_lift_callx(l, pc);
+	case VM_TAIL:
+		vm_lift_tail(l, pc);
+		return 0;
+	case VM_PACKET:
+		vm_lift_packet(l, pc);
+		return 0;
 	default:
-		LLVMBuildRet(l->b, get(l, pc, 0)); /* VM_EXIT */
+		LLVMBuildRet(l->b, vm_lift_get(l, pc, 0)); /* VM_EXIT */
 		*ended = true;
 		return 0;
 	}
@@ -445,6 +415,8 @@ static int frame_size(struct lift *l, size_t lo, size_t hi)
 {
 	int low = 0;
 
+	if (l->opts->env_calls)
+		return VM_STACK_SIZE; /* pointers may come back from anywhere */
 	for (size_t pc = lo; pc < hi; pc++) {
 		const struct vm_fact *f = &l->facts[pc];
 		const struct bpf_insn *in = l->insns + pc;
@@ -477,18 +449,35 @@ static void prologue(struct lift *l, size_t sub)
 		l->reg[i] = LLVMBuildAlloca(l->b, l->i64, "");
 	l->stack = LLVMBuildAlloca(l->b, frame, "stack");
 	LLVMSetAlignment(l->stack, 8);
+	l->base = l->opts->native && sub == 0 ? vm_flat__base(l->mod, l->b) : NULL;
+	if (l->opts->env_calls && !l->opts->verified)
+		LLVMBuildMemSet(l->b, l->stack, LLVMConstInt(l->i8, 0, false), vm_lift_c64(l, VM_STACK_SIZE), 8);
 	/* What the program has not written is never read: the verifier saw to it. Zero keeps LLVM from seeing undef. */
 	for (unsigned int i = 0; i < 10; i++)
-		set(l, i, c64(l, 0));
-	set(l, 10, LLVMBuildPtrToInt(l->b, frame_ptr(l, 0), l->i64, ""));
-	if (sub == 0) {
-		set(l, 1, LLVMBuildPtrToInt(l->b, LLVMGetParam(l->fn, 0), l->i64, ""));
+		vm_lift_set(l, i, vm_lift_c64(l, 0));
+	vm_lift_set(l, 10, LLVMBuildPtrToInt(l->b, frame_ptr(l, 0), l->i64, ""));
+	if (sub == 0 && l->opts->env_calls) {
+		vm_lift_set(l, 1, LLVMGetParam(l->fn, 0));
+		vm_lift_set(l, 2, LLVMGetParam(l->fn, 1));
+		l->env = LLVMGetParam(l->fn, 2);
+	} else if (sub == 0) {
+		vm_lift_set(l, 1, LLVMBuildPtrToInt(l->b, LLVMGetParam(l->fn, 0), l->i64, ""));
 		l->env = LLVMGetParam(l->fn, 1);
 	} else {
 		l->env = LLVMGetParam(l->fn, 0);
 		for (unsigned int i = 1; i <= 5; i++)
-			set(l, i, LLVMGetParam(l->fn, i));
+			vm_lift_set(l, i, LLVMGetParam(l->fn, i));
 	}
+	l->user = l->opts->env_calls ? vm_lift_env(l, offsetof(struct vm_env, user), l->ptr) : l->env;
+	if (l->may_fault)
+		l->depth = sub == 0 ? LLVMConstInt(l->i32, 0, false) : LLVMGetParam(l->fn, 6);
+}
+
+/* What is no leader, but where a switch that was found in comparisons may go. */
+static bool follows_jcc(const struct lift *l, size_t pc)
+{
+	return l->opts->native && l->facts[pc - 1].reached &&
+	       vm_insn__kind(l->insns + pc - 1, &(const char *){0}) == VM_JCC;
 }
 
 static int lift_sub(struct lift *l, size_t sub)
@@ -501,7 +490,7 @@ static int lift_sub(struct lift *l, size_t sub)
 	l->frame = frame_size(l, lo, hi);
 	prologue(l, sub);
 	for (size_t pc = lo; pc < hi; pc++)
-		if (l->facts[pc].leader && l->facts[pc].reached)
+		if (l->facts[pc].reached && (l->facts[pc].leader || (pc > lo && follows_jcc(l, pc))))
 			l->blocks[pc] = LLVMAppendBasicBlockInContext(l->ctx, l->fn, "");
 	LLVMBuildBr(l->b, l->blocks[lo]);
 	ended = true;
@@ -539,58 +528,53 @@ static void find_rmw(struct lift *l)
 	}
 }
 
-static void declare_subs(struct lift *l)
-{
-	LLVMTypeRef entry_args[2] = {l->ptr, l->ptr};
-	char name[32];
-
-	l->subs[0] = LLVMAddFunction(l->mod, VM_ENTRY_NAME, LLVMFunctionType(l->i64, entry_args, 2, false));
-	for (size_t i = 1; i < l->layout.n; i++) {
-		snprintf(name, sizeof(name), "vm_sub_%zu", i);
-		l->subs[i] = LLVMAddFunction(l->mod, name, l->sub_type);
-		LLVMSetLinkage(l->subs[i], LLVMInternalLinkage);
-	}
-}
-
-/* Recursion would have no bound on its stack. depth: calls above this one. */
-static int check_calls(struct lift *l, size_t sub, size_t depth)
-{
-	int r = 0;
-
-	if (depth >= VM_MAX_FRAMES)
-		return vm_fail(l->err, l->err_size, -E2BIG,
-			       "instruction %zu: the subprogram calls itself, or calls nest deeper than %d",
-			       l->layout.start[sub], VM_MAX_FRAMES);
-	for (size_t pc = l->layout.start[sub]; !r && pc < l->layout.start[sub + 1]; pc++) {
-		enum vm_kind kind = vm_insn__kind(l->insns + pc, &(const char *){0});
-
-		if (kind == VM_LOCAL)
-			r = check_calls(l, vm_layout__sub(&l->layout, vm_insn__target(l->insns + pc, kind, pc)),
-					depth + 1);
-		pc += vm_insn__slots(kind) - 1;
-	}
-	return r;
-}
-
 static void init_types(struct lift *l)
 {
-	LLVMTypeRef args[6];
-
 	l->i8 = LLVMInt8TypeInContext(l->ctx);
 	l->i32 = LLVMInt32TypeInContext(l->ctx);
 	l->i64 = LLVMInt64TypeInContext(l->ctx);
 	l->ptr = LLVMPointerTypeInContext(l->ctx, 0);
-	args[0] = l->ptr;
-	for (unsigned int i = 1; i < 6; i++)
-		args[i] = l->i64;
-	l->helper_type = l->sub_type = LLVMFunctionType(l->i64, args, 6, false);
 }
 
-int vm_lift(LLVMModuleRef mod, const struct bpf_insn *insns, size_t n_insns, bool atomic_rmw, char *err,
-	    size_t err_size)
+/* Which subprograms' addresses are taken, and whether there are calls that may fail. */
+static void find_addresses(struct lift *l)
 {
-	struct lift l = {.mod = mod, .insns = insns, .n = n_insns, .err = err, .err_size = err_size};
-	int r = vm_layout__init(&l.layout, insns, n_insns, err, err_size);
+	for (size_t pc = 0; pc < l->n; pc++) {
+		enum vm_kind kind = vm_insn__kind(l->insns + pc, &(const char *){0});
+
+		if (vm_insn__is_func(l->insns + pc, kind))
+			l->taken[vm_layout__sub(&l->layout, (size_t)vm_insn__target(l->insns + pc, kind, pc))] = 1;
+		l->may_fault |= kind == VM_CALLX;
+		pc += vm_insn__slots(kind) - 1;
+	}
+}
+
+static int lift(struct lift *l)
+{
+	int r = l->opts->env_calls ? vm_flow_unverified(l->insns, l->n, &l->layout, l->facts)
+				   : vm_flow(l->insns, l->n, &l->layout, l->facts, NULL, NULL);
+
+	if (r)
+		return vm_fail(l->err, l->err_size, r, "a program of %zu instructions has too many branches", l->n);
+	r = vm_lift_check_calls(l);
+	if (r)
+		return r;
+	init_types(l);
+	find_addresses(l);
+	if (l->opts->atomic_rmw)
+		find_rmw(l);
+	vm_lift_declare(l);
+	for (size_t i = 0; !r && i < l->layout.n; i++)
+		r = lift_sub(l, i);
+	return r;
+}
+
+int vm_lift(LLVMModuleRef mod, const struct bpf_insn *insns, size_t n_insns, const struct vm_compile_opts *opts,
+	    char *err, size_t err_size)
+{
+	struct lift l = {.mod = mod, .opts = opts, .insns = insns, .n = n_insns, .err = err, .err_size = err_size};
+	uint32_t features = opts->env_calls ? opts->features & VM_FEATURES_RUN : 0;
+	int r = vm_layout__init(&l.layout, insns, n_insns, features, err, err_size);
 
 	if (r)
 		return r;
@@ -601,26 +585,15 @@ int vm_lift(LLVMModuleRef mod, const struct bpf_insn *insns, size_t n_insns, boo
 	l.skip = calloc(n_insns, sizeof(*l.skip));
 	l.rmw = calloc(n_insns, sizeof(*l.rmw));
 	l.subs = calloc(l.layout.n, sizeof(*l.subs));
-	if (!l.facts || !l.blocks || !l.skip || !l.rmw || !l.subs) {
+	l.in_tree = calloc(n_insns, sizeof(*l.in_tree));
+	l.taken = calloc(l.layout.n, sizeof(*l.taken));
+	if (l.facts && l.blocks && l.skip && l.rmw && l.subs && l.in_tree && l.taken)
+		r = lift(&l);
+	else
 		r = vm_fail(err, err_size, -ENOMEM, "no memory for a program of %zu instructions", n_insns);
-		goto out;
-	}
-	r = vm_flow(insns, n_insns, &l.layout, l.facts, NULL, NULL);
-	if (r) {
-		vm_fail(err, err_size, r, "a program of %zu instructions has too many branches", n_insns);
-		goto out;
-	}
-	r = check_calls(&l, 0, 0);
-	if (r)
-		goto out;
-	init_types(&l);
-	if (atomic_rmw)
-		find_rmw(&l);
-	declare_subs(&l);
-	for (size_t i = 0; !r && i < l.layout.n; i++)
-		r = lift_sub(&l, i);
-out:
 	LLVMDisposeBuilder(l.b);
+	free(l.in_tree);
+	free(l.taken);
 	free(l.subs);
 	free(l.rmw);
 	free(l.skip);

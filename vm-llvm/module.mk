@@ -1,6 +1,7 @@
 # vm-llvm: bytecode to native. libvm.a has no LLVM in it; bpftimed-jit is the process that does.
-VM_LIB_OBJS := $(patsubst %,$(B)/vm-llvm/%.o,insn validate code interp flow fold symbolic additive worker)
-VM_JIT_OBJS := $(patsubst %,$(B)/vm-llvm/%.o,jit lift object)
+VM_LIB_OBJS := $(patsubst %,$(B)/vm-llvm/%.o,insn validate resolve code interp flow fold symbolic additive worker)
+VM_JIT_OBJS := $(patsubst %,$(B)/vm-llvm/%.o,jit lift lift_call object)
+include vm-llvm/tools.mk
 VM_LLVM_LIBS = $(shell $(LLVM_CONFIG) --ldflags --libs)
 
 PROGRAMS += $(B)/bpftimed-jit
@@ -13,6 +14,8 @@ $(B)/libvm.a: $(VM_LIB_OBJS)
 $(B)/bpftimed-jit: $(VM_JIT_OBJS) $(B)/vm-llvm/jit_main.o $(B)/vm-llvm/worker_main.o $(B)/libvm.a
 	$(call say,LD)
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o %.a,$^) $(VM_LLVM_LIBS)
+
+include vm-llvm/library.mk
 
 # ---- unit tests ----
 

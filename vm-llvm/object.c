@@ -79,7 +79,9 @@ static size_t lay_out(struct object *o)
 	return end;
 }
 
-static int relocate_one(struct object *o, const Elf64_Rela *rel, const Elf64_Shdr *symtab, uint8_t *code, size_t size)
+/* rel: of a section of size bytes that lies at base of the image. */
+static int relocate_one(struct object *o, const Elf64_Rela *rel, const Elf64_Shdr *symtab, uint8_t *image, size_t base,
+			size_t size)
 {
 	const Elf64_Sym *sym = (const Elf64_Sym *)(o->base + symtab->sh_offset) + ELF64_R_SYM(rel->r_info);
 	const char *strings = (const char *)o->base + o->sh[symtab->sh_link].sh_offset;
@@ -91,12 +93,13 @@ static int relocate_one(struct object *o, const Elf64_Rela *rel, const Elf64_Shd
 		return vm_fail(o->err, o->err_size, -ENOEXEC,
 			       "the compiled code refers to %s outside itself (relocation %u)",
 			       strings[sym->st_name] ? strings + sym->st_name : "a section", type);
-	v = (int32_t)(o->place[sym->st_shndx] + sym->st_value + rel->r_addend - rel->r_offset);
-	memcpy(code + rel->r_offset, &v, sizeof(v));
+	v = (int32_t)(o->place[sym->st_shndx] + sym->st_value + rel->r_addend - base - rel->r_offset);
+	memcpy(image + base + rel->r_offset, &v, sizeof(v));
 	return 0;
 }
 
-static int relocate(struct object *o, uint8_t *code, size_t size)
+/* Tables of jumps are constants with distances in them, which are relocated as code is. */
+static int relocate(struct object *o, uint8_t *image)
 {
 	int r = 0;
 
@@ -106,11 +109,9 @@ static int relocate(struct object *o, uint8_t *code, size_t size)
 
 		if (s->sh_type != SHT_RELA || s->sh_info >= o->eh->e_shnum || o->place[s->sh_info] == NO_PLACE)
 			continue;
-		if (s->sh_info != o->text)
-			return vm_fail(o->err, o->err_size, -ENOEXEC,
-				       "the compiled code needs constants with addresses");
 		for (size_t k = 0; !r && k < s->sh_size / sizeof(*rel); k++)
-			r = relocate_one(o, &rel[k], &o->sh[s->sh_link], code, size);
+			r = relocate_one(o, &rel[k], &o->sh[s->sh_link], image, o->place[s->sh_info],
+					 o->sh[s->sh_info].sh_size);
 	}
 	return r;
 }
@@ -166,7 +167,7 @@ int vm_object__image(const void *object, size_t object_size, const char *name, u
 	if (!r)
 		r = copy_sections(&o, code, size);
 	if (!r)
-		r = relocate(&o, *code, o.sh[o.text].sh_size);
+		r = relocate(&o, *code);
 	if (r) {
 		free(*code);
 		*code = NULL;

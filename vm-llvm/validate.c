@@ -15,16 +15,17 @@ enum mark {
 	MARK_SUB = 2,	/* a subprogram begins here */
 };
 
-static int check_one(const struct bpf_insn *insns, size_t n, size_t pc, enum vm_kind *kind, char *err, size_t err_size)
+static int check_one(const struct bpf_insn *insns, size_t n, size_t pc, uint32_t features, enum vm_kind *kind,
+		     char *err, size_t err_size)
 {
 	static const struct bpf_insn none;
 	const char *why = "";
 	struct bpf_insn in[2] = {insns[pc], pc + 1 < n ? insns[pc + 1] : none};
 
-	if (BPF_CLASS(in->code) == BPF_LD && pc + 1 >= n)
+	if (in->code == (BPF_LD | BPF_IMM | BPF_DW) && pc + 1 >= n)
 		return vm_fail(err, err_size, -EINVAL, "instruction %zu: half of a 64-bit immediate at the end", pc);
 	*kind = vm_insn__kind(in, &why);
-	if (*kind == VM_BAD)
+	if (*kind == VM_BAD || vm_insn__feature(in, *kind, &why) & ~features)
 		return vm_fail(err, err_size, -EINVAL, "instruction %zu (opcode 0x%02x): %s", pc, in->code, why);
 	if (in->dst_reg > 10 || (*kind != VM_LDDW && *kind != VM_CALL && *kind != VM_LOCAL && in->src_reg > 10))
 		return vm_fail(err, err_size, -EINVAL, "instruction %zu: there is no register r%u", pc,
@@ -42,18 +43,19 @@ static int check_jump(const struct bpf_insn *in, enum vm_kind kind, size_t pc, s
 	if (to < (int64_t)lo || to >= (int64_t)hi || !(mark[to] & MARK_START))
 		return vm_fail(err, err_size, -EINVAL,
 			       "instruction %zu: goes to %lld, which is not an instruction of its %s", pc,
-			       (long long)to, kind == VM_LOCAL ? "program" : "subprogram");
+			       (long long)to, kind == VM_LOCAL || kind == VM_LDDW ? "program" : "subprogram");
 	return 0;
 }
 
 /* Marks where instructions and subprograms begin. */
-static int mark_all(const struct bpf_insn *insns, size_t n, uint8_t *mark, size_t *n_subs, char *err, size_t err_size)
+static int mark_all(const struct bpf_insn *insns, size_t n, uint32_t features, uint8_t *mark, size_t *n_subs, char *err,
+		    size_t err_size)
 {
 	enum vm_kind kind = VM_BAD;
 	int r;
 
 	for (size_t pc = 0; pc < n; pc += vm_insn__slots(kind)) {
-		r = check_one(insns, n, pc, &kind, err, err_size);
+		r = check_one(insns, n, pc, features, &kind, err, err_size);
 		if (r)
 			return r;
 		mark[pc] |= MARK_START;
@@ -61,12 +63,15 @@ static int mark_all(const struct bpf_insn *insns, size_t n, uint8_t *mark, size_
 	mark[0] |= MARK_SUB;
 	*n_subs = 1;
 	for (size_t pc = 0; pc < n; pc++) {
-		if (!(mark[pc] & MARK_START) || vm_insn__kind(insns + pc, &(const char *){0}) != VM_LOCAL)
+		if (!(mark[pc] & MARK_START))
 			continue;
-		r = check_jump(insns + pc, VM_LOCAL, pc, 1, n, mark, err, err_size);
+		kind = vm_insn__kind(insns + pc, &(const char *){0});
+		if (kind != VM_LOCAL && !vm_insn__is_func(insns + pc, kind))
+			continue;
+		r = check_jump(insns + pc, kind, pc, 1, n, mark, err, err_size);
 		if (r)
 			return r;
-		size_t to = vm_insn__target(insns + pc, VM_LOCAL, pc);
+		size_t to = vm_insn__target(insns + pc, kind, pc);
 
 		*n_subs += !(mark[to] & MARK_SUB);
 		mark[to] |= MARK_SUB;
@@ -93,7 +98,8 @@ static int check_sub(const struct bpf_insn *insns, size_t lo, size_t hi, const u
 	return 0;
 }
 
-int vm_layout__init(struct vm_layout *l, const struct bpf_insn *insns, size_t n_insns, char *err, size_t err_size)
+int vm_layout__init(struct vm_layout *l, const struct bpf_insn *insns, size_t n_insns, uint32_t features, char *err,
+		    size_t err_size)
 {
 	uint8_t *mark;
 	size_t n = 0;
@@ -105,7 +111,7 @@ int vm_layout__init(struct vm_layout *l, const struct bpf_insn *insns, size_t n_
 	mark = calloc(n_insns, 1);
 	if (!mark)
 		return vm_fail(err, err_size, -ENOMEM, "no memory for a program of %zu instructions", n_insns);
-	r = mark_all(insns, n_insns, mark, &n, err, err_size);
+	r = mark_all(insns, n_insns, features, mark, &n, err, err_size);
 	if (r)
 		goto out;
 	l->start = calloc(n + 1, sizeof(*l->start));
@@ -147,12 +153,17 @@ int vm_layout__sub(const struct vm_layout *l, size_t pc)
 	return l->start[lo] == pc ? (int)lo : -1;
 }
 
-int vm_validate(const struct bpf_insn *insns, size_t n_insns, char *err, size_t err_size)
+int vm_validate_features(const struct bpf_insn *insns, size_t n_insns, uint32_t features, char *err, size_t err_size)
 {
 	struct vm_layout l;
-	int r = vm_layout__init(&l, insns, n_insns, err, err_size);
+	int r = vm_layout__init(&l, insns, n_insns, features, err, err_size);
 
 	if (!r)
 		vm_layout__clear(&l);
 	return r;
+}
+
+int vm_validate(const struct bpf_insn *insns, size_t n_insns, char *err, size_t err_size)
+{
+	return vm_validate_features(insns, n_insns, 0, err, err_size);
 }

@@ -183,6 +183,11 @@ static int send_request(struct vm_worker *w, const struct bpf_insn *insns, size_
 		.bitcode_size = o->bitcode_size,
 		.n_blobs = o->n_blobs,
 		.atomic_rmw = o->atomic_rmw,
+		.env_calls = o->env_calls,
+		.verified = o->verified,
+		.native = o->native,
+		.features = o->features,
+		.n_helper_ids = o->n_helper_ids,
 	};
 	int r = send_all(w, &q, sizeof(q), deadline);
 
@@ -198,6 +203,8 @@ static int send_request(struct vm_worker *w, const struct bpf_insn *insns, size_
 		if (!r)
 			r = send_all(w, o->blobs[i].data, b.size, deadline);
 	}
+	if (!r)
+		r = send_all(w, o->helper_ids, o->n_helper_ids * sizeof(*o->helper_ids), deadline);
 	return r;
 }
 
@@ -231,7 +238,8 @@ static int receive_reply(struct vm_worker *w, struct vm_code *out, int64_t deadl
 
 static int check_request(size_t n_insns, const struct vm_compile_opts *o, char *err, size_t err_size)
 {
-	bool large = n_insns > WORKER_MAX_INSNS || o->bitcode_size > WORKER_MAX_BYTES || o->n_blobs > WORKER_MAX_BLOBS;
+	bool large = n_insns > WORKER_MAX_INSNS || o->bitcode_size > WORKER_MAX_BYTES ||
+		     o->n_blobs > WORKER_MAX_BLOBS || o->n_helper_ids > WORKER_MAX_IDS;
 
 	for (size_t i = 0; !large && i < o->n_blobs; i++)
 		large = o->blobs[i].size > WORKER_MAX_BYTES || strlen(o->blobs[i].name) >= WORKER_NAME_SIZE;

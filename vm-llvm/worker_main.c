@@ -132,7 +132,7 @@ static int read_new(int fd, size_t size, void **out)
 
 struct job {
 	struct worker_request q;
-	void *insns, *bitcode;
+	void *insns, *bitcode, *helper_ids;
 	struct worker_blob head[WORKER_MAX_BLOBS];
 	struct vm_blob blobs[WORKER_MAX_BLOBS];
 	void *data[WORKER_MAX_BLOBS];
@@ -145,7 +145,7 @@ static int read_job(int fd, struct job *j)
 	if (r)
 		return r;
 	if (j->q.magic != WORKER_MAGIC || j->q.n_insns > WORKER_MAX_INSNS || j->q.bitcode_size > WORKER_MAX_BYTES ||
-	    j->q.n_blobs > WORKER_MAX_BLOBS)
+	    j->q.n_blobs > WORKER_MAX_BLOBS || j->q.n_helper_ids > WORKER_MAX_IDS)
 		return -EPROTO;
 	r = read_new(fd, j->q.n_insns * sizeof(struct bpf_insn), &j->insns);
 	if (!r)
@@ -158,6 +158,8 @@ static int read_job(int fd, struct job *j)
 			r = read_new(fd, j->head[i].size, &j->data[i]);
 		j->blobs[i] = (struct vm_blob){.name = j->head[i].name, .data = j->data[i], .size = j->head[i].size};
 	}
+	if (!r)
+		r = read_new(fd, j->q.n_helper_ids * sizeof(uint32_t), &j->helper_ids);
 	return r;
 }
 
@@ -186,6 +188,12 @@ static int serve_one(int fd)
 			.blobs = j.blobs,
 			.n_blobs = j.q.n_blobs,
 			.atomic_rmw = (int)j.q.atomic_rmw,
+			.env_calls = (int)j.q.env_calls,
+			.verified = (int)j.q.verified,
+			.native = (int)j.q.native,
+			.features = j.q.features,
+			.helper_ids = j.helper_ids,
+			.n_helper_ids = j.q.n_helper_ids,
 		};
 
 		limit_cpu();
@@ -200,6 +208,7 @@ static int serve_one(int fd)
 	vm_code__clear(&code);
 	for (uint32_t i = 0; i < WORKER_MAX_BLOBS; i++)
 		free(j.data[i]);
+	free(j.helper_ids);
 	free(j.bitcode);
 	free(j.insns);
 	return r;

@@ -229,6 +229,17 @@ static inline int form_load(const struct bpf_insn *insns, size_t n, char *log, s
 	return fd < 0 ? -errno : fd;
 }
 
+/* Whether the kernel has the instructions of v4 (Linux 6.6): sign-extending moves and what came with them. */
+static inline int form_kernel_has_v4(void)
+{
+	static const struct bpf_insn in[] = {MOVI(0, 1), I(BPF_ALU64 | BPF_MOV | BPF_X, 0, 0, 8, 0), EXIT};
+	int fd = form_load(in, N_INSNS(in), NULL, 0);
+
+	if (fd >= 0)
+		close(fd);
+	return fd >= 0;
+}
+
 static inline int form_run(int fd, struct form_ctx *ctx)
 {
 	union bpf_attr attr = {0};
