@@ -15,6 +15,9 @@ $(TOOLS): %: %.o $(B)/examples/probe_tool.o
 	$(Q)$(CC) $(LDFLAGS) -pthread -o $@ $^ -lbpf
 TEST_PROGRAMS += $(TOOLS)
 
+-include tests/bench/module.mk
+include tests/fuzz/module.mk
+
 # `make check TESTS="tests/behaviour/cli.bats build/tests/unit/test_policy"` runs these only.
 BEHAVIOUR := $(sort $(wildcard tests/behaviour/*.bats))
 TESTS	  ?= $(UNIT) $(BEHAVIOUR)
@@ -33,7 +36,3 @@ check-long: export HOSTILE_SECONDS := 60
 check-long: check
 
 .PHONY: test-programs check-long
-
--include tests/bench/module.mk
--include tests/victims/module.mk
--include tests/fuzz/module.mk
