@@ -194,12 +194,14 @@ static int look_at_thread(struct target *t, struct quiesce *q, pid_t tid)
 		return !is_inside(t, q, at.ip, at.sp);
 	if (at.where == TASK_GONE || has_ended(t->pid, tid))
 		return 1;
+	tracer_hurry(t, true);
 	rc = thread_stop(t, tid, STOP_MS, &s, q->err);
-	if (rc == -ESRCH)
-		return 1;
-	if (rc)
-		return rc == -EAGAIN ? 0 : rc;
-	return look_at_stopped(t, q, &s);
+	if (!rc)
+		rc = look_at_stopped(t, q, &s);
+	else if (rc == -ESRCH || rc == -EAGAIN)
+		rc = rc == -ESRCH;
+	tracer_hurry(t, false);
+	return rc;
 }
 
 /*
