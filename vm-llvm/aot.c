@@ -11,6 +11,7 @@
 #include "disasm.h"
 #include "flat.h"
 #include "lift.h"
+#include "passes.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -19,10 +20,8 @@
 #include <string.h>
 
 #include <llvm-c/Analysis.h>
-#include <llvm-c/Error.h>
 #include <llvm-c/Target.h>
 #include <llvm-c/TargetMachine.h>
-#include <llvm-c/Transforms/PassBuilder.h>
 
 #define DEFAULT_TRIPLE "x86_64-unknown-linux-gnu"
 #define PASSES	       "globaldce,default<O2>,globaldce"
@@ -401,22 +400,7 @@ static int make_module(struct aot *a)
 
 static int run_passes(struct aot *a, const char *passes)
 {
-	LLVMPassBuilderOptionsRef o = LLVMCreatePassBuilderOptions();
-	LLVMErrorRef e;
-	char *why;
-	int r = 0;
-
-	LLVMPassBuilderOptionsSetLoopVectorization(o, true);
-	LLVMPassBuilderOptionsSetSLPVectorization(o, true);
-	LLVMPassBuilderOptionsSetLoopInterleaving(o, true);
-	e = LLVMRunPasses(a->mod, passes, a->tm, o);
-	LLVMDisposePassBuilderOptions(o);
-	if (e) {
-		why = LLVMGetErrorMessage(e);
-		r = vm_fail(a->err, a->err_size, -EIO, "LLVM: %s", why);
-		LLVMDisposeErrorMessage(why);
-	}
-	return r;
+	return vm_passes__run(a->mod, passes, a->tm, true, a->err, a->err_size);
 }
 
 static int optimise(struct aot *a)

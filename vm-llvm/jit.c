@@ -11,6 +11,7 @@
 #include "flat.h"
 #include "lift.h"
 #include "object.h"
+#include "passes.h"
 #include "vm.h"
 
 #include <errno.h>
@@ -21,10 +22,8 @@
 
 #include <llvm-c/Analysis.h>
 #include <llvm-c/BitReader.h>
-#include <llvm-c/Error.h>
 #include <llvm-c/Target.h>
 #include <llvm-c/TargetMachine.h>
-#include <llvm-c/Transforms/PassBuilder.h>
 
 #define TRIPLE	 "x86_64-unknown-linux-gnu"
 #define FEATURES "-x87,-mmx,-sse,-sse2,-sse3,-ssse3,-sse4.1,-sse4.2,-avx,-avx2,-avx512f"
@@ -302,22 +301,7 @@ static void define_mem_functions(struct jit *j)
 
 static int run_passes(struct jit *j, const char *passes)
 {
-	LLVMPassBuilderOptionsRef o = LLVMCreatePassBuilderOptions();
-	LLVMErrorRef e;
-	char *text;
-	int r = 0;
-
-	LLVMPassBuilderOptionsSetLoopVectorization(o, j->opts->native);
-	LLVMPassBuilderOptionsSetSLPVectorization(o, j->opts->native);
-	LLVMPassBuilderOptionsSetLoopInterleaving(o, j->opts->native);
-	e = LLVMRunPasses(j->mod, passes, j->tm, o);
-	LLVMDisposePassBuilderOptions(o);
-	if (e) {
-		text = LLVMGetErrorMessage(e);
-		r = vm_fail(j->err, j->err_size, -EIO, "LLVM: %s", text);
-		LLVMDisposeErrorMessage(text);
-	}
-	return r;
+	return vm_passes__run(j->mod, passes, j->tm, j->opts->native, j->err, j->err_size);
 }
 
 static int optimise(struct jit *j)

@@ -2,7 +2,7 @@
 VM_SO	   := libbpftime-vm.so
 VM_SONAME  := $(VM_SO).0
 VM_SO_FILE := $(VM_SO).$(VERSION)
-VM_PIC_OBJS := $(patsubst %,$(B)/pic/vm-llvm/%.o,insn validate resolve code interp flow worker jit lift lift_call lift_switch flat object library)
+VM_PIC_OBJS := $(patsubst %,$(B)/pic/vm-llvm/%.o,insn validate resolve code interp flow worker jit lift lift_call lift_switch flat passes object library)
 
 PROGRAMS += $(B)/$(VM_SO_FILE) $(B)/libbpftime-vm.a $(B)/bpftime-vm-worker $(B)/bpftime-vm-plugin
 

@@ -1,6 +1,6 @@
 # vm-llvm: object files, the text of instructions, and what bpftime-vm does with both.
 VM_LIB_OBJS += $(patsubst %,$(B)/vm-llvm/%.o,disasm elf btf_maps standalone)
-VM_JIT_OBJS += $(patsubst %,$(B)/vm-llvm/%.o,flat lift_switch)
+VM_JIT_OBJS += $(patsubst %,$(B)/vm-llvm/%.o,flat lift_switch passes)
 
 # What `bpftime vm` and `bpftime aot` run: with LLVM, which bpftime itself does not link.
 VM_TOOL_OBJS := $(patsubst %,$(B)/vm-llvm/%.o,tool_main tool_disasm tool_run tool_aot)
