@@ -35,4 +35,8 @@ check-long: export VISITORS := 500
 check-long: export HOSTILE_SECONDS := 60
 check-long: check
 
-.PHONY: test-programs check-long
+# On other kernels, in virtual machines: tests/vm/check.
+check-vm: test-programs
+	B=$(abspath $(B)) tests/vm/check $(VMS)
+
+.PHONY: test-programs check-long check-vm

@@ -20,7 +20,7 @@ wait_for() {
 tool_function() { case $1 in str_key) echo work_name ;; *_endbr) echo work_endbr ;; *_sub) echo work_sub ;; *) echo work ;; esac }
 
 # What else the workload does for it.
-tool_workload() { case $1 in tp_* | pairs-*) echo --getppid ;; esac }
+tool_workload() { case $1 in *_take | *_give | *_both | pairs-*) echo --getppid ;; esac }
 
 # Tools find tracepoints only where tracefs is mounted: where the host has none, they have their own.
 with_tracefs=()
@@ -32,7 +32,13 @@ tool_command() { # NAME [PID]: without, every process is probed
 	[ -z "${2:-}" ] || limit=(-p "$2") binary=
 	local probe="uprobe:$WORKLOAD:$(tool_function "$1")"
 	local ret="uretprobe:$WORKLOAD:$(tool_function "$1")"
-	local pair='{ @[tid] = count(); delete(@start[tid]); }'
+	local pair='{ @[tid] = count(); delete(@start[tid]); }' getppid
+	# What the kernel does when the workload calls getppid(): its tracepoint, its function by a kprobe, one that it calls by fentry.
+	case $1 in
+	tp_*) getppid=tracepoint:syscalls:sys_enter_getppid ;;
+	kprobe_*) getppid=kprobe:__x64_sys_getppid ;;
+	fentry_*) getppid=kfunc:__task_pid_nr_ns ;;
+	esac
 	case $1 in
 	count) exec bpftrace "${limit[@]}" -e "$probe { @ = count(); }" ;;
 	count_tid*) exec bpftrace "${limit[@]}" -e "$probe { @[tid] = count(); }" ;;
@@ -48,9 +54,9 @@ tool_command() { # NAME [PID]: without, every process is probed
 	funclatency) exec stdbuf -oL /usr/sbin/funclatency "${limit[@]}" "$binary:$(tool_function "$1")" ;;
 	bsscount) exec "$BUILD/examples/bsscount" "${limit[@]}" "$WORKLOAD:work" ;;
 	pairs-*) exec "${with_tracefs[@]}" "$BUILD/tests/tools/pairs" "${1#pairs-}" "$WORKLOAD:work" ;;
-	tp_take) exec "${with_tracefs[@]}" bpftrace -e "$probe { @start[tid] = nsecs; @n = count(); } tracepoint:syscalls:sys_enter_getppid /@start[tid]/ $pair" ;;
-	tp_give) exec "${with_tracefs[@]}" bpftrace -e "tracepoint:syscalls:sys_enter_getppid /strncmp(comm, \"work\", 4) == 0/ { @start[tid] = nsecs; @n = count(); } $probe /@start[tid]/ $pair" ;;
-	tp_both) exec "${with_tracefs[@]}" bpftrace -e "$probe { @n = count(); @[tid] = count(); } tracepoint:syscalls:sys_enter_getppid /strncmp(comm, \"work\", 4) == 0/ { @n = count(); @[tid] = count(); @h = hist(1); }" ;;
+	*_take) exec "${with_tracefs[@]}" bpftrace -e "$probe { @start[tid] = nsecs; @n = count(); } $getppid /@start[tid]/ $pair" ;;
+	*_give) exec "${with_tracefs[@]}" bpftrace -e "$getppid /strncmp(comm, \"work\", 4) == 0/ { @start[tid] = nsecs; @n = count(); } $probe /@start[tid]/ $pair" ;;
+	*_both) exec "${with_tracefs[@]}" bpftrace -e "$probe { @n = count(); @[tid] = count(); } $getppid /strncmp(comm, \"work\", 4) == 0/ { @n = count(); @[tid] = count(); @h = hist(1); }" ;;
 	drain-*) exec "$BUILD/tests/tools/drain" "${1#drain-}" "$WORKLOAD:work" ;;
 	hashcount) exec "$BUILD/examples/hashcount" "${limit[@]}" "$WORKLOAD:work" ;;
 	esac
@@ -72,9 +78,9 @@ truth_of() { # NAME WORKLOAD_OUTPUT
 	str_key) sed -nE 's/^arg0 (.*) ([0-9]+) [0-9]+$/\1 \2/p' "$2" | sort ;;
 	latency) awk '/^calls/ { print "n", $2; print "start 0" }' "$2" ;;
 	funclatency | hashcount) awk '/^calls/ { print "n", $2 }' "$2" ;;
-	tp_take) awk '/^calls/ { print "n", $2; print "start 0" } /^thread/ { print $2, $4 }' "$2" | sort ;;
-	tp_give) awk '/^calls/ { print "n", $2 } /^thread/ { print $2, $4 - 1; s++ } END { print "start", s }' "$2" | sort ;;
-	tp_both) awk '/^calls/ { print "n", 2 * $2; print "h", $2 } /^thread/ { print $2, 2 * $4 }' "$2" | sort ;;
+	*_take) awk '/^calls/ { print "n", $2; print "start 0" } /^thread/ { print $2, $4 }' "$2" | sort ;;
+	*_give) awk '/^calls/ { print "n", $2 } /^thread/ { print $2, $4 - 1; s++ } END { print "start", s }' "$2" | sort ;;
+	*_both) awk '/^calls/ { print "n", 2 * $2; print "h", $2 } /^thread/ { print $2, 2 * $4 }' "$2" | sort ;;
 	pairs-*) awk '/^calls/ { print "entries", $2; print "pairs", $2; print "left 0" } /^thread/ { print $2, $4 }' "$2" | sort ;;
 	drain-*) awk '/^calls/ { print "n", $2 } /^total/ { print "sum", $2 }' "$2" | sort ;;
 	bsscount) awk '/^calls/ { print "n", $2 } /^total/ { print "sum", $2 } /^log2/ { print "log2", $2, $3 }' "$2" | sort ;;
@@ -104,11 +110,11 @@ answer_of() { # NAME TOOL_OUTPUT
 	latency) awk '/^@n: / { print "n", $2 } /^@start/ { s++ } END { print "start", s + 0 }' "$2" ;;
 	funclatency) awk '/->/ && /:/ { split($0, a, ":"); split(a[2], b, "|"); n += b[1] } END { print "n", n + 0 }' "$2" ;;
 	hashcount) awk '/^calls/ { print "n", $2 }' "$2" ;;
-	tp_take | tp_give)
+	*_take | *_give)
 		sed -nE 's/^@\[([0-9]+)\]: ([0-9]+)$/\1 \2/p; s/^@n: ([0-9]+)$/n \1/p' "$2" >"$2.lines"
 		echo "start $(grep -c '^@start' "$2")" | sort - "$2.lines"
 		;;
-	tp_both) sed -nE 's/^@\[([0-9]+)\]: ([0-9]+)$/\1 \2/p; s/^@n: ([0-9]+)$/n \1/p; s/^\[1\] +([0-9]+) .*/h \1/p' "$2" | sort ;;
+	*_both) sed -nE 's/^@\[([0-9]+)\]: ([0-9]+)$/\1 \2/p; s/^@n: ([0-9]+)$/n \1/p; s/^\[1\] +([0-9]+) .*/h \1/p' "$2" | sort ;;
 	pairs-*) grep -E '^(entries|pairs|left|[0-9]+) [0-9]+$' "$2" | sort ;;
 	drain-*) awk '/^count/ { print "n", $2 } /^sum/ { print "sum", $2 }' "$2" | sort ;;
 	bsscount) awk '/^count/ { print "n", $2 } /^sum/ { print "sum", $2 } /^log2/ { if ($3) print "log2", $2, $3 }' "$2" | sort ;;
