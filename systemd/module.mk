@@ -28,6 +28,7 @@ INSTALLED_FILES := \
 	644:docs/bpftimed-policy.5:$(MAN)/man5/bpftimed-policy.5 \
 	644:README.md:$(DOC)/README.md \
 	644:LICENSE:$(DOC)/LICENSE \
+	644:systemd/seccomp-targets.conf:$(DOC)/examples/seccomp-targets.conf \
 	644:examples/policy/50-example.json:$(DOC)/examples/policy.d/50-example.json
 
 # Removed by uninstall when empty.
