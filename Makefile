@@ -3,6 +3,9 @@
 
 B       ?= $(if $(SANITIZE),build-sanitize,build)
 PREFIX  ?= /usr
+ifneq ($(filter deb,$(MAKECMDGOALS)),)
+override PREFIX := /usr
+endif
 DESTDIR ?=
 V       ?= 0
 
@@ -118,7 +121,7 @@ $(B)/%.a:
 clean:
 	rm -rf $(CLEAN)
 
--include $(shell find $(B) -name '*.d' 2>/dev/null)
+-include $(shell find $(B) \( -path $(B)/container -o -path $(B)/deb \) -prune -o -name '*.d' -type f -print 2>/dev/null)
 
 .PHONY: all deps clean check demo bench install
 .DELETE_ON_ERROR:

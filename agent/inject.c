@@ -99,6 +99,12 @@ static int call(struct remote *r, long *result, const char *what, long nr, long 
 {
 	int rc = thread_syscall(r->t, &r->s, result, nr, a, b, c, d, e, f);
 
+	if (rc == -EOPNOTSUPP && r->s.filtered)
+		return agent_fail(
+			r->err, rc,
+			"process %d has a seccomp filter, which is not suspended for a bpftimed that has one itself "
+			"(see bpftimed(8))",
+			r->t->pid);
 	if (rc == -EOPNOTSUPP)
 		return agent_fail(r->err, rc, "process %d catches system calls of its own", r->t->pid);
 	if (rc)

@@ -384,6 +384,27 @@ static bool is_same_program(const struct target *t, pid_t tid)
 	return false;
 }
 
+static bool has_filter(pid_t tid)
+{
+	char mode[16];
+
+	return proc_status(tid, "Seccomp", mode, sizeof(mode)) || atoi(mode);
+}
+
+/*
+ * The kernel suspends the thread's seccomp filter while we hold it; but not for a tracer that has a filter itself
+ * (check_ptrace_options() in kernel/ptrace.c).
+ */
+static int seize(struct stopped *s)
+{
+	if (!ptrace(PTRACE_SEIZE, s->tid, NULL, PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP))
+		return 0;
+	if (ptrace(PTRACE_SEIZE, s->tid, NULL, PTRACE_O_TRACESYSGOOD))
+		return -errno;
+	s->filtered = has_filter(s->tid);
+	return 0;
+}
+
 int thread_stop(struct target *t, pid_t tid, int timeout_ms, struct stopped *s, struct agent_error *err)
 {
 	int64_t deadline = clock_us() + timeout_ms * 1000ll;
@@ -391,10 +412,9 @@ int thread_stop(struct target *t, pid_t tid, int timeout_ms, struct stopped *s, 
 
 	memset(s, 0, sizeof(*s));
 	s->tid = tid;
-	if (ptrace(PTRACE_SEIZE, tid, NULL, PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP) &&
-	    ptrace(PTRACE_SEIZE, tid, NULL, PTRACE_O_TRACESYSGOOD))
-		return agent_fail(err, -errno, "thread %d of process %d cannot be traced: %s", tid, t->pid,
-				  strerror(errno));
+	rc = seize(s);
+	if (rc)
+		return agent_fail(err, rc, "thread %d of process %d cannot be traced: %s", tid, t->pid, strerror(-rc));
 	for (;;) {
 		if (ptrace(PTRACE_INTERRUPT, tid, NULL, NULL))
 			return agent_fail(err, -errno, "thread %d cannot be interrupted: %s", tid, strerror(errno));
@@ -452,7 +472,7 @@ static int mask_signals(struct stopped *s)
 
 	if (s->masked)
 		return 0;
-	if (catches_calls(s))
+	if (s->filtered || catches_calls(s))
 		return -EOPNOTSUPP;
 	if (ptrace(PTRACE_GETSIGMASK, s->tid, sizeof(s->sigmask), &s->sigmask) ||
 	    ptrace(PTRACE_SETSIGMASK, s->tid, sizeof(all), &all))

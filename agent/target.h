@@ -101,6 +101,7 @@ struct stopped {
 	struct user_regs_struct regs; /* as they will be restored */
 	uint64_t sigmask;
 	bool masked;
+	bool filtered;	 /* its seccomp filter could not be suspended */
 	uint32_t resend; /* bit per signal that has to be sent again */
 	int vain_spins;	 /* see wait_stop() */
 };

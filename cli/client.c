@@ -65,7 +65,7 @@ static enum cli_exit connect_to(struct talk *t, const char *runtime_dir)
 	case ECONNREFUSED:
 		return unreachable(t, "it is not running (systemctl start bpftimed), or with another --runtime-dir");
 	case EACCES:
-		return unreachable(t, "only root may ask it");
+		return unreachable(t, "only root may ask it (and the group of the socket where systemd has made it)");
 	default:
 		return unreachable(t, strerror(errno));
 	}

@@ -34,6 +34,7 @@
 #define JIT_NAME	    "bpftimed-jit"
 #define PATH_SIZE	    4096
 #define ERROR_SIZE	    1024
+#define TOLD_SIZE	    256
 #define DESCRIPTORS	    (1 << 20) /* fs.nr_open, unless somebody has changed it */
 
 enum exit_code { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
@@ -50,6 +51,7 @@ struct bpftimed {
 	struct policy *policy;
 	sd_event *event;
 	sd_event_source *tell; /* deferred: tells systemd how things stand */
+	char told[TOLD_SIZE];  /* what it was told last */
 	struct engine *engine;
 	struct server *server;
 };
@@ -156,20 +158,28 @@ static int read_options(int argc, char **argv, struct options *o)
 
 /* ---- while it runs ---- */
 
+static int64_t number_in(json_object *o, const char *name)
+{
+	return json_object_get_int64(json_object_object_get(o, name));
+}
+
 /* What `systemctl status` shows. */
 static int on_tell(sd_event_source *source, void *arg)
 {
 	struct bpftimed *d = arg;
 	json_object *o = engine__status(d->engine);
+	int64_t probes = number_in(o, "probes_userspace");
+	char text[TOLD_SIZE];
 
-	sd_notifyf(0,
-		   "STATUS=%" PRId64 " tools; probes: %" PRId64 " in userspace, %" PRId64 " in the kernel; %" PRId64
-		   " targets",
-		   json_object_get_int64(json_object_object_get(o, "tools")),
-		   json_object_get_int64(json_object_object_get(o, "probes_userspace")),
-		   json_object_get_int64(json_object_object_get(o, "probes_kernel")),
-		   json_object_get_int64(json_object_object_get(o, "targets")));
+	snprintf(text, sizeof(text),
+		 "STATUS=Carries %" PRId64 " of %" PRId64 " tools; probes: %" PRId64 " in userspace, %" PRId64
+		 " in the kernel; %" PRId64 " targets",
+		 number_in(o, "tools_carried"), number_in(o, "tools"), probes, number_in(o, "probes_kernel"),
+		 number_in(o, "targets"));
 	json_object_put(o);
+	if (strcmp(text, d->told) != 0)
+		sd_notify(0, text);
+	strcpy(d->told, text);
 	return 0;
 }
 
@@ -202,7 +212,7 @@ static int on_reload(sd_event_source *source, const struct signalfd_siginfo *si,
 	int r;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%" PRIu64,
+	sd_notifyf(0, "RELOADING=1\nSTATUS=Reading the policy again\nMONOTONIC_USEC=%" PRIu64,
 		   (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u);
 	r = load_policy(d->options.policy_dir, &fresh);
 	if (r < 0) {
@@ -215,6 +225,8 @@ static int on_reload(sd_event_source *source, const struct signalfd_siginfo *si,
 		d->policy = fresh;
 		log_info("policy reloaded: %zu files, %zu rules", policy__files(fresh), policy__rules(fresh));
 	}
+	d->told[0] = 0;
+	on_tell(NULL, d);
 	sd_notify(0, "READY=1");
 	on_engine_changed(d);
 	return 0;
@@ -252,6 +264,9 @@ static int add_events(struct bpftimed *d)
 		r = sd_event_add_defer(d->event, &d->tell, on_tell, d);
 	if (r >= 0)
 		r = sd_event_source_set_enabled(d->tell, SD_EVENT_OFF);
+	/* Where systemd wants it (WatchdogSec=), it is told from within the loop: who hangs is not fed. */
+	if (r >= 0)
+		r = sd_event_set_watchdog(d->event, true);
 	if (r < 0)
 		log_error("no event loop: %s", strerror(-r));
 	return r;

@@ -246,12 +246,14 @@ json_object *engine__status(struct engine *e)
 
 	for (const struct tool *t = e->tools; t; t = t->next) {
 		struct report *r = report_tool(e, t);
+		size_t before = d.probes_userspace;
 
 		d.tools += r && r->tool.n_probes;
 		for (size_t i = 0; r && i < r->tool.n_probes; i++) {
 			d.probes_userspace += r->probe[i].userspace;
 			d.probes_kernel += !r->probe[i].userspace;
 		}
+		d.tools_carried += d.probes_userspace > before;
 		report_free(r);
 	}
 	for (const struct host *h = e->hosts.list; h; h = h->next)

@@ -9,6 +9,7 @@
 #include "server.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -20,6 +21,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <systemd/sd-daemon.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -34,6 +36,7 @@
 #define WAIT_MAX_SECONDS 86400.0
 #define TIMER_SLACK_USEC (1 * 1000ull)
 #define ERROR_SIZE	 512
+#define GROUPS_MAX	 65536 /* NGROUPS_MAX of the kernel */
 
 enum client_state { CLIENT_READING, CLIENT_WAITING, CLIENT_SENDING };
 
@@ -42,6 +45,7 @@ struct client {
 	struct client *next;
 	sd_event_source *io, *timer;
 	int fd;
+	bool is_root; /* else it may only look */
 	enum client_state state;
 	char request[REQUEST_MAX + 1]; /* n_request bytes, without a line end: else it would have been answered */
 	size_t n_request;
@@ -58,6 +62,8 @@ struct server {
 	struct engine *engine;
 	struct client *clients;
 	size_t n_clients;
+	gid_t readers; /* who is in this group may look; 0: none */
+	bool made;     /* the socket's name is ours to remove */
 	char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
 };
 
@@ -245,7 +251,7 @@ static int cmd_takeover(struct client *c, const struct request *rq)
 	return client__answer(c, NULL, r < 0 ? err : NULL);
 }
 
-enum needs { NEEDS_TOOL = 1, NEEDS_WAIT = 2 };
+enum needs { NEEDS_TOOL = 1, NEEDS_WAIT = 2, NEEDS_ROOT = 4 };
 
 static const struct command {
 	const char *name;
@@ -256,8 +262,8 @@ static const struct command {
 	{"ps", cmd_ps, 0},
 	{"explain", cmd_explain, NEEDS_TOOL},
 	{"wait", cmd_wait, NEEDS_TOOL | NEEDS_WAIT},
-	{"handback", cmd_handback, NEEDS_TOOL},
-	{"takeover", cmd_takeover, NEEDS_TOOL},
+	{"handback", cmd_handback, NEEDS_TOOL | NEEDS_ROOT},
+	{"takeover", cmd_takeover, NEEDS_TOOL | NEEDS_ROOT},
 };
 
 /* Reads what the command needs into rq. NULL or a sentence. */
@@ -300,10 +306,12 @@ static int client__run(struct client *c, json_object *o)
 	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
 		if (strcmp(commands[i].name, name) != 0)
 			continue;
+		if ((commands[i].needs & NEEDS_ROOT) && !c->is_root)
+			return client__refuse(c, "only root may ask bpftimed for \"%s\"", name);
 		wrong = read_request(o, commands[i].needs, &rq);
 		if (wrong)
 			return client__refuse(c, "%s", wrong);
-		if (commands[i].needs == NEEDS_TOOL && !process_exists(rq.tool))
+		if ((commands[i].needs & (NEEDS_TOOL | NEEDS_WAIT)) == NEEDS_TOOL && !process_exists(rq.tool))
 			return client__refuse(c, "process %d does not exist", rq.tool);
 		return commands[i].run(c, &rq);
 	}
@@ -401,12 +409,29 @@ static int on_changed(sd_event_source *source, void *arg)
 	return 0;
 }
 
-static bool peer_is_root(int fd)
+/* By its groups when it connected. */
+static bool peer_is_in(int fd, gid_t group)
+{
+	socklen_t size = GROUPS_MAX * sizeof(gid_t);
+	gid_t *groups = malloc(size);
+	bool found = false;
+
+	if (groups && getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &size) == 0)
+		for (size_t i = 0; i < size / sizeof(gid_t); i++)
+			found |= groups[i] == group;
+	free(groups);
+	return found;
+}
+
+static bool may_look(const struct server *s, int fd, bool *is_root)
 {
 	struct ucred cred;
 	socklen_t len = sizeof(cred);
 
-	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) == 0 && cred.uid == 0;
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len))
+		return false;
+	*is_root = cred.uid == 0;
+	return *is_root || (s->readers && (cred.gid == s->readers || peer_is_in(fd, s->readers)));
 }
 
 static void turn_away(int fd, const char *why)
@@ -423,12 +448,14 @@ static int on_listen(sd_event_source *source, int fd, uint32_t events, void *arg
 {
 	struct server *s = arg;
 	struct client *c;
+	bool is_root = false;
 	int conn = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK), r;
 
 	if (conn < 0)
 		return 0;
-	if (!peer_is_root(conn)) {
-		turn_away(conn, "only root may ask bpftimed");
+	if (!may_look(s, conn, &is_root)) {
+		turn_away(conn, s->readers ? "only root and the socket's group may ask bpftimed"
+					   : "only root may ask bpftimed");
 		return 0;
 	}
 	if (s->n_clients >= CLIENTS_MAX) {
@@ -442,6 +469,7 @@ static int on_listen(sd_event_source *source, int fd, uint32_t events, void *arg
 	}
 	c->server = s;
 	c->fd = conn;
+	c->is_root = is_root;
 	c->next = s->clients;
 	s->clients = c;
 	s->n_clients++;
@@ -487,6 +515,36 @@ err_errno:
 	return r;
 }
 
+/*
+ * The socket that systemd made, of those that it passed; -1: there is none. Its name stays systemd's, and so clients
+ * that come while this process is restarted wait.
+ */
+static int passed_socket(const char *path)
+{
+	int n = sd_listen_fds(1), found = -1;
+
+	for (int fd = SD_LISTEN_FDS_START; fd < SD_LISTEN_FDS_START + n; fd++) {
+		if (found < 0 && sd_is_socket_unix(fd, SOCK_STREAM, 1, path, 0) > 0) {
+			found = fd;
+			continue;
+		}
+		log_warning("systemd passed a descriptor that is not %s: it is not used", path);
+		close(fd);
+	}
+	if (found >= 0)
+		fcntl(found, F_SETFL, fcntl(found, F_GETFL) | O_NONBLOCK);
+	return found;
+}
+
+/* Whoever made the socket says by its group and mode who may look. */
+static gid_t readers_of(const char *path)
+{
+	struct stat st;
+
+	return !stat(path, &st) && S_ISSOCK(st.st_mode) && (st.st_mode & S_IRWXG) == (S_IRWXG & ~S_IXGRP) ? st.st_gid
+													  : 0;
+}
+
 int server__new(struct server **out, sd_event *event, struct engine *engine, const char *path, char *err,
 		size_t err_size)
 {
@@ -500,12 +558,18 @@ int server__new(struct server **out, sd_event *event, struct engine *engine, con
 	}
 	s->event = sd_event_ref(event);
 	s->engine = engine;
-	fd = open_socket(path, err, err_size);
+	fd = passed_socket(path);
+	s->made = fd < 0;
+	if (s->made)
+		fd = open_socket(path, err, err_size);
 	if (fd < 0) {
+		s->made = false;
 		server__free(s);
 		return fd;
 	}
 	snprintf(s->path, sizeof(s->path), "%s", path);
+	if (!s->made)
+		s->readers = readers_of(path);
 	r = sd_event_add_io(event, &s->listen, fd, EPOLLIN, on_listen, s);
 	if (r < 0)
 		close(fd);
@@ -534,7 +598,7 @@ void server__free(struct server *s)
 	}
 	sd_event_source_disable_unref(s->listen);
 	sd_event_source_disable_unref(s->changed);
-	if (s->path[0])
+	if (s->made)
 		unlink(s->path);
 	sd_event_unref(s->event);
 	free(s);

@@ -173,6 +173,7 @@ json_object *status_daemon__json(const struct status_daemon *d)
 	json_object_object_add(o, "kernel", text(uname(&u) == 0 ? u.release : "unknown"));
 	json_object_object_add(o, "lockdown", text(d->lockdown ? d->lockdown : lockdown));
 	json_object_object_add(o, "tools", json_object_new_uint64(d->tools));
+	json_object_object_add(o, "tools_carried", json_object_new_uint64(d->tools_carried));
 	json_object_object_add(o, "probes_userspace", json_object_new_uint64(d->probes_userspace));
 	json_object_object_add(o, "probes_kernel", json_object_new_uint64(d->probes_kernel));
 	json_object_object_add(o, "targets", json_object_new_uint64(d->targets));

@@ -3,8 +3,8 @@
  * status.h: the data that `bpftime status`, `ps` and `explain` show, and its form as JSON. The engine fills the structs
  * when asked; the JSON is what goes over the control socket and what --json prints.
  *
- * status: {"version", "hook", "switch", "holds", "kernel", "lockdown", "tools", "probes_userspace", "probes_kernel",
- * "targets"}
+ * status: {"version", "hook", "switch", "holds", "kernel", "lockdown", "tools", "tools_carried",
+ * "probes_userspace", "probes_kernel", "targets"}
  *
  * ps: [{"pid", "comm", "state", "probes": [{"kind", "path", "offset", "symbol", "program", "state", "reason", "hits",
  * "targets": [pid, ...]}]}]
@@ -71,7 +71,8 @@ struct status_daemon {
 	const char *way;      /* how the truth moves where there is a choice: "freplace", or "the opening gate" */
 	const char *holds;    /* what keeps int3s at the instructions that a jump covers: "links", or "perf events" */
 	const char *lockdown; /* "none", "integrity", "confidentiality"; NULL: read it from the kernel */
-	size_t tools, probes_userspace, probes_kernel, targets;
+	size_t tools, tools_carried; /* carried: some probe of it runs in userspace */
+	size_t probes_userspace, probes_kernel, targets;
 };
 
 /* The state of a tool follows from its probes; a tool without probes is in the kernel. */

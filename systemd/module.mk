@@ -3,6 +3,7 @@ SBIN	:= $(PREFIX)/sbin
 BIN	:= $(PREFIX)/bin
 LIBEXEC := $(PREFIX)/libexec/bpftimed
 UNITS	:= $(PREFIX)/lib/systemd/system
+PRESETS := $(PREFIX)/lib/systemd/system-preset
 MAN	:= $(PREFIX)/share/man
 DOC	:= $(PREFIX)/share/doc/bpftimed
 COMPLETIONS := $(PREFIX)/share/bash-completion/completions
@@ -16,12 +17,18 @@ INSTALLED_FILES := \
 	644:vm-llvm/bpftime-aot.h:$(PREFIX)/include/bpftime-aot.h \
 	644:docs/bpftime-vm.1:$(MAN)/man1/bpftime-vm.1 \
 	644:$(B)/systemd/bpftimed.service:$(UNITS)/bpftimed.service \
+	644:systemd/bpftimed.socket:$(UNITS)/bpftimed.socket \
+	644:systemd/bpftimed.preset:$(PRESETS)/60-bpftimed.preset \
+	644:systemd/bpftimed.sysusers:$(PREFIX)/lib/sysusers.d/bpftimed.conf \
+	644:systemd/bpftimed.tmpfiles:$(PREFIX)/lib/tmpfiles.d/bpftimed.conf \
 	644:systemd/bpftime.bash-completion:$(COMPLETIONS)/bpftime \
+	644:systemd/bpftimed.bash-completion:$(COMPLETIONS)/bpftimed \
 	644:docs/bpftimed.8:$(MAN)/man8/bpftimed.8 \
 	644:docs/bpftime.1:$(MAN)/man1/bpftime.1 \
 	644:docs/bpftimed-policy.5:$(MAN)/man5/bpftimed-policy.5 \
 	644:README.md:$(DOC)/README.md \
 	644:LICENSE:$(DOC)/LICENSE \
+	644:systemd/seccomp-targets.conf:$(DOC)/examples/seccomp-targets.conf \
 	644:examples/policy/50-example.json:$(DOC)/examples/policy.d/50-example.json
 
 # Removed by uninstall when empty.
@@ -49,4 +56,17 @@ else
 		$(sort $(foreach f,$(INSTALLED_FILES),$(dir $(call word_of,3,$(f)))))) 2>/dev/null || true
 endif
 
-.PHONY: uninstall
+# ---- Debian package ----
+
+DEB_VERSION ?= $(VERSION)
+DEB_ARCH     = $(shell dpkg --print-architecture)
+DEB	     = $(B)/bpftimed_$(DEB_VERSION)_$(DEB_ARCH).deb
+
+# Into $(B). Not by debhelper: what is to be installed is said above. systemd/deb/build says the rest.
+deb: all
+	$(Q)rm -rf $(B)/deb
+	$(Q)$(MAKE) --no-print-directory -s -o all B=$(B) PREFIX=/usr DESTDIR=$(abspath $(B)/deb) install >/dev/null
+	$(Q)systemd/deb/build $(B)/deb $(DEB_VERSION) $(DEB_ARCH) $(DEB)
+	@echo "  $(DEB)"
+
+.PHONY: uninstall deb

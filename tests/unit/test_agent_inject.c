@@ -3,6 +3,8 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -132,6 +134,45 @@ static void test_seccomp(void **state)
 	(void)state;
 	victim_start(&v, argv);
 	in_and_out(v.pid, 50, "strict seccomp");
+	victim_go(&v);
+	assert_int_equal(victim_number(&v, "calls"), 1000);
+	assert_int_equal(victim_wait(&v), 0);
+}
+
+/* In a process of its own: a filter is never taken away. Its own children have it, too; so the victim is started
+ * before. */
+static void inject_filtered(pid_t victim)
+{
+	struct sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	struct sock_fprog filter = {.len = 1, .filter = &allow};
+	const uint8_t nothing[] = {0xc3};
+	struct target_mapping m = {
+		.fd = agent_code_memfd("test-nothing", nothing, 1), .size = 4096, .prot = PROT_READ | PROT_EXEC};
+	struct agent_error err = {""};
+	struct target *t;
+
+	if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) || target__open(victim, &t, &err))
+		_exit(1);
+	if (target__map(t, &m, 1, &err) != -95 /* EOPNOTSUPP */)
+		_exit(2);
+	target__free(t);
+	_exit(strstr(err.text, "has a seccomp filter") ? 0 : 3);
+}
+
+static void test_seccomp_of_both(void **state)
+{
+	char *const argv[] = {"seccomp", "1000", NULL};
+	struct victim v;
+	int status;
+	pid_t pid;
+
+	(void)state;
+	victim_start(&v, argv);
+	pid = fork();
+	if (!pid)
+		inject_filtered(v.pid);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
 	victim_go(&v);
 	assert_int_equal(victim_number(&v, "calls"), 1000);
 	assert_int_equal(victim_wait(&v), 0);
@@ -401,10 +442,12 @@ static void test_refused(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_blocked), cmocka_unit_test(test_hot),	      cmocka_unit_test(test_seccomp),
-		cmocka_unit_test(test_signals), cmocka_unit_test(test_killed),	      cmocka_unit_test(test_leaderless),
-		cmocka_unit_test(test_asleep),	cmocka_unit_test(test_catches_calls), cmocka_unit_test(test_refused),
-		cmocka_unit_test(test_exec),
+		cmocka_unit_test(test_blocked),		cmocka_unit_test(test_hot),
+		cmocka_unit_test(test_seccomp),		cmocka_unit_test(test_signals),
+		cmocka_unit_test(test_killed),		cmocka_unit_test(test_leaderless),
+		cmocka_unit_test(test_asleep),		cmocka_unit_test(test_catches_calls),
+		cmocka_unit_test(test_refused),		cmocka_unit_test(test_exec),
+		cmocka_unit_test(test_seccomp_of_both),
 	};
 
 	return rig_tests(&rig, "agent_inject", tests, sizeof(tests) / sizeof(tests[0]));
