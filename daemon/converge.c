@@ -76,7 +76,7 @@ static struct tool *add_tool(struct engine *e, pid_t pid)
 	procfs_comm(pid, t->comm, sizeof(t->comm));
 	procfs_exe(pid, t->exe, sizeof(t->exe));
 	procfs_uid(pid, &t->uid);
-	clock_gettime(CLOCK_REALTIME, &t->since);
+	clock_gettime(CLOCK_BOOTTIME, &t->since);
 	t->next = e->tools;
 	e->tools = t;
 	observer__watch(e->observer, pid);

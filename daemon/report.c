@@ -41,7 +41,7 @@ static double seconds_since(const struct timespec *then)
 
 	if (!then->tv_sec)
 		return -1;
-	clock_gettime(CLOCK_REALTIME, &now);
+	clock_gettime(CLOCK_BOOTTIME, &now);
 	return (double)(now.tv_sec - then->tv_sec) + (double)(now.tv_nsec - then->tv_nsec) / 1e9;
 }
 
