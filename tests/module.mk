@@ -17,6 +17,7 @@ TEST_PROGRAMS += $(TOOLS)
 
 -include tests/bench/module.mk
 include tests/fuzz/module.mk
+include tests/faults/module.mk
 
 # `make check TESTS="tests/behaviour/cli.bats build/tests/unit/test_policy"` runs these only.
 BEHAVIOUR := $(sort $(wildcard tests/behaviour/*.bats))
