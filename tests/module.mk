@@ -34,6 +34,7 @@ check-long: export FLIPS := 100
 check-long: export RESTARTS := 10
 check-long: export VISITORS := 500
 check-long: export HOSTILE_SECONDS := 60
+check-long: export FAULT_SECONDS := 60
 check-long: check
 
 .PHONY: test-programs check-long
