@@ -133,6 +133,7 @@ int builder__new(struct builder **out, struct vm_worker *worker, const struct ob
 {
 	struct sigaction interrupt = {.sa_sigaction = on_interrupt, .sa_flags = SA_SIGINFO};
 	struct builder *b = calloc(1, sizeof(*b));
+	pthread_condattr_t monotonic;
 	sigset_t mask, old;
 	int ret = -ENOMEM;
 
@@ -141,7 +142,10 @@ int builder__new(struct builder **out, struct vm_worker *worker, const struct ob
 	b->worker = worker;
 	b->observer = o;
 	pthread_mutex_init(&b->lock, NULL);
-	pthread_cond_init(&b->changed, NULL);
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&b->changed, &monotonic);
+	pthread_condattr_destroy(&monotonic);
 	b->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK | EFD_SEMAPHORE);
 	if (b->done_fd < 0 || sigaction(INTERRUPT, &interrupt, NULL)) {
 		ret = -errno;
@@ -189,7 +193,7 @@ static void interrupt_job(struct builder *b, const struct job *j)
 	__atomic_store_n(&b->gives_up, true, __ATOMIC_RELAXED);
 	while (j->state == JOB_RUNS) {
 		pthread_kill(b->thread, INTERRUPT);
-		clock_gettime(CLOCK_REALTIME, &until);
+		clock_gettime(CLOCK_MONOTONIC, &until);
 		until.tv_nsec += INTERRUPT_EVERY_NS;
 		until.tv_sec += until.tv_nsec / 1000000000;
 		until.tv_nsec %= 1000000000;

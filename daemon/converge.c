@@ -23,6 +23,7 @@
 
 #define RETRY_FIRST_NS 200000000ull
 #define RETRY_MAX      6u
+#define SHORTAGE_NS    2000000000ull
 #define SHED_NS	       600000000ull /* the kernel takes 110 ms to detach a perf event, and tools do one by one */
 
 uint64_t now_ns(void)
@@ -76,7 +77,7 @@ static struct tool *add_tool(struct engine *e, pid_t pid)
 	procfs_comm(pid, t->comm, sizeof(t->comm));
 	procfs_exe(pid, t->exe, sizeof(t->exe));
 	procfs_uid(pid, &t->uid);
-	clock_gettime(CLOCK_REALTIME, &t->since);
+	clock_gettime(CLOCK_BOOTTIME, &t->since);
 	t->next = e->tools;
 	e->tools = t;
 	observer__watch(e->observer, pid);
@@ -167,6 +168,12 @@ static void destroy_group(struct engine *e, struct group *g)
 	free_group(g);
 	drop_empty_places(e);
 	state__save(e->groups, &e->hosts);
+}
+
+/* Whether its program could be looked at, if only to find that it has gone. If not it may share maps with any other. */
+static bool is_known(struct engine *e, const struct probe *p)
+{
+	return observer__prog(e->observer, p->o.prog_id) || errno == ENOENT;
 }
 
 static bool has_map(const struct group *g, uint32_t id)
@@ -263,9 +270,11 @@ static struct group *add_group(struct engine *e, struct probe *p)
 /* A new probe, of whatever tool, that shares maps with a group that is already at work: the group is made anew. */
 static void dissolve_touched(struct engine *e, struct probe *p)
 {
+	bool known = is_known(e, p);
+
 	for (struct group *g = e->groups, *next; g; g = next) {
 		next = g->next;
-		if (!belongs(e, g, p))
+		if (known && !belongs(e, g, p))
 			continue;
 		if (g->state == GROUP_SHARED)
 			switch_handback(&e->sw, g, true);
@@ -279,6 +288,14 @@ static void dissolve_touched(struct engine *e, struct probe *p)
 static int check_whole(struct engine *e, struct group *g)
 {
 	for (const struct probe *p = e->probes; p; p = p->next) {
+		if (p->group != g && !is_known(e, p)) {
+			int err = -errno;
+
+			snprintf(g->reason, sizeof(g->reason),
+				 "whether program %u of process %d uses its maps, too, cannot be seen: %s",
+				 p->o.prog_id, p->tool->pid, strerror(-err));
+			return err;
+		}
 		if (p->group == g || !belongs(e, g, p))
 			continue;
 		if (p->tool == g->tool)
@@ -348,10 +365,13 @@ void converge__watch_hosts(struct engine *e, const struct group *g)
 static uint64_t retry_at(struct engine *e, struct group *g, int err, bool is_claimed)
 {
 	bool passing = err == -EBUSY || err == -EAGAIN || err == -ETIMEDOUT;
+	bool shortage = err == -ENOMEM || err == -EMFILE || err == -ENFILE || err == -ENOSPC || err == -EROFS;
 
 	/* That the other one ends, hands back or drops a claim is no event here. */
 	if (is_claimed || converge__reaches_claimed(e, g))
 		return now_ns() + CLAIMS_NS;
+	if (shortage)
+		return now_ns() + SHORTAGE_NS;
 	return passing && ++g->attempts < RETRY_MAX ? now_ns() + (RETRY_FIRST_NS << g->attempts) : UINT64_MAX;
 }
 
@@ -710,17 +730,22 @@ static void take_scan(struct engine *e, struct tool *only, const struct obs_scan
 			remove_unseen(e, t);
 }
 
-static void scan_tool(struct engine *e, struct tool *t)
+/* false: not now; what is known of it stays. */
+static bool scan_tool(struct engine *e, struct tool *t)
 {
 	struct obs_scan scan = {0};
 	char err[200];
 
 	if (observer__scan(e->observer, t->pid, &scan, err, sizeof(err))) {
-		log_warning("process %d cannot be scanned: %s", t->pid, err);
-		return;
+		if (!t->refusal[0])
+			log_warning("process %d cannot be scanned: %s", t->pid, err);
+		snprintf(t->refusal, sizeof(t->refusal), "what process %d has attached cannot be seen: %s", t->pid,
+			 err);
+		return false;
 	}
 	take_scan(e, t, &scan);
 	obs_scan__clear(&scan);
+	return true;
 }
 
 void converge__everything(struct engine *e)
@@ -729,9 +754,12 @@ void converge__everything(struct engine *e)
 	char err[200];
 
 	if (observer__scan(e->observer, 0, &scan, err, sizeof(err))) {
-		log_warning("the host cannot be scanned: %s", err);
+		if (!e->look_at)
+			log_warning("the host cannot be scanned: %s", err);
+		e->look_at = now_ns() + SHORTAGE_NS;
 		return;
 	}
+	e->look_at = 0;
 	take_scan(e, NULL, &scan);
 	obs_scan__clear(&scan);
 }
@@ -812,6 +840,15 @@ void converge__host_gone(struct engine *e, pid_t pid)
 
 static void group_probes(struct engine *e, struct tool *t)
 {
+	for (struct probe *p = e->probes; p; p = p->next) {
+		if (p->tool != t || p->group || is_known(e, p))
+			continue;
+		snprintf(p->reason, sizeof(p->reason), "program %u cannot be looked at: %s", p->o.prog_id,
+			 strerror(errno));
+		t->sheds = true;
+		t->dirty_at = now_ns();
+		return;
+	}
 	/* A group begins with a uprobe. */
 	for (int tracepoints = 0; tracepoints < 2; tracepoints++)
 		for (struct probe *p = e->probes; p; p = p->next)
@@ -829,7 +866,11 @@ static void run_tool(struct engine *e, struct tool *t, uint64_t now)
 	if (t->dirty_at && now - t->dirty_at >= settle_ns(t)) {
 		t->dirty_at = 0;
 		t->sheds = false;
-		scan_tool(e, t);
+		if (!scan_tool(e, t)) {
+			t->sheds = true;
+			t->dirty_at = now;
+			return;
+		}
 		t->dirty_at = 0;
 		judge_tool(e, t);
 		group_probes(e, t);
@@ -864,6 +905,8 @@ uint64_t converge__run(struct engine *e)
 
 	if (e->stopping)
 		return 0;
+	if (e->look_at && now >= e->look_at)
+		converge__everything(e);
 	for (struct tool *t = e->tools, *following; t; t = following) {
 		following = t->next;
 		run_tool(e, t, now);
@@ -882,6 +925,7 @@ uint64_t converge__run(struct engine *e)
 		if (g->state == GROUP_KERNEL && !g->building && !g->tool->refusal[0] && g->retry_at &&
 		    g->retry_at != UINT64_MAX && (!next || g->retry_at < next))
 			next = g->retry_at;
+	next = earlier(e->look_at, next);
 	next = earlier(follow__run(e, now), next);
 	return earlier(watch__run(e, now), next);
 }

@@ -48,6 +48,7 @@ struct engine {
 	unsigned int next_group_id;
 	bool stopping;
 	unsigned int settle_tries;
+	uint64_t look_at;	 /* CLOCK_MONOTONIC ns, when the host could not be scanned; 0: it was */
 	uint64_t claims_look_at; /* CLOCK_MONOTONIC ns, see watch_claims(); 0: nothing to look at */
 	uint64_t users_look_at;	 /* the same, see watch_users() */
 	unsigned int users_looks;

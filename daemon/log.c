@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "log.h"
+#include "log_sink.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -51,15 +52,20 @@ static bool stderr_is_journal(void)
 
 void log_at_v(enum log_level level, const char *format, va_list args)
 {
+	const char *prefix = stderr_is_journal() ? levels[level].prefix : "bpftimed: ";
 	char line[LINE_SIZE];
+	int n;
 
 	if (level > threshold)
 		return;
-	vsnprintf(line, sizeof(line), format, args);
+	n = snprintf(line, sizeof(line) - 1, "%s", prefix);
+	vsnprintf(line + n, sizeof(line) - 1 - (size_t)n, format, args);
+	n = (int)strlen(line);
 	for (char *c = line; *c; c++)
 		if ((unsigned char)*c < ' ' || *c == 0x7f)
 			*c = ' ';
-	fprintf(stderr, "%s%s\n", stderr_is_journal() ? levels[level].prefix : "bpftimed: ", line);
+	line[n] = '\n';
+	log_sink__write(prefix, line, (size_t)n + 1);
 }
 
 void log_at(enum log_level level, const char *format, ...)

@@ -48,7 +48,7 @@ struct tool {
 	char exe[PATH_MAX];
 	bool held;		   /* `bpftime handback`: until `bpftime takeover` */
 	char refusal[REASON_SIZE]; /* why no probe of this tool is offloaded, or empty */
-	struct timespec since;	   /* CLOCK_REALTIME when it was first seen */
+	struct timespec since;	   /* CLOCK_BOOTTIME when it was first seen */
 	uint64_t dirty_at;	   /* CLOCK_MONOTONIC ns of the last hint; 0: clean */
 	bool sheds;		   /* it has lost some of its probes since it was clean: it may be about to lose all */
 };
@@ -157,7 +157,7 @@ struct group {
 	char reason[REASON_SIZE]; /* why it is not shared, or empty */
 	unsigned int attempts;	  /* take-overs that failed one after another */
 	uint64_t retry_at;	  /* CLOCK_MONOTONIC ns */
-	struct timespec since;	  /* CLOCK_REALTIME of the last switch; 0: none */
+	struct timespec since;	  /* CLOCK_BOOTTIME of the last switch; 0: none */
 };
 
 /* Hit counters of a probe, one for each CPU. */

@@ -1,7 +1,7 @@
 # daemon: see ../Makefile for the rules
 # The shell: options, policy, control socket; knows the engine by engine.h only.
 POLICY_OBJS := $(B)/daemon/policy.o $(B)/daemon/json_place.o
-SHELL_OBJS  := $(addprefix $(B)/daemon/,main.o private_libs.o server.o runtime_dir.o log.o status.o) $(POLICY_OBJS)
+SHELL_OBJS  := $(addprefix $(B)/daemon/,main.o private_libs.o server.o runtime_dir.o log.o log_sink.o status.o) $(POLICY_OBJS)
 SHELL_LIBS  := -ljson-c -lsystemd
 $(B)/daemon/main.o $(B)/daemon/status.o: $(B)/config
 

@@ -63,7 +63,7 @@ static uint64_t first_slot(void)
 {
 	struct timespec now;
 
-	clock_gettime(CLOCK_REALTIME, &now);
+	clock_gettime(CLOCK_BOOTTIME, &now);
 	return (uint64_t)now.tv_sec << SLOTS_BITS & (FILE_SIZE - 1) >> 1;
 }
 

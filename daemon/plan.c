@@ -81,6 +81,17 @@ static int __attribute__((format(printf, 2, 3))) refuse(struct group *g, const c
 	return -EOPNOTSUPP;
 }
 
+/* What was asked for is not to be had now: it may be later. */
+static int __attribute__((format(printf, 3, 4))) refuse_now(struct group *g, int err, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(g->reason, sizeof(g->reason), fmt, ap);
+	va_end(ap);
+	return err;
+}
+
 static bool helper_is_carried(uint32_t id)
 {
 	for (size_t i = 0; i < sizeof(carried_helpers) / sizeof(carried_helpers[0]); i++)
@@ -134,10 +145,10 @@ static int plan_map(struct group *g, struct observer *o, uint32_t id)
 	*m = (struct gmap){.fd = -1, .carrier = -1};
 	err = observer__map(o, id, &m->m);
 	if (err)
-		return refuse(g, "map %u cannot be looked at: %s", id, strerror(-err));
+		return refuse_now(g, err, "map %u cannot be looked at: %s", id, strerror(-err));
 	m->fd = bpf_map_get_fd_by_id(id);
 	if (m->fd < 0)
-		return refuse(g, "map %s (%u) cannot be opened: %s", m->m.name, id, strerror(errno));
+		return refuse_now(g, -errno, "map %s (%u) cannot be opened: %s", m->m.name, id, strerror(errno));
 	g->n_maps++;
 	for (unsigned int i = 0; i + 1 < g->n_maps; i++)
 		n_direct += g->map[i].geo.kind == SHM_DIRECT;
@@ -275,7 +286,7 @@ static int plan_prog(struct group *g, struct observer *o, uint32_t id, enum prob
 	int err;
 
 	if (!src)
-		return refuse(g, "program %u cannot be looked at: %s", id, strerror(errno));
+		return refuse_now(g, -errno, "program %u cannot be looked at: %s", id, strerror(errno));
 	if (!src->insns)
 		return refuse(g, "program %s: %s", src->name,
 			      src->why_unknown ? src->why_unknown : "its bytecode is not known");
@@ -408,8 +419,11 @@ static int find_stranger(struct group *g, const uint32_t *known)
 		if (bsearch(&id, known, g->n_probes, sizeof(id), by_id))
 			continue;
 		fd = bpf_prog_get_fd_by_id(id);
-		if (fd < 0)
+		if (fd < 0 && errno == ENOENT)
 			continue;
+		if (fd < 0)
+			return refuse_now(g, -errno, "whether program %u uses its maps, too, cannot be seen: %s", id,
+					  strerror(errno));
 		info.map_ids = (uintptr_t)ids;
 		info.nr_map_ids = sizeof(ids) / sizeof(ids[0]);
 		err = bpf_obj_get_info_by_fd(fd, &info, &len);
@@ -436,7 +450,7 @@ int group__check_strangers(struct group *g)
 	int err;
 
 	if (!known)
-		return refuse(g, "out of memory");
+		return refuse_now(g, -ENOMEM, "out of memory");
 	for (unsigned int i = 0; i < g->n_probes; i++)
 		known[i] = g->probe[i]->o.prog_id;
 	qsort(known, g->n_probes, sizeof(*known), by_id);

@@ -41,7 +41,7 @@ static double seconds_since(const struct timespec *then)
 
 	if (!then->tv_sec)
 		return -1;
-	clock_gettime(CLOCK_REALTIME, &now);
+	clock_gettime(CLOCK_BOOTTIME, &now);
 	return (double)(now.tv_sec - then->tv_sec) + (double)(now.tv_nsec - then->tv_nsec) / 1e9;
 }
 
@@ -210,7 +210,9 @@ json_object *engine__explain(struct engine *e, pid_t pid, char *err, size_t err_
 	struct report *r = t ? report_tool(e, t) : NULL;
 	json_object *json = NULL;
 
-	if (r)
+	if (r && !r->tool.n_probes && t->refusal[0])
+		snprintf(err, err_size, "%s", t->refusal);
+	else if (r)
 		json = status_tool__json(&r->tool, true);
 	else
 		snprintf(err, err_size, "process %d has no probes that bpftimed knows", pid);

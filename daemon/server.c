@@ -34,6 +34,7 @@
 #define IDLE_USEC	 (10 * 1000000ull)
 #define WAIT_LOOK_USEC	 (500 * 1000ull) /* a lost notification heals after this time */
 #define WAIT_MAX_SECONDS 86400.0
+#define AGAIN_USEC	 (100 * 1000ull)
 #define TIMER_SLACK_USEC (1 * 1000ull)
 #define ERROR_SIZE	 512
 #define GROUPS_MAX	 65536 /* NGROUPS_MAX of the kernel */
@@ -64,10 +65,18 @@ struct server {
 	size_t n_clients;
 	gid_t readers; /* who is in this group may look; 0: none */
 	bool made;     /* the socket's name is ours to remove */
+	int spare_fd;  /* given up for a client when there is no other descriptor; or -1 */
+	sd_event_source *again;
 	char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
 };
 
 /* ---- replies ---- */
+
+static void keep_spare(struct server *s)
+{
+	if (s->spare_fd < 0)
+		s->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+}
 
 static void client__free(struct client *c)
 {
@@ -80,6 +89,7 @@ static void client__free(struct client *c)
 	sd_event_source_disable_unref(c->io);
 	sd_event_source_disable_unref(c->timer);
 	close(c->fd);
+	keep_spare(c->server);
 	free(c->reply);
 	free(c);
 }
@@ -444,13 +454,45 @@ static void turn_away(int fd, const char *why)
 	close(fd);
 }
 
+static int accept_client(int fd)
+{
+	return accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+}
+
+static int on_again(sd_event_source *source, uint64_t usec, void *arg)
+{
+	struct server *s = arg;
+
+	keep_spare(s);
+	return sd_event_source_set_enabled(s->listen, SD_EVENT_ON);
+}
+
+/* Without descriptors, too, bpftimed says why: to one client at a time. Others wait, and it does not spin for them. */
+static int accept_by_spare(struct server *s, int fd)
+{
+	int conn;
+
+	if (errno != EMFILE && errno != ENFILE)
+		return -1;
+	if (s->spare_fd >= 0)
+		close(s->spare_fd);
+	s->spare_fd = -1;
+	conn = accept_client(fd);
+	if (conn < 0 && sd_event_source_set_enabled(s->listen, SD_EVENT_OFF) >= 0 &&
+	    sd_event_source_set_time_relative(s->again, AGAIN_USEC) >= 0)
+		sd_event_source_set_enabled(s->again, SD_EVENT_ONESHOT);
+	return conn;
+}
+
 static int on_listen(sd_event_source *source, int fd, uint32_t events, void *arg)
 {
 	struct server *s = arg;
 	struct client *c;
 	bool is_root = false;
-	int conn = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK), r;
+	int conn = accept_client(fd), r;
 
+	if (conn < 0)
+		conn = accept_by_spare(s, fd);
 	if (conn < 0)
 		return 0;
 	if (!may_look(s, conn, &is_root)) {
@@ -558,6 +600,8 @@ int server__new(struct server **out, sd_event *event, struct engine *engine, con
 	}
 	s->event = sd_event_ref(event);
 	s->engine = engine;
+	s->spare_fd = -1;
+	keep_spare(s);
 	fd = passed_socket(path);
 	s->made = fd < 0;
 	if (s->made)
@@ -575,6 +619,10 @@ int server__new(struct server **out, sd_event *event, struct engine *engine, con
 		close(fd);
 	else
 		r = sd_event_source_set_io_fd_own(s->listen, 1);
+	if (r >= 0)
+		r = sd_event_add_time_relative(event, &s->again, CLOCK_MONOTONIC, 0, TIMER_SLACK_USEC, on_again, s);
+	if (r >= 0)
+		r = sd_event_source_set_enabled(s->again, SD_EVENT_OFF);
 	if (r >= 0)
 		r = sd_event_add_defer(event, &s->changed, on_changed, s);
 	if (r >= 0)
@@ -597,7 +645,10 @@ void server__free(struct server *s)
 		client__free(c);
 	}
 	sd_event_source_disable_unref(s->listen);
+	sd_event_source_disable_unref(s->again);
 	sd_event_source_disable_unref(s->changed);
+	if (s->spare_fd >= 0)
+		close(s->spare_fd);
 	if (s->made)
 		unlink(s->path);
 	sd_event_unref(s->event);

@@ -31,6 +31,25 @@ const char *state__path(void)
 	return path[0] ? path : NULL;
 }
 
+/* One that lacks something would be worse than none: the next bpftimed would take it for the whole. */
+static bool incomplete;
+
+static void add(json_object *o, const char *key, json_object *value)
+{
+	if (o && value && !json_object_object_add(o, key, value))
+		return;
+	incomplete = true;
+	json_object_put(value);
+}
+
+static void append(json_object *array, json_object *value)
+{
+	if (array && value && !json_object_array_add(array, value))
+		return;
+	incomplete = true;
+	json_object_put(value);
+}
+
 static json_object *number(uint64_t n)
 {
 	return json_object_new_uint64(n);
@@ -53,27 +72,27 @@ static json_object *group_state(const struct group *g)
 {
 	json_object *o = json_object_new_object(), *maps = json_object_new_array(), *parked = json_object_new_array();
 
-	json_object_object_add(o, "id", number(g->id));
-	json_object_object_add(o, "tool", number((uint64_t)g->tool->pid));
-	json_object_object_add(o, "tool_start", number(g->tool->start_time));
-	json_object_object_add(o, "kernel_half", json_object_new_boolean(g->has_khalf));
-	json_object_object_add(o, "at_tracepoints", json_object_new_boolean(group_has_tracepoint(g)));
+	add(o, "id", number(g->id));
+	add(o, "tool", number((uint64_t)g->tool->pid));
+	add(o, "tool_start", number(g->tool->start_time));
+	add(o, "kernel_half", json_object_new_boolean(g->has_khalf));
+	add(o, "at_tracepoints", json_object_new_boolean(group_has_tracepoint(g)));
 	for (unsigned int i = 0; i < g->n_maps; i++) {
 		json_object *m;
 
 		if (g->map[i].geo.kind == SHM_DIRECT)
 			continue;
 		m = json_object_new_object();
-		json_object_object_add(m, "id", number(g->map[i].m.id));
-		json_object_object_add(m, "geometry", bytes(&g->map[i].geo, sizeof(g->map[i].geo)));
-		json_object_object_add(m, "viewed", number(g->map[i].is_viewed ? g->map[i].map_size : 0));
-		json_object_array_add(maps, m);
+		add(m, "id", number(g->map[i].m.id));
+		add(m, "geometry", bytes(&g->map[i].geo, sizeof(g->map[i].geo)));
+		add(m, "viewed", number(g->map[i].is_viewed ? g->map[i].map_size : 0));
+		append(maps, m);
 	}
-	json_object_object_add(o, "maps", maps);
+	add(o, "maps", maps);
 	for (unsigned int i = 0; i < g->n_probes; i++)
 		if (g->probe[i]->parked)
-			json_object_array_add(parked, parked__json(g->probe[i]->parked));
-	json_object_object_add(o, "parked", parked);
+			append(parked, parked__json(g->probe[i]->parked));
+	add(o, "parked", parked);
 	return o;
 }
 
@@ -84,13 +103,13 @@ static json_object *lodging_state(const struct lodging *l)
 	for (size_t i = 0; i < l->n_maps; i++) {
 		json_object *m = json_object_new_object();
 
-		json_object_object_add(m, "address", number(l->maps[i].addr));
-		json_object_object_add(m, "size", number(l->maps[i].size));
-		json_object_object_add(m, "code", json_object_new_boolean(l->maps[i].prot & PROT_EXEC));
-		json_object_array_add(maps, m);
+		add(m, "address", number(l->maps[i].addr));
+		add(m, "size", number(l->maps[i].size));
+		add(m, "code", json_object_new_boolean(l->maps[i].prot & PROT_EXEC));
+		append(maps, m);
 	}
-	json_object_object_add(o, "group", number(l->group->id));
-	json_object_object_add(o, "mappings", maps);
+	add(o, "group", number(l->group->id));
+	add(o, "mappings", maps);
 	return o;
 }
 
@@ -101,9 +120,9 @@ static json_object *host_state(const struct host *h)
 	struct target_record t;
 
 	target__record(h->target, &t);
-	json_object_object_add(o, "pid", number((uint64_t)h->pid));
-	json_object_object_add(o, "start", number(h->start_time));
-	json_object_object_add(o, "target", bytes(&t, sizeof(t)));
+	add(o, "pid", number((uint64_t)h->pid));
+	add(o, "start", number(h->start_time));
+	add(o, "target", bytes(&t, sizeof(t)));
 	for_each_used_place(pl, h)
 	{
 		struct site_record s;
@@ -111,12 +130,12 @@ static json_object *host_state(const struct host *h)
 		if (!pl->site)
 			continue;
 		site__record(pl->site, &s);
-		json_object_array_add(places, bytes(&s, sizeof(s)));
+		append(places, bytes(&s, sizeof(s)));
 	}
 	for (const struct lodging *l = h->lodgings; l; l = l->next)
-		json_object_array_add(lodgings, lodging_state(l));
-	json_object_object_add(o, "places", places);
-	json_object_object_add(o, "lodgings", lodgings);
+		append(lodgings, lodging_state(l));
+	add(o, "places", places);
+	add(o, "lodgings", lodgings);
 	return o;
 }
 
@@ -128,25 +147,28 @@ int state__save(const struct group *groups, const struct hosts *hosts)
 
 	if (!path[0])
 		return 0;
+	incomplete = false;
 	o = json_object_new_object();
 	gs = json_object_new_array();
 	hs = json_object_new_array();
 	for (const struct group *g = groups; g; g = g->next)
 		if (g->arena)
-			json_object_array_add(gs, group_state(g));
+			append(gs, group_state(g));
 	for (const struct host *h = hosts ? hosts->list : NULL; h; h = h->next)
 		if (h->injected)
-			json_object_array_add(hs, host_state(h));
+			append(hs, host_state(h));
 	for (size_t i = 0; state__has_left() && i < json_object_array_length(left); i++)
-		json_object_array_add(hs, json_object_get(json_object_array_get_idx(left, i)));
-	json_object_object_add(o, "version", number(STATE_VERSION));
-	json_object_object_add(o, "records", number(AGENT_RECORD_VERSION));
-	json_object_object_add(o, "daemon", number((uint64_t)getpid()));
-	json_object_object_add(o, "daemon_start", number(procfs_start_time(getpid())));
-	json_object_object_add(o, "groups", gs);
-	json_object_object_add(o, "hosts", hs);
+		append(hs, json_object_get(json_object_array_get_idx(left, i)));
+	add(o, "version", number(STATE_VERSION));
+	add(o, "records", number(AGENT_RECORD_VERSION));
+	add(o, "daemon", number((uint64_t)getpid()));
+	add(o, "daemon_start", number(procfs_start_time(getpid())));
+	add(o, "groups", gs);
+	add(o, "hosts", hs);
 	snprintf(temporary, sizeof(temporary), "%s.new", path);
-	if (json_object_to_file_ext(temporary, o, JSON_C_TO_STRING_PLAIN) || chmod(temporary, 0600) ||
+	if (incomplete)
+		errno = ENOMEM;
+	if (incomplete || json_object_to_file_ext(temporary, o, JSON_C_TO_STRING_PLAIN) || chmod(temporary, 0600) ||
 	    rename(temporary, path)) {
 		err = errno ? -errno : -EIO;
 		log_warning("%s cannot be written: %s", path, strerror(-err));

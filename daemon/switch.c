@@ -1110,7 +1110,7 @@ int switch_takeover(struct switcher *sw, struct group *g)
 		enable_carriers(sw, g, false);
 		return err;
 	}
-	clock_gettime(CLOCK_REALTIME, &g->since);
+	clock_gettime(CLOCK_BOOTTIME, &g->since);
 	g->reason[0] = 0;
 	return 0;
 }
@@ -1322,7 +1322,7 @@ int switch_handback(struct switcher *sw, struct group *g, bool force)
 	if (err)
 		return err;
 	enable_carriers(sw, g, false);
-	clock_gettime(CLOCK_REALTIME, &g->since);
+	clock_gettime(CLOCK_BOOTTIME, &g->since);
 	return 0;
 }
 

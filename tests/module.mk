@@ -17,6 +17,7 @@ TEST_PROGRAMS += $(TOOLS)
 
 -include tests/bench/module.mk
 include tests/fuzz/module.mk
+include tests/faults/module.mk
 
 # `make check TESTS="tests/behaviour/cli.bats build/tests/unit/test_policy"` runs these only.
 BEHAVIOUR := $(sort $(wildcard tests/behaviour/*.bats))
@@ -33,6 +34,7 @@ check-long: export FLIPS := 100
 check-long: export RESTARTS := 10
 check-long: export VISITORS := 500
 check-long: export HOSTILE_SECONDS := 60
+check-long: export FAULT_SECONDS := 60
 check-long: check
 
 # On other kernels, in virtual machines: tests/vm/check.
