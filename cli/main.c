@@ -19,6 +19,8 @@ const struct cli_command cli_commands[] = {
 	 "until a tool is offloaded (or partly, or kernel)", CLI_TAKES_JSON | CLI_TAKES_WAIT, 0, 0, cmd_wait},
 	{"top", "[--interval SECONDS] [--count N] [--json]", "hits per second, again and again",
 	 CLI_TAKES_JSON | CLI_TAKES_TOP, 0, 0, cmd_top},
+	{"events", "[-f|--follow] [--tool PID] [--json]", "what bpftimed has decided, and what it decides",
+	 CLI_TAKES_JSON | CLI_TAKES_EVENTS, 0, 0, cmd_events},
 	{"handback", "TOOL_PID", "give a tool's probes back to the kernel, and keep them there", 0, 1, 1, cmd_handback},
 	{"takeover", "TOOL_PID", "after handback: take them over again", 0, 1, 1, cmd_takeover},
 	{"policy", "check [--json] [--policy-dir DIR] [FILE...]", "look for mistakes in policy files",

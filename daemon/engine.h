@@ -14,6 +14,7 @@
 #include <json-c/json.h>
 #include <systemd/sd-event.h>
 
+#include "decision.h"
 #include "policy.h"
 #include "status.h"
 
@@ -28,6 +29,7 @@ struct engine_opts {
 	 */
 	void (*changed)(void *arg);
 	void *changed_arg;
+	struct decisions *decisions; /* what is decided is recorded there; stays the caller's. NULL: it is not */
 };
 
 /*

@@ -10,6 +10,7 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -21,6 +22,7 @@
 #include <systemd/sd-daemon.h>
 #include <systemd/sd-event.h>
 
+#include "decision.h"
 #include "engine.h"
 #include "log.h"
 #include "policy.h"
@@ -48,6 +50,7 @@ struct bpftimed {
 	struct options options;
 	struct runtime_dir *runtime_dir;
 	struct policy *policy;
+	struct decisions *decisions;
 	sd_event *event;
 	sd_event_source *tell; /* deferred: tells systemd how things stand */
 	struct engine *engine;
@@ -183,6 +186,28 @@ static void on_engine_changed(void *arg)
 		sd_event_source_set_enabled(d->tell, SD_EVENT_ONESHOT);
 }
 
+static void on_decision(void *arg)
+{
+	struct bpftimed *d = arg;
+
+	if (d->server)
+		server__changed(d->server);
+}
+
+static void __attribute__((format(printf, 3, 4)))
+tell_policy(struct bpftimed *d, enum decision_kind kind, const char *format, ...)
+{
+	struct decision what = {.kind = kind, .class = kind == DECISION_POLICY_ERROR ? REASON_ERROR : REASON_NONE};
+	char text[ERROR_SIZE];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	what.reason = text;
+	decisions__record(d->decisions, &what);
+}
+
 static int load_policy(const char *dir, struct policy **out)
 {
 	struct policy_errors errors = {0};
@@ -206,14 +231,16 @@ static int on_reload(sd_event_source *source, const struct signalfd_siginfo *si,
 		   (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u);
 	r = load_policy(d->options.policy_dir, &fresh);
 	if (r < 0) {
-		log_error("the policy in %s has mistakes: the old one goes on to hold", d->options.policy_dir);
+		tell_policy(d, DECISION_POLICY_ERROR, "the policy in %s has mistakes: the old one goes on to hold",
+			    d->options.policy_dir);
 	} else {
+		tell_policy(d, DECISION_POLICY_LOAD, "policy reloaded: %zu files, %zu rules", policy__files(fresh),
+			    policy__rules(fresh));
 		r = engine__set_policy(d->engine, fresh);
 		if (r < 0)
 			log_error("the new policy holds, but not all of it could be put into effect: %s", strerror(-r));
 		policy__free(d->policy);
 		d->policy = fresh;
-		log_info("policy reloaded: %zu files, %zu rules", policy__files(fresh), policy__rules(fresh));
 	}
 	sd_notify(0, "READY=1");
 	on_engine_changed(d);
@@ -277,6 +304,7 @@ static int start(struct bpftimed *d)
 		.compiler_env = private_libs__environment(),
 		.changed = on_engine_changed,
 		.changed_arg = d,
+		.decisions = d->decisions,
 	};
 	char err[ERROR_SIZE] = "", path[PATH_SIZE];
 	int r;
@@ -302,6 +330,7 @@ static int start(struct bpftimed *d)
 	r = server__new(&d->server, d->event, d->engine, path, err, sizeof(err));
 	if (r < 0)
 		goto err_text;
+	server__set_decisions(d->server, d->decisions);
 	return 0;
 err_text:
 	log_error("%s", err[0] ? err : strerror(-r));
@@ -319,6 +348,7 @@ static int end(struct bpftimed *d)
 	d->server = NULL;
 	engine__free(d->engine);
 	policy__free(d->policy);
+	decisions__free(d->decisions);
 	sd_event_source_disable_unref(d->tell);
 	sd_event_unref(d->event);
 	runtime_dir__leave(d->runtime_dir);
@@ -336,6 +366,7 @@ int main(int argc, char **argv)
 	r = geteuid() == 0 ? private_libs__enter(argv) : 0;
 	if (r < 0)
 		log_warning("its libraries are everybody's, and uprobes on them hit it, too: %s", strerror(-r));
+	d.decisions = decisions__new(on_decision, &d);
 	r = start(&d);
 	if (r == 0) {
 		log_info("version " BPFTIMED_VERSION " runs; the control socket is in %s", d.options.runtime_dir);

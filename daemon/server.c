@@ -47,8 +47,10 @@ struct client {
 	size_t n_request;
 	char *reply; /* malloc'ed; n_sent of n_reply bytes are out */
 	size_t n_reply, n_sent;
+	int (*look)(struct client *c); /* while it waits: is it time for an answer? */
 	pid_t wait_tool;
 	enum status_state wait_state;
+	uint64_t wait_from;  /* the number of an event */
 	uint64_t wait_until; /* CLOCK_MONOTONIC, microseconds */
 };
 
@@ -56,6 +58,7 @@ struct server {
 	sd_event *event;
 	sd_event_source *listen, *changed;
 	struct engine *engine;
+	struct decisions *decisions;
 	struct client *clients;
 	size_t n_clients;
 	char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
@@ -166,11 +169,18 @@ static bool process_exists(pid_t pid)
 	return !kill(pid, 0) || errno != ESRCH;
 }
 
+static int client__wait_on(struct client *c, uint64_t now)
+{
+	uint64_t left = c->wait_until - now;
+
+	return client__arm(c, CLIENT_WAITING, EPOLLRDHUP, left < WAIT_LOOK_USEC ? left : WAIT_LOOK_USEC);
+}
+
 /* Answers when it is so, when it can never be so, or when time is up. */
-static int client__look(struct client *c)
+static int client__look_at_tool(struct client *c)
 {
 	enum status_state state = engine__tool_state(c->server->engine, c->wait_tool);
-	uint64_t now = now_usec(), left;
+	uint64_t now = now_usec();
 
 	if (state == c->wait_state) {
 		json_object *o = json_object_new_object();
@@ -188,8 +198,17 @@ static int client__look(struct client *c)
 	if (now >= c->wait_until)
 		return client__refuse(c, "time is up: the state of tool %d is %s, not %s", c->wait_tool,
 				      status_state__name(state), status_state__name(c->wait_state));
-	left = c->wait_until - now;
-	return client__arm(c, CLIENT_WAITING, EPOLLRDHUP, left < WAIT_LOOK_USEC ? left : WAIT_LOOK_USEC);
+	return client__wait_on(c, now);
+}
+
+/* Answers when there are events, or with none when time is up. */
+static int client__look_at_events(struct client *c)
+{
+	uint64_t now = now_usec();
+
+	if (decisions__next(c->server->decisions) > c->wait_from || now >= c->wait_until)
+		return client__answer(c, decisions__events(c->server->decisions, c->wait_from), NULL);
+	return client__wait_on(c, now);
 }
 
 /* ---- commands ---- */
@@ -199,6 +218,7 @@ struct request {
 	pid_t tool;		 /* "tool" */
 	enum status_state state; /* "state" */
 	double timeout;		 /* "timeout", seconds */
+	uint64_t from;		 /* "from", the number of an event */
 };
 
 typedef int command_fn(struct client *c, const struct request *rq);
@@ -226,7 +246,19 @@ static int cmd_wait(struct client *c, const struct request *rq)
 	c->wait_tool = rq->tool;
 	c->wait_state = rq->state;
 	c->wait_until = now_usec() + (uint64_t)(rq->timeout * 1e6);
-	return client__look(c);
+	c->look = client__look_at_tool;
+	return c->look(c);
+}
+
+static int cmd_events(struct client *c, const struct request *rq)
+{
+	if (!c->server->decisions)
+		return client__refuse(c, "this bpftimed keeps no events");
+	/* Numbers that another one gave mean nothing here. */
+	c->wait_from = rq->from <= decisions__next(c->server->decisions) ? rq->from : 0;
+	c->wait_until = now_usec() + (uint64_t)(rq->timeout * 1e6);
+	c->look = client__look_at_events;
+	return c->look(c);
 }
 
 static int cmd_handback(struct client *c, const struct request *rq)
@@ -245,7 +277,7 @@ static int cmd_takeover(struct client *c, const struct request *rq)
 	return client__answer(c, NULL, r < 0 ? err : NULL);
 }
 
-enum needs { NEEDS_TOOL = 1, NEEDS_WAIT = 2 };
+enum needs { NEEDS_TOOL = 1, NEEDS_STATE = 2, NEEDS_TIMEOUT = 4, TAKES_FROM = 8 };
 
 static const struct command {
 	const char *name;
@@ -255,7 +287,8 @@ static const struct command {
 	{"status", cmd_status, 0},
 	{"ps", cmd_ps, 0},
 	{"explain", cmd_explain, NEEDS_TOOL},
-	{"wait", cmd_wait, NEEDS_TOOL | NEEDS_WAIT},
+	{"wait", cmd_wait, NEEDS_TOOL | NEEDS_STATE | NEEDS_TIMEOUT},
+	{"events", cmd_events, NEEDS_TIMEOUT | TAKES_FROM},
 	{"handback", cmd_handback, NEEDS_TOOL},
 	{"takeover", cmd_takeover, NEEDS_TOOL},
 };
@@ -274,15 +307,22 @@ static const char *read_request(json_object *o, unsigned int needs, struct reque
 			return "\"tool\" must be a process id";
 		rq->tool = (pid_t)pid;
 	}
-	if (needs & NEEDS_WAIT) {
+	if (needs & NEEDS_STATE) {
 		rq->state = json_object_object_get_ex(o, "state", &v) && json_object_is_type(v, json_type_string)
 				    ? status_state__by_name(json_object_get_string(v))
 				    : STATUS_UNKNOWN;
 		if (rq->state == STATUS_UNKNOWN)
 			return "\"state\" must be offloaded, partly or kernel";
+	}
+	if (needs & NEEDS_TIMEOUT) {
 		rq->timeout = json_object_object_get_ex(o, "timeout", &v) ? json_object_get_double(v) : -1;
 		if (!(rq->timeout >= 0 && rq->timeout <= WAIT_MAX_SECONDS))
 			return "\"timeout\" must be a number of seconds, at most a day";
+	}
+	if ((needs & TAKES_FROM) && json_object_object_get_ex(o, "from", &v)) {
+		if (!json_object_is_type(v, json_type_int) || json_object_get_int64(v) < 0)
+			return "\"from\" must be the number of an event";
+		rq->from = json_object_get_uint64(v);
 	}
 	return NULL;
 }
@@ -384,7 +424,7 @@ static int on_client_time(sd_event_source *source, uint64_t usec, void *arg)
 
 	if (c->state != CLIENT_WAITING)
 		client__free(c);
-	else if (client__look(c) == 0)
+	else if (c->look(c) == 0)
 		client__read_lines(c);
 	return 0;
 }
@@ -395,7 +435,7 @@ static int on_changed(sd_event_source *source, void *arg)
 
 	for (struct client *c = s->clients, *next; c; c = next) {
 		next = c->next;
-		if (c->state == CLIENT_WAITING && client__look(c) == 0)
+		if (c->state == CLIENT_WAITING && c->look(c) == 0)
 			client__read_lines(c);
 	}
 	return 0;
@@ -538,6 +578,11 @@ void server__free(struct server *s)
 		unlink(s->path);
 	sd_event_unref(s->event);
 	free(s);
+}
+
+void server__set_decisions(struct server *s, struct decisions *decisions)
+{
+	s->decisions = decisions;
 }
 
 void server__changed(struct server *s)

@@ -30,7 +30,10 @@ int server__new(struct server **out, sd_event *event, struct engine *engine, con
 /* Drops all clients and removes the socket. NULL is allowed. */
 void server__free(struct server *s);
 
-/* Tools may have changed: answers the clients that wait for it, a moment later from the event loop. */
+/* Where `bpftime events` reads; stays the caller's and must outlive the server. */
+void server__set_decisions(struct server *s, struct decisions *decisions);
+/* Tools may have changed, or something was decided: answers the clients that wait for it, a moment later from the event
+ * loop. */
 void server__changed(struct server *s);
 
 #endif

@@ -17,6 +17,7 @@ INSTALLED_FILES := \
 	644:docs/bpftime-vm.1:$(MAN)/man1/bpftime-vm.1 \
 	644:$(B)/systemd/bpftimed.service:$(UNITS)/bpftimed.service \
 	644:systemd/bpftime.bash-completion:$(COMPLETIONS)/bpftime \
+	644:systemd/bpftimed.catalog:$(PREFIX)/lib/systemd/catalog/bpftimed.catalog \
 	644:docs/bpftimed.8:$(MAN)/man8/bpftimed.8 \
 	644:docs/bpftime.1:$(MAN)/man1/bpftime.1 \
 	644:docs/bpftimed-policy.5:$(MAN)/man5/bpftimed-policy.5 \
