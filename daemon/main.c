@@ -25,6 +25,8 @@
 #include "decision.h"
 #include "engine.h"
 #include "log.h"
+#include "metrics.h"
+#include "metrics_http.h"
 #include "policy.h"
 #include "private_libs.h"
 #include "runtime_dir.h"
@@ -44,6 +46,7 @@ struct options {
 	const char *runtime_dir, *policy_dir;
 	char libexec_dir[PATH_SIZE];
 	enum log_level log_level;
+	struct sockaddr_storage metrics_address; /* no family: metrics are not served */
 };
 
 struct bpftimed {
@@ -55,6 +58,8 @@ struct bpftimed {
 	sd_event_source *tell; /* deferred: tells systemd how things stand */
 	struct engine *engine;
 	struct server *server;
+	struct metrics metrics;
+	struct metrics_http *metrics_http;
 };
 
 static const char usage[] =
@@ -64,6 +69,9 @@ static const char usage[] =
 	"  --runtime-dir DIR   where the control socket is made (" DEFAULT_RUNTIME_DIR ")\n"
 	"  --policy-dir DIR    where *.json policy files are read (" DEFAULT_POLICY_DIR ")\n"
 	"  --log-level LEVEL   error, warning, info or debug (info)\n"
+	"  --metrics-listen ADDRESS:PORT\n"
+	"                      serve metrics by HTTP; port 0: any\n"
+	"  --metrics-public    ADDRESS may be one that other machines reach\n"
 	"  --version           show the version and end\n"
 	"  --help              show this and end\n"
 	"\n"
@@ -107,18 +115,47 @@ static int usage_error(void)
 	return EXIT_USAGE;
 }
 
+static bool read_metrics_address(const char *text, bool public, struct options *o)
+{
+	bool is_loopback = false;
+
+	if (!metrics_address__read(text, &o->metrics_address, &is_loopback)) {
+		fprintf(stderr, "bpftimed: '%s' is no ADDRESS:PORT, as in 127.0.0.1:9464 or [::1]:9464\n", text);
+		return false;
+	}
+	if (!is_loopback && !public)
+		fprintf(stderr,
+			"bpftimed: other machines could read metrics at %s, which needs --metrics-public; only this "
+			"one can "
+			"at 127.0.0.1\n",
+			text);
+	return is_loopback || public;
+}
+
 /* -1: go on; else the exit code. */
 static int read_options(int argc, char **argv, struct options *o)
 {
-	enum { OPT_RUNTIME_DIR, OPT_POLICY_DIR, OPT_LOG_LEVEL, OPT_VERSION, OPT_HELP };
+	enum {
+		OPT_RUNTIME_DIR,
+		OPT_POLICY_DIR,
+		OPT_LOG_LEVEL,
+		OPT_METRICS_LISTEN,
+		OPT_METRICS_PUBLIC,
+		OPT_VERSION,
+		OPT_HELP
+	};
 	static const struct option longs[] = {
 		{"runtime-dir", required_argument, NULL, OPT_RUNTIME_DIR},
 		{"policy-dir", required_argument, NULL, OPT_POLICY_DIR},
 		{"log-level", required_argument, NULL, OPT_LOG_LEVEL},
+		{"metrics-listen", required_argument, NULL, OPT_METRICS_LISTEN},
+		{"metrics-public", no_argument, NULL, OPT_METRICS_PUBLIC},
 		{"version", no_argument, NULL, OPT_VERSION},
 		{"help", no_argument, NULL, OPT_HELP},
 		{0},
 	};
+	const char *listen = NULL;
+	bool public = false;
 	int opt;
 
 	o->runtime_dir = from_env("BPFTIME_RUNTIME_DIR", DEFAULT_RUNTIME_DIR);
@@ -140,6 +177,13 @@ static int read_options(int argc, char **argv, struct options *o)
 				return usage_error();
 			}
 			break;
+		case OPT_METRICS_LISTEN:
+			listen = optarg;
+			break;
+		case OPT_METRICS_PUBLIC:
+			public
+			= true;
+			break;
 		case OPT_VERSION:
 			puts("bpftimed " BPFTIMED_VERSION);
 			return EXIT_DONE;
@@ -154,7 +198,7 @@ static int read_options(int argc, char **argv, struct options *o)
 		fprintf(stderr, "bpftimed: '%s' is one argument too many: there are only options\n", argv[optind]);
 		return usage_error();
 	}
-	return -1;
+	return listen && !read_metrics_address(listen, public, o) ? usage_error() : -1;
 }
 
 /* ---- while it runs ---- */
@@ -330,7 +374,14 @@ static int start(struct bpftimed *d)
 	r = server__new(&d->server, d->event, d->engine, path, err, sizeof(err));
 	if (r < 0)
 		goto err_text;
-	server__set_decisions(d->server, d->decisions);
+	d->metrics = (struct metrics){.engine = d->engine, .decisions = d->decisions, .policy = &d->policy};
+	if (d->options.metrics_address.ss_family)
+		r = metrics_http__new(&d->metrics_http, d->event, &d->metrics, &d->options.metrics_address, err,
+				      sizeof(err));
+	if (r < 0)
+		goto err_text;
+	server__set_sources(d->server, d->decisions, &d->metrics,
+			    d->metrics_http ? metrics_http__address(d->metrics_http) : NULL);
 	return 0;
 err_text:
 	log_error("%s", err[0] ? err : strerror(-r));
@@ -346,6 +397,7 @@ static int end(struct bpftimed *d)
 		log_error("not every probe could be handed back: %s", strerror(-r));
 	server__free(d->server);
 	d->server = NULL;
+	metrics_http__free(d->metrics_http);
 	engine__free(d->engine);
 	policy__free(d->policy);
 	decisions__free(d->decisions);

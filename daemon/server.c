@@ -58,7 +58,9 @@ struct server {
 	sd_event *event;
 	sd_event_source *listen, *changed;
 	struct engine *engine;
-	struct decisions *decisions;
+	const struct decisions *decisions;
+	const struct metrics *metrics;
+	const char *metrics_address;
 	struct client *clients;
 	size_t n_clients;
 	char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
@@ -225,7 +227,22 @@ typedef int command_fn(struct client *c, const struct request *rq);
 
 static int cmd_status(struct client *c, const struct request *rq)
 {
-	return client__answer(c, engine__status(c->server->engine), NULL);
+	json_object *o = engine__status(c->server->engine);
+	const char *metrics = c->server->metrics_address;
+
+	json_object_object_add(o, "metrics", metrics ? json_object_new_string(metrics) : NULL);
+	return client__answer(c, o, NULL);
+}
+
+/* The whole text is one string. */
+static int cmd_metrics(struct client *c, const struct request *rq)
+{
+	size_t len;
+	char *text = c->server->metrics ? metrics__text(c->server->metrics, &len) : NULL;
+	json_object *o = text ? json_object_new_string_len(text, (int)len) : NULL;
+
+	free(text);
+	return client__answer(c, o, o ? NULL : "this bpftimed has no metrics");
 }
 
 static int cmd_ps(struct client *c, const struct request *rq)
@@ -288,6 +305,7 @@ static const struct command {
 	{"ps", cmd_ps, 0},
 	{"explain", cmd_explain, NEEDS_TOOL},
 	{"wait", cmd_wait, NEEDS_TOOL | NEEDS_STATE | NEEDS_TIMEOUT},
+	{"metrics", cmd_metrics, 0},
 	{"events", cmd_events, NEEDS_TIMEOUT | TAKES_FROM},
 	{"handback", cmd_handback, NEEDS_TOOL},
 	{"takeover", cmd_takeover, NEEDS_TOOL},
@@ -580,9 +598,12 @@ void server__free(struct server *s)
 	free(s);
 }
 
-void server__set_decisions(struct server *s, struct decisions *decisions)
+void server__set_sources(struct server *s, const struct decisions *decisions, const struct metrics *metrics,
+			 const char *metrics_address)
 {
 	s->decisions = decisions;
+	s->metrics = metrics;
+	s->metrics_address = metrics_address;
 }
 
 void server__changed(struct server *s)

@@ -23,10 +23,12 @@ INSTALLED_FILES := \
 	644:docs/bpftimed-policy.5:$(MAN)/man5/bpftimed-policy.5 \
 	644:README.md:$(DOC)/README.md \
 	644:LICENSE:$(DOC)/LICENSE \
-	644:examples/policy/50-example.json:$(DOC)/examples/policy.d/50-example.json
+	644:examples/policy/50-example.json:$(DOC)/examples/policy.d/50-example.json \
+	644:examples/metrics/prometheus.yml:$(DOC)/examples/metrics/prometheus.yml \
+	644:examples/metrics/grafana-dashboard.json:$(DOC)/examples/metrics/grafana-dashboard.json
 
 # Removed by uninstall when empty.
-INSTALLED_DIRS := $(LIBEXEC) $(DOC)/examples/policy.d $(DOC)/examples $(DOC) /etc/bpftimed/policy.d /etc/bpftimed
+INSTALLED_DIRS := $(LIBEXEC) $(DOC)/examples/policy.d $(DOC)/examples/metrics $(DOC)/examples $(DOC) /etc/bpftimed/policy.d /etc/bpftimed
 
 word_of = $(word $(1),$(subst :, ,$(2)))
 

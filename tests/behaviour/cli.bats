@@ -45,7 +45,7 @@ fake=tests/fake/bpftimed
 }
 
 @test "bpftime help, --help and --version answer without a daemon" {
-	for c in status ps explain wait top events handback takeover policy version help; do
+	for c in status ps explain wait top events metrics handback takeover policy version help; do
 		run -0 bpftime help $c
 		[[ $output == "Usage: bpftime $c"* ]]
 		run -0 bpftime $c --help
@@ -60,7 +60,7 @@ fake=tests/fake/bpftimed
 }
 
 @test "without a daemon commands end with 3 and name the socket" {
-	for c in status ps top events "events -f" "explain 1" "wait --tool 1" "handback 1" "takeover 1"; do
+	for c in status ps top events "events -f" metrics "explain 1" "wait --tool 1" "handback 1" "takeover 1"; do
 		# shellcheck disable=SC2086
 		fails 3 bpftime $c
 		[[ $stderr == *"$BPFTIME_RUNTIME_DIR/control.sock"* ]]
@@ -209,7 +209,7 @@ s.accept()[0].close()
 	run -0 bpftime status
 	[[ $output == *"probes"*"in userspace"* ]]
 	run -0 bpftime status --json
-	[ "$(json 'sorted(j)')" = "['holds', 'hook', 'kernel', 'lockdown', 'probes_kernel', 'probes_userspace', 'switch', 'targets', 'tools', 'version']" ]
+	[ "$(json 'sorted(j)')" = "['holds', 'hook', 'kernel', 'lockdown', 'metrics', 'probes_kernel', 'probes_userspace', 'switch', 'targets', 'tools', 'version']" ]
 	[ "$(json 'j["kernel"]')" = "$(uname -r)" ]
 	run -0 bpftime ps
 	[[ $output == *"/usr/bin/x:main"* && $output == *"/usr/bin/x:0x1234"* ]]

@@ -22,7 +22,7 @@ setup_file() {
 	END
 	chmod +x "$dir/bpftimed"
 	export JOURNAL=$dir/journal
-	BPFTIMED=$dir/bpftimed real_setup_file
+	BPFTIMED=$dir/bpftimed real_setup_file --metrics-listen 127.0.0.1:0
 }
 
 teardown_file() {
@@ -96,6 +96,34 @@ import json, sys
 events = [json.loads(l) for l in sys.argv[1].splitlines()]
 assert [e["number"] for e in events] == list(range(len(events))), events
 assert all(e["kind"] and e["message"] and e["time"] > 1e9 for e in events)' "$output"
+}
+
+# metric NAME{LABELS}: its value.
+metric() { "$B/bpftime" metrics | sed -n "s|^$1 ||p"; }
+
+@test "metrics: probes, hits, targets, memory, switches and compiling of a tool that is carried" {
+	local dir=$SESSION/x
+	exact_workload "$dir" work 2 500
+	before=$(metric 'bpftime_switch_seconds_count{to="userspace"}')
+	tool_run "$dir/tool" bpftrace -p "$WORKLOAD_PID" -e "uprobe:$WORKLOAD:work { @ = count(); }"
+	offloaded "$TOOL_PID"
+	exact_go "$dir"
+	exact_called "$dir"
+	run -0 "$B/bpftime" metrics
+	[ "$(grep -cE "^bpftime_probe_hits_total\{tool_pid=\"$TOOL_PID\",tool=\"bpftrace\",kind=\"uprobe\",path=\"$WORKLOAD\",symbol=\"work\",.* 1000$" <<<"$output")" = 1 ]
+	[ "$(metric 'bpftime_tools')" = 1 ]
+	[ "$(metric 'bpftime_probes{state="userspace"}')" = 1 ]
+	[ "$(metric 'bpftime_targets')" = 1 ]
+	[ "$(metric 'bpftime_groups{state="userspace"}')" = 1 ]
+	[ "$(metric bpftime_shared_memory_bytes)" -gt 4096 ]
+	[ "$(metric 'bpftime_switch_seconds_count{to="userspace"}')" = $((before + 1)) ]
+	[ "$(metric bpftime_compile_seconds_count)" -ge 1 ]
+	address=$("$B/bpftime" status --json | sed -n 's/.*"metrics": "\(.*\)".*/\1/p')
+	python3 -c 'import sys, urllib.request as u; assert "tool_pid=\"%s\"" % sys.argv[2] in u.urlopen("http://%s/metrics" % sys.argv[1]).read().decode()' "$address" "$TOOL_PID"
+	exact_tool_end "$TOOL_PID"
+	exact_workload_end "$dir" "$WORKLOAD_PID"
+	[ "$(metric 'bpftime_probes{state="userspace"}')" = 0 ]
+	[ "$(metric bpftime_shared_memory_bytes)" = 0 ]
 }
 
 @test "a refusal is told once, however often it is looked at, with its class" {
