@@ -4,7 +4,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/utsname.h>
 
+#include "daemon/kernel_features.h"
 #include "daemon/openmetrics.h"
 #include "daemon/report.h"
 
@@ -137,10 +139,24 @@ static void write_groups(struct engine *e, FILE *out)
 	om_count(out, "bpftime_shared_memory_bytes", OM_GAUGE, NULL, 0, shared);
 }
 
+static void write_host(struct engine *e, FILE *out)
+{
+	struct utsname u = {0};
+	const struct om_label labels[] = {{"kernel", u.release},
+					  {"hook", carriers__hook(e->carriers)},
+					  {"switch", kernel_features__can_replace() ? "freplace" : "the opening gate"},
+					  {"holds", agent_holds_are_links() ? "links" : "perf events"}};
+
+	uname(&u);
+	om_family(out, "bpftime_host", OM_INFO, NULL, "On what kernel bpftimed works, and how.");
+	om_count(out, "bpftime_host", OM_INFO, labels, N(labels), 1);
+}
+
 void engine__metrics(struct engine *e, FILE *out)
 {
 	struct histogram built;
 
+	write_host(e, out);
 	write_tools(e, out);
 	write_groups(e, out);
 	builder__durations(e->builder, &built);

@@ -132,22 +132,6 @@ static void write_process(FILE *out)
 	om_count(out, "process_open_fds", OM_GAUGE, NULL, 0, open_descriptors());
 }
 
-static void write_host(FILE *out, struct engine *e)
-{
-	static const char *const keys[] = {"kernel", "lockdown", "hook", "switch", "holds"};
-	struct om_label labels[N(keys)];
-	json_object *status = engine__status(e);
-
-	for (size_t i = 0; i < N(keys); i++) {
-		const char *value = json_object_get_string(json_object_object_get(status, keys[i]));
-
-		labels[i] = (struct om_label){keys[i], value ? value : ""};
-	}
-	om_family(out, "bpftime_host", OM_INFO, NULL, "On what kernel, and how bpftimed works there.");
-	om_count(out, "bpftime_host", OM_INFO, labels, N(labels), 1);
-	json_object_put(status);
-}
-
 char *metrics__text(const struct metrics *m, size_t *len)
 {
 	const struct om_label build[] = {{"version", BPFTIMED_VERSION}};
@@ -158,7 +142,6 @@ char *metrics__text(const struct metrics *m, size_t *len)
 		return NULL;
 	om_family(out, "bpftime_build", OM_INFO, NULL, "What runs.");
 	om_count(out, "bpftime_build", OM_INFO, build, N(build), 1);
-	write_host(out, m->engine);
 	engine__metrics(m->engine, out);
 	write_decisions(out, m->decisions);
 	write_policy(out, m);

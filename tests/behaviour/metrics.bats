@@ -14,7 +14,7 @@ import sys
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse
 families = list(parse(sys.stdin.read()))
 def m(name, **labels):
-    return [s.value for f in families for s in f.samples if s.name == name and labels.items() <= s.labels.items()]
+    return [float(s.value) for f in families for s in f.samples if s.name == name and labels.items() <= s.labels.items()]
 print(eval(sys.argv[1]))' "$1"
 }
 
