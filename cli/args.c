@@ -23,6 +23,7 @@ enum option_id {
 	OPT_INTERVAL,
 	OPT_COUNT,
 	OPT_POLICY_DIR,
+	OPT_FOLLOW = 'f', /* as a short one, too */
 };
 
 static const struct {
@@ -32,12 +33,13 @@ static const struct {
 	{{"help", no_argument, NULL, OPT_HELP}, 0},
 	{{"runtime-dir", required_argument, NULL, OPT_RUNTIME_DIR}, 0},
 	{{"json", no_argument, NULL, OPT_JSON}, CLI_TAKES_JSON},
-	{{"tool", required_argument, NULL, OPT_TOOL}, CLI_TAKES_WAIT},
+	{{"tool", required_argument, NULL, OPT_TOOL}, CLI_TAKES_WAIT | CLI_TAKES_EVENTS},
 	{{"state", required_argument, NULL, OPT_STATE}, CLI_TAKES_WAIT},
 	{{"timeout", required_argument, NULL, OPT_TIMEOUT}, CLI_TAKES_WAIT},
 	{{"interval", required_argument, NULL, OPT_INTERVAL}, CLI_TAKES_TOP},
 	{{"count", required_argument, NULL, OPT_COUNT}, CLI_TAKES_TOP},
 	{{"policy-dir", required_argument, NULL, OPT_POLICY_DIR}, CLI_TAKES_POLICY_DIR},
+	{{"follow", no_argument, NULL, OPT_FOLLOW}, CLI_TAKES_EVENTS},
 };
 
 #define N_KNOWN (sizeof(known) / sizeof(known[0]))
@@ -106,6 +108,9 @@ static bool take_option(struct cli_args *a, enum option_id id, const char *value
 	case OPT_JSON:
 		a->json = true;
 		return true;
+	case OPT_FOLLOW:
+		a->follow = true;
+		return true;
 	case OPT_TOOL:
 		return cli_read_pid(value, &a->tool);
 	case OPT_STATE:
@@ -153,7 +158,7 @@ bool cli_args__read(struct cli_args *out, const struct cli_command *command, int
 
 	opterr = 0;
 	optind = 1;
-	while ((id = getopt_long(argc, argv, ":", longs, NULL)) >= 0) {
+	while ((id = getopt_long(argc, argv, command->takes & CLI_TAKES_EVENTS ? ":f" : ":", longs, NULL)) >= 0) {
 		if (id == '?' || id == ':') {
 			cli_complain(id == '?' ? "%s: there is no option '%s' (or it takes no value)"
 					       : "%s: '%s' needs a value",

@@ -22,13 +22,14 @@ enum cli_takes {
 	CLI_TAKES_WAIT = 2,	  /* --tool, --state, --timeout */
 	CLI_TAKES_TOP = 4,	  /* --interval, --count */
 	CLI_TAKES_POLICY_DIR = 8, /* --policy-dir */
+	CLI_TAKES_EVENTS = 32,	  /* --follow, --tool */
 	CLI_TAKES_ALL = 16,	  /* words are all that follows: another program reads it */
 };
 
 /* The command line, read. Strings are argv's or the environment's. */
 struct cli_args {
 	const char *runtime_dir, *policy_dir;
-	bool json;
+	bool json, follow;
 	pid_t tool; /* 0: not given */
 	const char *state;
 	double timeout, interval; /* seconds */
@@ -54,6 +55,8 @@ enum cli_exit cmd_ps(const struct cli_args *args);
 enum cli_exit cmd_explain(const struct cli_args *args);
 enum cli_exit cmd_wait(const struct cli_args *args);
 enum cli_exit cmd_top(const struct cli_args *args);
+enum cli_exit cmd_metrics(const struct cli_args *args);
+enum cli_exit cmd_events(const struct cli_args *args);
 enum cli_exit cmd_handback(const struct cli_args *args);
 enum cli_exit cmd_takeover(const struct cli_args *args);
 enum cli_exit cmd_policy(const struct cli_args *args);

@@ -14,6 +14,8 @@ static void print_status(const json_object *o)
 	printf("hook       %s\n", member_text(o, "hook"));
 	printf("switch     %s\n", member_text(o, "switch"));
 	printf("holds      %s\n", member_text(o, "holds"));
+	if (*member_text(o, "metrics"))
+		printf("metrics    http://%s/metrics\n", member_text(o, "metrics"));
 	printf("tools      %" PRId64 "\n", member_number(o, "tools"));
 	printf("targets    %" PRId64 "\n", member_number(o, "targets"));
 	printf("probes     %" PRId64 " in userspace, %" PRId64 " in the kernel\n", member_number(o, "probes_userspace"),

@@ -19,6 +19,9 @@ const struct cli_command cli_commands[] = {
 	 "until a tool is offloaded (or partly, or kernel)", CLI_TAKES_JSON | CLI_TAKES_WAIT, 0, 0, cmd_wait},
 	{"top", "[--interval SECONDS] [--count N] [--json]", "hits per second, again and again",
 	 CLI_TAKES_JSON | CLI_TAKES_TOP, 0, 0, cmd_top},
+	{"events", "[-f|--follow] [--tool PID] [--json]", "what bpftimed has decided, and what it decides",
+	 CLI_TAKES_JSON | CLI_TAKES_EVENTS, 0, 0, cmd_events},
+	{"metrics", "", "everything that can be counted, as OpenMetrics", 0, 0, 0, cmd_metrics},
 	{"handback", "TOOL_PID", "give a tool's probes back to the kernel, and keep them there", 0, 1, 1, cmd_handback},
 	{"takeover", "TOOL_PID", "after handback: take them over again", 0, 1, 1, cmd_takeover},
 	{"policy", "check [--json] [--policy-dir DIR] [FILE...]", "look for mistakes in policy files",
@@ -54,7 +57,7 @@ static const struct cli_command *find_command(const char *name)
 
 static void show_usage(const struct cli_command *c, FILE *to)
 {
-	fprintf(to, "Usage: bpftime %s %s%s\n%c%s.\n", c->name, c->synopsis,
+	fprintf(to, "Usage: bpftime %s%s%s%s\n%c%s.\n", c->name, *c->synopsis ? " " : "", c->synopsis,
 		c->takes & CLI_TAKES_ALL ? "" : " [--runtime-dir DIR]", toupper((unsigned char)*c->summary),
 		c->summary + 1);
 }

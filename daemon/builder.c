@@ -35,7 +35,8 @@ struct builder {
 	const struct observer *observer;
 	pthread_mutex_t lock; /* of jobs and ends */
 	pthread_cond_t changed;
-	struct job *jobs; /* oldest first */
+	struct job *jobs;	    /* oldest first */
+	struct histogram durations; /* under the lock */
 	bool ends;
 	bool gives_up; /* atomic: the job that runs is wanted no more, or takes too long */
 	int done_fd;   /* eventfd: jobs that are done */
@@ -83,6 +84,14 @@ static void build(struct builder *b, struct job *j, const timer_t *timer)
 	}
 }
 
+static double seconds(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
 static void *run(void *arg)
 {
 	struct builder *b = arg;
@@ -94,6 +103,7 @@ static void *run(void *arg)
 	};
 	timer_t timer;
 	struct job *j;
+	double begin;
 	bool limited = !timer_create(CLOCK_THREAD_CPUTIME_ID, &when_late, &timer);
 
 	if (!limited)
@@ -108,8 +118,10 @@ static void *run(void *arg)
 		j->state = JOB_RUNS;
 		__atomic_store_n(&b->gives_up, false, __ATOMIC_RELAXED);
 		pthread_mutex_unlock(&b->lock);
+		begin = seconds();
 		build(b, j, limited ? &timer : NULL);
 		pthread_mutex_lock(&b->lock);
+		histogram__add(&b->durations, seconds() - begin);
 		j->state = JOB_DONE;
 		eventfd_write(b->done_fd, 1);
 		pthread_cond_broadcast(&b->changed);
@@ -272,6 +284,13 @@ struct group *builder__done(struct builder *b, int *err)
 	}
 	pthread_mutex_unlock(&b->lock);
 	return g;
+}
+
+void builder__durations(struct builder *b, struct histogram *out)
+{
+	pthread_mutex_lock(&b->lock);
+	*out = b->durations;
+	pthread_mutex_unlock(&b->lock);
 }
 
 void builder__wait(struct builder *b)

@@ -8,6 +8,7 @@
 
 #include <stddef.h>
 
+#include "daemon/histogram.h"
 #include "daemon/model.h"
 #include "vm-llvm/worker.h"
 
@@ -29,6 +30,8 @@ struct group *builder__done(struct builder *b, int *err);
 /* Gives the group up, if it is building. It may be freed when this returns; what was made of it is for
  * group__unbuild(). */
 void builder__cancel(struct builder *b, struct group *g);
+/* How long it took to make groups' code, what failed included. */
+void builder__durations(struct builder *b, struct histogram *out);
 /* Waits until builder__done() has something to say, if anything is building. */
 void builder__wait(struct builder *b);
 

@@ -3,6 +3,7 @@
  * converge.c: level-triggered. A hint says where to look; the scan says what is; this file makes it so.
  */
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +35,11 @@ uint64_t now_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
 }
 
+static double seconds_since(uint64_t begin)
+{
+	return (double)(now_ns() - begin) / 1e9;
+}
+
 void converge__changed(struct engine *e)
 {
 	if (e->changed)
@@ -50,20 +56,47 @@ struct tool *engine__tool(struct engine *e, pid_t pid)
 	return NULL;
 }
 
+static bool tool_has_probes(struct engine *e, const struct tool *t)
+{
+	for (const struct probe *p = e->probes; p; p = p->next)
+		if (p->tool == t)
+			return true;
+	return false;
+}
+
+static void __attribute__((format(printf, 3, 4)))
+refuse_tool(struct tool *t, enum reason_class class, const char *format, ...)
+{
+	va_list ap;
+
+	t->refusal_class = class;
+	va_start(ap, format);
+	vsnprintf(t->refusal, sizeof(t->refusal), format, ap);
+	va_end(ap);
+}
+
 static void judge_tool(struct engine *e, struct tool *t)
 {
-	const char *rule = NULL;
+	const char *rule = NULL, *setting = NULL;
 	pid_t tracer = procfs_tracer(t->pid);
+	bool refused = false;
 
 	t->refusal[0] = 0;
-	if (policy__tool(e->policy, t->exe[0] ? t->exe : NULL, t->comm, t->uid, &rule) == POLICY_KERNEL)
-		snprintf(t->refusal, sizeof(t->refusal), "policy keeps this tool in the kernel (%s)", rule);
-	else if (!policy__setting(e->policy, POLICY_WRITABLE_CODE, &rule))
-		snprintf(t->refusal, sizeof(t->refusal), "policy lets no code of targets be written (%s)", rule);
-	else if (tracer)
-		snprintf(t->refusal, sizeof(t->refusal), "the tool is under a debugger (process %d)", tracer);
-	else if (t->held)
-		snprintf(t->refusal, sizeof(t->refusal), "handed back on request (bpftime handback %d)", t->pid);
+	t->refusal_class = REASON_NONE;
+	if (policy__tool(e->policy, t->exe[0] ? t->exe : NULL, t->comm, t->uid, &rule) == POLICY_KERNEL) {
+		refuse_tool(t, REASON_POLICY, "policy keeps this tool in the kernel (%s)", rule);
+		refused = true;
+	} else if (!policy__setting(e->policy, POLICY_WRITABLE_CODE, &setting)) {
+		refuse_tool(t, REASON_POLICY, "policy lets no code of targets be written (%s)", setting);
+		refused = true;
+		rule = setting;
+	} else if (tracer) {
+		refuse_tool(t, REASON_DEBUGGER, "the tool is under a debugger (process %d)", tracer);
+	} else if (t->held) {
+		refuse_tool(t, REASON_REQUEST, "handed back on request (bpftime handback %d)", t->pid);
+	}
+	if (tool_has_probes(e, t))
+		tell__policy(e, t, refused, rule);
 }
 
 static struct tool *add_tool(struct engine *e, pid_t pid)
@@ -82,14 +115,6 @@ static struct tool *add_tool(struct engine *e, pid_t pid)
 	e->tools = t;
 	observer__watch(e->observer, pid);
 	return t;
-}
-
-static bool tool_has_probes(struct engine *e, const struct tool *t)
-{
-	for (const struct probe *p = e->probes; p; p = p->next)
-		if (p->tool == t)
-			return true;
-	return false;
 }
 
 static void remove_tool(struct engine *e, struct tool *t)
@@ -277,7 +302,7 @@ static void dissolve_touched(struct engine *e, struct probe *p)
 		if (known && !belongs(e, g, p))
 			continue;
 		if (g->state == GROUP_SHARED)
-			switch_handback(&e->sw, g, true);
+			converge__hand_back(e, g, true, REASON_TOOL, "a probe has come that shares maps with it");
 		if (!g->tool->dirty_at)
 			g->tool->dirty_at = now_ns();
 		destroy_group(e, g);
@@ -306,6 +331,19 @@ static int check_whole(struct engine *e, struct group *g)
 				 p->tool->comm);
 		return -EOPNOTSUPP;
 	}
+	return 0;
+}
+
+int converge__hand_back(struct engine *e, struct group *g, bool force, enum reason_class class, const char *why)
+{
+	uint64_t begin = now_ns();
+	int err = switch_handback(&e->sw, g, force);
+
+	if (err)
+		return err;
+	tell__group(e, DECISION_HANDBACK, class, g, why, seconds_since(begin));
+	snprintf(g->reason, sizeof(g->reason), "%s", why);
+	group__set_reasons(g);
 	return 0;
 }
 
@@ -381,8 +419,10 @@ static void takeover_failed(struct engine *e, struct group *g, int err, bool is_
 	if (!g->built)
 		group__unbuild(g);
 	g->retry_at = retry_at(e, g, err, is_claimed);
-	if (strcmp(g->reason, g->probe[0]->reason))
-		log_info("%s (%d): stays in the kernel: %s", g->tool->comm, g->tool->pid, g->reason);
+	if (strcmp(g->reason, g->probe[0]->reason)) {
+		tell__group(e, DECISION_REFUSAL, is_claimed ? REASON_CLAIMED : reason_class__of(err), g, g->reason, 0);
+		tell__refused_targets(e, g);
+	}
 	if (!is_worked_on(e, g->tool))
 		claims__drop_tool(e->claims, g->tool->pid);
 	group__set_reasons(g);
@@ -410,6 +450,8 @@ static void tell_building(struct group *g)
 static void takeover(struct engine *e, struct group *g)
 {
 	int err = claim_tool(e, g);
+	uint64_t begin = 0;
+	double seconds;
 	bool is_claimed = err == -EALREADY || err == -EAGAIN;
 
 	if (!err)
@@ -429,19 +471,22 @@ static void takeover(struct engine *e, struct group *g)
 		err = group__attach_khalf(g);
 	if (!err) {
 		escapes__attach(e->hosts.escapes, g);
+		begin = now_ns();
 		err = switch_takeover(&e->sw, g);
 	}
 	if (err) {
 		takeover_failed(e, g, err, is_claimed);
 		return;
 	}
+	seconds = seconds_since(begin);
 	g->attempts = 0;
 	g->retry_at = 0;
 	converge__watch_hosts(e, g);
 	/* Those that have come since we looked, and those that were told of for another group. */
 	observer__await_arrival(e->observer, 0);
 	follow__group(e, g);
-	log_info("%s (%d): %u probe(s) now run in userspace", g->tool->comm, g->tool->pid, g->n_probes);
+	tell__group(e, DECISION_OFFLOAD, REASON_NONE, g, NULL, seconds);
+	tell__refused_targets(e, g);
 	group__set_reasons(g);
 }
 
@@ -572,10 +617,13 @@ static void remove_unseen(struct engine *e, const struct tool *t)
 		if (!gone)
 			continue;
 		g->tool->sheds = true;
-		if (gone == g->n_probes || g->state != GROUP_SHARED)
+		if (gone != g->n_probes && g->state == GROUP_SHARED) {
+			converge__hand_back(e, g, true, REASON_TOOL, "the tool has detached some of its probes");
+		} else {
+			if (g->state == GROUP_SHARED)
+				tell__group(e, DECISION_RELEASE, REASON_TOOL, g, "the tool has detached its probes", 0);
 			switch_release(&e->sw, g);
-		else
-			switch_handback(&e->sw, g, true);
+		}
 		destroy_group(e, g);
 	}
 	for (struct probe *p = e->probes, *next; p; p = next) {
@@ -816,6 +864,7 @@ void group__retry(struct group *g)
 void converge__host_gone(struct engine *e, pid_t pid)
 {
 	struct host *h = hosts__find(&e->hosts, pid);
+	char why[REASON_SIZE];
 
 	if (!h)
 		return;
@@ -826,8 +875,11 @@ void converge__host_gone(struct engine *e, pid_t pid)
 			continue;
 		if (g->state == GROUP_SHARED && (g->has_khalf || !g->has_mirrored))
 			continue;
-		if (g->state == GROUP_SHARED)
-			switch_handback(&e->sw, g, true);
+		if (g->state == GROUP_SHARED) {
+			snprintf(why, sizeof(why), "process %d (%s) has ended, or executed another program", h->pid,
+				 h->comm);
+			converge__hand_back(e, g, true, REASON_TARGET, why);
+		}
 		group__retry(g);
 	}
 	if (!engine__tool(e, pid))
@@ -889,7 +941,10 @@ static void run_tool(struct engine *e, struct tool *t, uint64_t now)
 			/* A tool under a debugger cannot be made to see its own memory, nor have its attachment
 			 * back: it goes on as it is. */
 			if (g->state == GROUP_SHARED)
-				switch_handback(&e->sw, g, !g->has_viewed && !g->is_parked);
+				converge__hand_back(e, g, !g->has_viewed && !g->is_parked, t->refusal_class,
+						    t->refusal);
+			else if (strcmp(g->probe[0]->reason, t->refusal))
+				tell__group(e, DECISION_REFUSAL, t->refusal_class, g, t->refusal, 0);
 			snprintf(g->reason, sizeof(g->reason), "%s", t->refusal);
 			group__set_reasons(g);
 		} else if (g->state == GROUP_KERNEL && !g->building && g->retry_at <= now && !e->clears_until) {
@@ -939,24 +994,22 @@ int converge__handback_tool(struct engine *e, struct tool *t, bool force, char *
 
 		if (g->tool != t || g->state != GROUP_SHARED)
 			continue;
-		one = switch_handback(&e->sw, g, force);
+		one = converge__hand_back(e, g, force, e->stopping ? REASON_END : t->refusal_class,
+					  e->stopping ? "bpftimed ends" : t->refusal);
 		if (one) {
 			snprintf(err, err_size, "%s", g->reason);
 			ret = one;
-			continue;
 		}
-		snprintf(g->reason, sizeof(g->reason), "%s", t->refusal);
-		group__set_reasons(g);
 	}
 	converge__changed(e);
 	return ret;
 }
 
-void converge__evict(struct engine *e, struct host *h)
+void converge__evict(struct engine *e, struct host *h, enum reason_class class, const char *why)
 {
 	for (struct group *g = e->groups; g; g = g->next)
 		if (g->state == GROUP_SHARED && host__lodging(h, g))
-			switch_handback(&e->sw, g, true);
+			converge__hand_back(e, g, true, class, why);
 	for (struct group *g = e->groups; g; g = g->next)
 		host__unlodge(h, g);
 	hosts__forget(&e->hosts, h);
@@ -966,6 +1019,8 @@ void converge__evict(struct engine *e, struct host *h)
 /* Who maps a tool's memory while the arena is what is seen of it sees the wrong one: back, and again with him. */
 void converge__mapped(struct engine *e, pid_t pid, uint32_t map_id)
 {
+	char why[REASON_SIZE];
+
 	for (struct group *g = e->groups; g; g = g->next) {
 		pid_t who = pid;
 
@@ -974,10 +1029,8 @@ void converge__mapped(struct engine *e, pid_t pid, uint32_t map_id)
 		for (unsigned int i = 0; i < g->n_maps; i++) {
 			if (!g->map[i].is_viewed || g->map[i].m.id != map_id || !views__has_stranger(map_id, &who))
 				continue;
-			switch_handback(&e->sw, g, true);
-			snprintf(g->reason, sizeof(g->reason), "process %d has just mapped its map %s", who,
-				 g->map[i].m.name);
-			group__set_reasons(g);
+			snprintf(why, sizeof(why), "process %d has just mapped its map %s", who, g->map[i].m.name);
+			converge__hand_back(e, g, true, REASON_TOOL, why);
 			g->retry_at = now_ns() + RETRY_FIRST_NS;
 			converge__changed(e);
 			break;
@@ -985,21 +1038,24 @@ void converge__mapped(struct engine *e, pid_t pid, uint32_t map_id)
 	}
 }
 
-void converge__renew(struct engine *e, struct host *h)
+void converge__renew(struct engine *e, struct host *h, const char *why)
 {
 	for (struct group *g = e->groups; g; g = g->next)
 		if (host__lodging(h, g))
 			group__retry(g);
-	converge__evict(e, h);
+	converge__evict(e, h, REASON_TARGET, why);
 	converge__changed(e);
 }
 
 void converge__leader_gone(struct engine *e, pid_t pid)
 {
 	struct host *h = hosts__find(&e->hosts, pid);
+	char why[REASON_SIZE];
 
-	if (h && h->injected && procfs_start_time(pid) == h->start_time)
-		converge__renew(e, h);
+	if (h && h->injected && procfs_start_time(pid) == h->start_time) {
+		snprintf(why, sizeof(why), "the main thread of process %d (%s) has ended", h->pid, h->comm);
+		converge__renew(e, h, why);
+	}
 }
 
 void converge__drop_all(struct engine *e)

@@ -186,6 +186,7 @@ int engine__new(struct engine **out, sd_event *event, const struct policy *polic
 	e->policy = policy;
 	e->changed = opts->changed;
 	e->changed_arg = opts->changed_arg;
+	e->decisions = opts->decisions;
 	e->hosts.noop_prog_fd = -1;
 	ret = start(e, opts, err, err_size);
 	if (ret) {
@@ -242,6 +243,7 @@ int engine__handback_all(struct engine *e)
 
 int engine__set_policy(struct engine *e, const struct policy *policy)
 {
+	char why[REASON_SIZE];
 	const char *rule;
 
 	e->policy = policy;
@@ -257,8 +259,11 @@ int engine__set_policy(struct engine *e, const struct policy *policy)
 		if (!h->injected)
 			hosts__forget(&e->hosts, h);
 		else if (!host__is_allowed(&e->hosts, h, &rule) ||
-			 (!policy__setting(policy, POLICY_STOP_TOOLS, NULL) && holds_probes(&e->sw, h->pid)))
-			converge__evict(e, h);
+			 (!policy__setting(policy, POLICY_STOP_TOOLS, &rule) && holds_probes(&e->sw, h->pid))) {
+			snprintf(why, sizeof(why), "policy keeps process %d (%s) in the kernel (%s)", h->pid, h->comm,
+				 rule);
+			converge__evict(e, h, REASON_POLICY, why);
+		}
 	}
 	run(e);
 	return 0;
@@ -274,6 +279,7 @@ int engine__handback(struct engine *e, pid_t pid, char *err, size_t err_size)
 		return -ESRCH;
 	}
 	t->held = true;
+	t->refusal_class = REASON_REQUEST;
 	snprintf(t->refusal, sizeof(t->refusal), "handed back on request (bpftime handback %d)", pid);
 	ret = converge__handback_tool(e, t, false, err, err_size);
 	if (ret) {

@@ -10,10 +10,12 @@
 #define BPFTIME_ENGINE_H
 
 #include <stddef.h>
+#include <stdio.h>
 #include <sys/types.h>
 #include <json-c/json.h>
 #include <systemd/sd-event.h>
 
+#include "decision.h"
 #include "policy.h"
 #include "status.h"
 
@@ -28,6 +30,7 @@ struct engine_opts {
 	 */
 	void (*changed)(void *arg);
 	void *changed_arg;
+	struct decisions *decisions; /* what is decided is recorded there; stays the caller's. NULL: it is not */
 };
 
 /*
@@ -50,6 +53,9 @@ json_object *engine__status(struct engine *e); /* object: see status.h */
 json_object *engine__ps(struct engine *e);     /* array of tools */
 /* One tool, explained, or NULL with a sentence in err when no tool has this pid. */
 json_object *engine__explain(struct engine *e, pid_t tool, char *err, size_t err_size);
+
+/* What the engine has to tell as OpenMetrics, whole families. */
+void engine__metrics(struct engine *e, FILE *out);
 
 /* STATUS_UNKNOWN when no tool has this pid (yet); STATUS_UNDECIDED while some probe of it is still to be tried. */
 enum status_state engine__tool_state(struct engine *e, pid_t tool);

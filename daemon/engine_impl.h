@@ -31,6 +31,7 @@ struct engine {
 	const struct policy *policy;
 	void (*changed)(void *arg);
 	void *changed_arg;
+	struct decisions *decisions;
 	struct observer *observer;
 	struct vm_worker *worker;
 	struct builder *builder;
@@ -80,6 +81,15 @@ void converge__watch_hosts(struct engine *e, const struct group *g);
 /* Does another bpftimed have a process in which the group's probes are? */
 bool converge__reaches_claimed(struct engine *e, const struct group *g);
 void group__set_reasons(struct group *g); /* the group's reason is its probes' */
+/* tell.c: decisions about groups, targets and tools, for decisions__record(). */
+void tell__group(struct engine *e, enum decision_kind kind, enum reason_class class, const struct group *g,
+		 const char *reason, double seconds);
+/* Processes that the group's probes reach, and in which not all of them are in userspace; each once for a reason. */
+void tell__refused_targets(struct engine *e, const struct group *g);
+/* Processes that carry the group since a moment ago; n may be 0. */
+void tell__joined(struct engine *e, const struct group *g, const pid_t *pid, size_t n);
+/* What the policy says of the tool, when that is another than before. refused: it keeps it in the kernel. */
+void tell__policy(struct engine *e, struct tool *t, bool refused, const char *rule);
 /* watch.c: what no event tells. Does what is due; when to come back, or 0. */
 uint64_t watch__run(struct engine *e, uint64_t now);
 /* follow.c: a process hit a probe of a group that does not serve it in userspace; 0: some process did. */
@@ -96,10 +106,15 @@ bool converge__is_building(const struct engine *e, const struct tool *t);
 bool converge__is_decided(const struct engine *e, const struct tool *t);
 void converge__built(struct engine *e); /* the builder has something to say */
 int converge__handback_tool(struct engine *e, struct tool *t, bool force, char *err, size_t err_size);
+/*
+ * switch_handback(), told with its reason, a sentence, which becomes that of the group and its probes. Nothing is told
+ * when it fails.
+ */
+int converge__hand_back(struct engine *e, struct group *g, bool force, enum reason_class class, const char *why);
 /* The process may not carry the agent any longer: its groups are handed back, and taken over again without it. */
-void converge__evict(struct engine *e, struct host *h);
+void converge__evict(struct engine *e, struct host *h, enum reason_class class, const char *why);
 /* The same where it may, but not as it did: it is looked at anew. */
-void converge__renew(struct engine *e, struct host *h);
+void converge__renew(struct engine *e, struct host *h, const char *why);
 /* The group is taken over again as soon as may be, whatever was in the way before. */
 void group__retry(struct group *g);
 /*

@@ -145,7 +145,8 @@ static void join_group(struct engine *e, struct group *g, struct due_process *du
 {
 	struct joining j[FOLLOW_BATCH];
 	struct due_process *of[FOLLOW_BATCH];
-	size_t n_joining = 0;
+	pid_t joined[FOLLOW_BATCH];
+	size_t n_joining = 0, n_joined = 0;
 
 	for (size_t i = 0; i < n; i++) {
 		if (!maps_any(g, due[i].p.pid, &due[i].all))
@@ -159,8 +160,15 @@ static void join_group(struct engine *e, struct group *g, struct due_process *du
 		struct host *h = hosts__find(&e->hosts, j[i].pid);
 
 		of[i]->busy |= j[i].err == -EAGAIN;
-		of[i]->joined |= h && host__lodging(h, g);
+		if (!h || !host__lodging(h, g))
+			continue;
+		of[i]->joined = true;
+		if (j[i].is_new)
+			joined[n_joined++] = h->pid;
 	}
+	tell__joined(e, g, joined, n_joined);
+	if (n_joining)
+		tell__refused_targets(e, g);
 }
 
 static void join_all(struct engine *e, struct due_process *due, size_t n)

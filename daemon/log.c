@@ -22,6 +22,7 @@ static const struct {
 };
 
 static enum log_level threshold = LOG_LEVEL_INFO;
+static uint64_t said[sizeof(levels) / sizeof(levels[0])];
 
 void log_set_level(enum log_level level)
 {
@@ -40,7 +41,7 @@ bool log_level_by_name(const char *name, enum log_level *out)
 }
 
 /* JOURNAL_STREAM is "device:inode" of the stream that systemd made; stderr may have been redirected since. */
-static bool stderr_is_journal(void)
+bool log_is_journal(void)
 {
 	const char *stream = getenv("JOURNAL_STREAM");
 	unsigned long long dev, ino;
@@ -50,20 +51,41 @@ static bool stderr_is_journal(void)
 	       st.st_dev == dev && st.st_ino == ino;
 }
 
-void log_at_v(enum log_level level, const char *format, va_list args)
+bool log_passes(enum log_level level)
 {
-	const char *prefix = stderr_is_journal() ? levels[level].prefix : "bpftimed: ";
-	char line[LINE_SIZE];
-	int n;
+	return level <= threshold;
+}
 
-	if (level > threshold)
-		return;
-	n = snprintf(line, sizeof(line) - 1, "%s", prefix);
-	vsnprintf(line + n, sizeof(line) - 1 - (size_t)n, format, args);
-	n = (int)strlen(line);
+uint64_t log_count(enum log_level level)
+{
+	return __atomic_load_n(&said[level], __ATOMIC_RELAXED);
+}
+
+const char *log_level__name(enum log_level level)
+{
+	return levels[level].name;
+}
+
+void log_clean(char *line)
+{
 	for (char *c = line; *c; c++)
 		if ((unsigned char)*c < ' ' || *c == 0x7f)
 			*c = ' ';
+}
+
+void log_at_v(enum log_level level, const char *format, va_list args)
+{
+	const char *prefix = log_is_journal() ? levels[level].prefix : "bpftimed: ";
+	char line[LINE_SIZE];
+	int n;
+
+	__atomic_fetch_add(&said[level], 1, __ATOMIC_RELAXED);
+	if (!log_passes(level))
+		return;
+	n = snprintf(line, sizeof(line) - 1, "%s", prefix);
+	vsnprintf(line + n, sizeof(line) - 1 - (size_t)n, format, args);
+	log_clean(line);
+	n = (int)strlen(line);
 	line[n] = '\n';
 	log_sink__write(prefix, line, (size_t)n + 1);
 }

@@ -8,6 +8,7 @@
 
 #include <stdarg.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 enum log_level {
 	LOG_LEVEL_ERROR = 0,
@@ -20,6 +21,15 @@ enum log_level {
 void log_set_level(enum log_level level);
 /* "error", "warning", "info", "debug"; false for another name. */
 bool log_level_by_name(const char *name, enum log_level *out);
+const char *log_level__name(enum log_level level);
+bool log_passes(enum log_level level);
+
+/* Messages of this level since the start, dropped ones too. */
+uint64_t log_count(enum log_level level);
+/* Is stderr the journal's? */
+bool log_is_journal(void);
+/* What could end a line, or control a terminal, becomes a space. */
+void log_clean(char *line);
 
 void log_at(enum log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void log_at_v(enum log_level level, const char *format, va_list args) __attribute__((format(printf, 2, 0)));

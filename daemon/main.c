@@ -10,6 +10,7 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -21,8 +22,11 @@
 #include <systemd/sd-daemon.h>
 #include <systemd/sd-event.h>
 
+#include "decision.h"
 #include "engine.h"
 #include "log.h"
+#include "metrics.h"
+#include "metrics_http.h"
 #include "policy.h"
 #include "private_libs.h"
 #include "runtime_dir.h"
@@ -43,17 +47,21 @@ struct options {
 	const char *runtime_dir, *policy_dir;
 	char libexec_dir[PATH_SIZE];
 	enum log_level log_level;
+	struct sockaddr_storage metrics_address; /* no family: metrics are not served */
 };
 
 struct bpftimed {
 	struct options options;
 	struct runtime_dir *runtime_dir;
 	struct policy *policy;
+	struct decisions *decisions;
 	sd_event *event;
 	sd_event_source *tell; /* deferred: tells systemd how things stand */
 	char told[TOLD_SIZE];  /* what it was told last */
 	struct engine *engine;
 	struct server *server;
+	struct metrics metrics;
+	struct metrics_http *metrics_http;
 };
 
 static const char usage[] =
@@ -63,6 +71,9 @@ static const char usage[] =
 	"  --runtime-dir DIR   where the control socket is made (" DEFAULT_RUNTIME_DIR ")\n"
 	"  --policy-dir DIR    where *.json policy files are read (" DEFAULT_POLICY_DIR ")\n"
 	"  --log-level LEVEL   error, warning, info or debug (info)\n"
+	"  --metrics-listen ADDRESS:PORT\n"
+	"                      serve metrics by HTTP; port 0: any\n"
+	"  --metrics-public    ADDRESS may be one that other machines reach\n"
 	"  --version           show the version and end\n"
 	"  --help              show this and end\n"
 	"\n"
@@ -106,18 +117,47 @@ static int usage_error(void)
 	return EXIT_USAGE;
 }
 
+static bool read_metrics_address(const char *text, bool public, struct options *o)
+{
+	bool is_loopback = false;
+
+	if (!metrics_address__read(text, &o->metrics_address, &is_loopback)) {
+		fprintf(stderr, "bpftimed: '%s' is no ADDRESS:PORT, as in 127.0.0.1:9464 or [::1]:9464\n", text);
+		return false;
+	}
+	if (!is_loopback && !public)
+		fprintf(stderr,
+			"bpftimed: other machines could read metrics at %s, which needs --metrics-public; only this "
+			"one can "
+			"at 127.0.0.1\n",
+			text);
+	return is_loopback || public;
+}
+
 /* -1: go on; else the exit code. */
 static int read_options(int argc, char **argv, struct options *o)
 {
-	enum { OPT_RUNTIME_DIR, OPT_POLICY_DIR, OPT_LOG_LEVEL, OPT_VERSION, OPT_HELP };
+	enum {
+		OPT_RUNTIME_DIR,
+		OPT_POLICY_DIR,
+		OPT_LOG_LEVEL,
+		OPT_METRICS_LISTEN,
+		OPT_METRICS_PUBLIC,
+		OPT_VERSION,
+		OPT_HELP
+	};
 	static const struct option longs[] = {
 		{"runtime-dir", required_argument, NULL, OPT_RUNTIME_DIR},
 		{"policy-dir", required_argument, NULL, OPT_POLICY_DIR},
 		{"log-level", required_argument, NULL, OPT_LOG_LEVEL},
+		{"metrics-listen", required_argument, NULL, OPT_METRICS_LISTEN},
+		{"metrics-public", no_argument, NULL, OPT_METRICS_PUBLIC},
 		{"version", no_argument, NULL, OPT_VERSION},
 		{"help", no_argument, NULL, OPT_HELP},
 		{0},
 	};
+	const char *listen = NULL;
+	bool public = false;
 	int opt;
 
 	o->runtime_dir = from_env("BPFTIME_RUNTIME_DIR", DEFAULT_RUNTIME_DIR);
@@ -139,6 +179,13 @@ static int read_options(int argc, char **argv, struct options *o)
 				return usage_error();
 			}
 			break;
+		case OPT_METRICS_LISTEN:
+			listen = optarg;
+			break;
+		case OPT_METRICS_PUBLIC:
+			public
+			= true;
+			break;
 		case OPT_VERSION:
 			puts("bpftimed " BPFTIMED_VERSION);
 			return EXIT_DONE;
@@ -153,7 +200,7 @@ static int read_options(int argc, char **argv, struct options *o)
 		fprintf(stderr, "bpftimed: '%s' is one argument too many: there are only options\n", argv[optind]);
 		return usage_error();
 	}
-	return -1;
+	return listen && !read_metrics_address(listen, public, o) ? usage_error() : -1;
 }
 
 /* ---- while it runs ---- */
@@ -193,6 +240,28 @@ static void on_engine_changed(void *arg)
 		sd_event_source_set_enabled(d->tell, SD_EVENT_ONESHOT);
 }
 
+static void on_decision(void *arg)
+{
+	struct bpftimed *d = arg;
+
+	if (d->server)
+		server__changed(d->server);
+}
+
+static void __attribute__((format(printf, 3, 4)))
+tell_policy(struct bpftimed *d, enum decision_kind kind, const char *format, ...)
+{
+	struct decision what = {.kind = kind, .class = kind == DECISION_POLICY_ERROR ? REASON_ERROR : REASON_NONE};
+	char text[ERROR_SIZE];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	what.reason = text;
+	decisions__record(d->decisions, &what);
+}
+
 static int load_policy(const char *dir, struct policy **out)
 {
 	struct policy_errors errors = {0};
@@ -216,14 +285,16 @@ static int on_reload(sd_event_source *source, const struct signalfd_siginfo *si,
 		   (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u);
 	r = load_policy(d->options.policy_dir, &fresh);
 	if (r < 0) {
-		log_error("the policy in %s has mistakes: the old one goes on to hold", d->options.policy_dir);
+		tell_policy(d, DECISION_POLICY_ERROR, "the policy in %s has mistakes: the old one goes on to hold",
+			    d->options.policy_dir);
 	} else {
+		tell_policy(d, DECISION_POLICY_LOAD, "policy reloaded: %zu files, %zu rules", policy__files(fresh),
+			    policy__rules(fresh));
 		r = engine__set_policy(d->engine, fresh);
 		if (r < 0)
 			log_error("the new policy holds, but not all of it could be put into effect: %s", strerror(-r));
 		policy__free(d->policy);
 		d->policy = fresh;
-		log_info("policy reloaded: %zu files, %zu rules", policy__files(fresh), policy__rules(fresh));
 	}
 	d->told[0] = 0;
 	on_tell(NULL, d);
@@ -292,6 +363,7 @@ static int start(struct bpftimed *d)
 		.compiler_env = private_libs__environment(),
 		.changed = on_engine_changed,
 		.changed_arg = d,
+		.decisions = d->decisions,
 	};
 	char err[ERROR_SIZE] = "", path[PATH_SIZE];
 	int r;
@@ -317,6 +389,14 @@ static int start(struct bpftimed *d)
 	r = server__new(&d->server, d->event, d->engine, path, err, sizeof(err));
 	if (r < 0)
 		goto err_text;
+	d->metrics = (struct metrics){.engine = d->engine, .decisions = d->decisions, .policy = &d->policy};
+	if (d->options.metrics_address.ss_family)
+		r = metrics_http__new(&d->metrics_http, d->event, &d->metrics, &d->options.metrics_address, err,
+				      sizeof(err));
+	if (r < 0)
+		goto err_text;
+	server__set_sources(d->server, d->decisions, &d->metrics,
+			    d->metrics_http ? metrics_http__address(d->metrics_http) : NULL);
 	return 0;
 err_text:
 	log_error("%s", err[0] ? err : strerror(-r));
@@ -332,8 +412,10 @@ static int end(struct bpftimed *d)
 		log_error("not every probe could be handed back: %s", strerror(-r));
 	server__free(d->server);
 	d->server = NULL;
+	metrics_http__free(d->metrics_http);
 	engine__free(d->engine);
 	policy__free(d->policy);
+	decisions__free(d->decisions);
 	sd_event_source_disable_unref(d->tell);
 	sd_event_unref(d->event);
 	runtime_dir__leave(d->runtime_dir);
@@ -351,6 +433,7 @@ int main(int argc, char **argv)
 	r = geteuid() == 0 ? private_libs__enter(argv) : 0;
 	if (r < 0)
 		log_warning("its libraries are everybody's, and uprobes on them hit it, too: %s", strerror(-r));
+	d.decisions = decisions__new(on_decision, &d);
 	r = start(&d);
 	if (r == 0) {
 		log_info("version " BPFTIMED_VERSION " runs; the control socket is in %s", d.options.runtime_dir);

@@ -23,6 +23,7 @@
 #include <time.h>
 
 #include "agent/agent.h"
+#include "daemon/decision.h"
 #include "daemon/observe.h"
 #include "shm-runtime/shm.h"
 #include "vm-llvm/vm.h"
@@ -48,6 +49,8 @@ struct tool {
 	char exe[PATH_MAX];
 	bool held;		   /* `bpftime handback`: until `bpftime takeover` */
 	char refusal[REASON_SIZE]; /* why no probe of this tool is offloaded, or empty */
+	enum reason_class refusal_class;
+	char verdict[REASON_SIZE]; /* the policy's, when it was last told */
 	struct timespec since;	   /* CLOCK_BOOTTIME when it was first seen */
 	uint64_t dirty_at;	   /* CLOCK_MONOTONIC ns of the last hint; 0: clean */
 	bool sheds;		   /* it has lost some of its probes since it was clean: it may be about to lose all */
@@ -210,8 +213,9 @@ struct host {
 	unsigned int n_places;
 	struct lodging *lodgings;
 	char why[REASON_SIZE];
-	bool claimed; /* not given the agent, because another bpftimed has it: that may change */
-	bool leaving; /* see hosts__forget() */
+	uint64_t told; /* a hash of why, and for which group, when that was last told: tell.c */
+	bool claimed;  /* not given the agent, because another bpftimed has it: that may change */
+	bool leaving;  /* see hosts__forget() */
 	struct mapped_file {
 		uint64_t moment, dev, ino;
 		bool is_mapped;

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "daemon/engine_impl.h"
+#include "daemon/report.h"
 #include "daemon/tracepoint.h"
 
 #define MAX_SHOWN 4096 /* processes of a probe, of either kind */
@@ -22,7 +22,7 @@ struct report {
 	struct status_tool tool;
 };
 
-static void report_free(struct report *r)
+void report__free(struct report *r)
 {
 	for (size_t i = 0; r && i < r->tool.n_probes; i++) {
 		free(r->shown[i].targets);
@@ -167,7 +167,7 @@ static void fill_probe(struct engine *e, const struct probe *p, struct report *r
 		sp->reason = p->reason[0] ? p->reason : "it has just been attached";
 }
 
-static struct report *report_tool(struct engine *e, const struct tool *t)
+struct report *report__new(struct engine *e, const struct tool *t)
 {
 	struct report *r = calloc(1, sizeof(*r));
 
@@ -190,16 +190,21 @@ static struct report *report_tool(struct engine *e, const struct tool *t)
 	return r;
 }
 
+const struct status_tool *report__tool(const struct report *r)
+{
+	return &r->tool;
+}
+
 json_object *engine__ps(struct engine *e)
 {
 	json_object *all = json_object_new_array();
 
 	for (const struct tool *t = e->tools; t; t = t->next) {
-		struct report *r = report_tool(e, t);
+		struct report *r = report__new(e, t);
 
 		if (r && r->tool.n_probes)
 			json_object_array_add(all, status_tool__json(&r->tool, false));
-		report_free(r);
+		report__free(r);
 	}
 	return all;
 }
@@ -207,7 +212,7 @@ json_object *engine__ps(struct engine *e)
 json_object *engine__explain(struct engine *e, pid_t pid, char *err, size_t err_size)
 {
 	const struct tool *t = engine__tool(e, pid);
-	struct report *r = t ? report_tool(e, t) : NULL;
+	struct report *r = t ? report__new(e, t) : NULL;
 	json_object *json = NULL;
 
 	if (r && !r->tool.n_probes && t->refusal[0])
@@ -216,23 +221,23 @@ json_object *engine__explain(struct engine *e, pid_t pid, char *err, size_t err_
 		json = status_tool__json(&r->tool, true);
 	else
 		snprintf(err, err_size, "process %d has no probes that bpftimed knows", pid);
-	report_free(r);
+	report__free(r);
 	return json;
 }
 
 enum status_state engine__tool_state(struct engine *e, pid_t pid)
 {
 	const struct tool *t = engine__tool(e, pid);
-	struct report *r = t ? report_tool(e, t) : NULL;
+	struct report *r = t ? report__new(e, t) : NULL;
 	enum status_state state = STATUS_UNKNOWN;
 
 	if (r && r->tool.n_probes)
 		state = converge__is_decided(e, t) ? status_tool__state(&r->tool) : STATUS_UNDECIDED;
-	report_free(r);
+	report__free(r);
 	return state;
 }
 
-static bool has_open_place(const struct host *h)
+bool host__has_open_place(const struct host *h)
 {
 	for_each_used_place(pl, h) if (pl->open) return true;
 	return false;
@@ -247,7 +252,7 @@ json_object *engine__status(struct engine *e)
 	};
 
 	for (const struct tool *t = e->tools; t; t = t->next) {
-		struct report *r = report_tool(e, t);
+		struct report *r = report__new(e, t);
 		size_t before = d.probes_userspace;
 
 		d.tools += r && r->tool.n_probes;
@@ -256,9 +261,9 @@ json_object *engine__status(struct engine *e)
 			d.probes_kernel += !r->probe[i].userspace;
 		}
 		d.tools_carried += d.probes_userspace > before;
-		report_free(r);
+		report__free(r);
 	}
 	for (const struct host *h = e->hosts.list; h; h = h->next)
-		d.targets += has_open_place(h);
+		d.targets += host__has_open_place(h);
 	return status_daemon__json(&d);
 }

@@ -52,8 +52,10 @@ struct client {
 	size_t n_request;
 	char *reply; /* malloc'ed; n_sent of n_reply bytes are out */
 	size_t n_reply, n_sent;
+	int (*look)(struct client *c); /* while it waits: is it time for an answer? */
 	pid_t wait_tool;
 	enum status_state wait_state;
+	uint64_t wait_from;  /* the number of an event */
 	uint64_t wait_until; /* CLOCK_MONOTONIC, microseconds */
 };
 
@@ -61,6 +63,9 @@ struct server {
 	sd_event *event;
 	sd_event_source *listen, *changed;
 	struct engine *engine;
+	const struct decisions *decisions;
+	const struct metrics *metrics;
+	const char *metrics_address;
 	struct client *clients;
 	size_t n_clients;
 	gid_t readers; /* who is in this group may look; 0: none */
@@ -182,11 +187,18 @@ static bool process_exists(pid_t pid)
 	return !kill(pid, 0) || errno != ESRCH;
 }
 
+static int client__wait_on(struct client *c, uint64_t now)
+{
+	uint64_t left = c->wait_until - now;
+
+	return client__arm(c, CLIENT_WAITING, EPOLLRDHUP, left < WAIT_LOOK_USEC ? left : WAIT_LOOK_USEC);
+}
+
 /* Answers when it is so, when it can never be so, or when time is up. */
-static int client__look(struct client *c)
+static int client__look_at_tool(struct client *c)
 {
 	enum status_state state = engine__tool_state(c->server->engine, c->wait_tool);
-	uint64_t now = now_usec(), left;
+	uint64_t now = now_usec();
 
 	if (state == c->wait_state) {
 		json_object *o = json_object_new_object();
@@ -204,8 +216,17 @@ static int client__look(struct client *c)
 	if (now >= c->wait_until)
 		return client__refuse(c, "time is up: the state of tool %d is %s, not %s", c->wait_tool,
 				      status_state__name(state), status_state__name(c->wait_state));
-	left = c->wait_until - now;
-	return client__arm(c, CLIENT_WAITING, EPOLLRDHUP, left < WAIT_LOOK_USEC ? left : WAIT_LOOK_USEC);
+	return client__wait_on(c, now);
+}
+
+/* Answers when there are events, or with none when time is up. */
+static int client__look_at_events(struct client *c)
+{
+	uint64_t now = now_usec();
+
+	if (decisions__next(c->server->decisions) > c->wait_from || now >= c->wait_until)
+		return client__answer(c, decisions__events(c->server->decisions, c->wait_from), NULL);
+	return client__wait_on(c, now);
 }
 
 /* ---- commands ---- */
@@ -215,13 +236,29 @@ struct request {
 	pid_t tool;		 /* "tool" */
 	enum status_state state; /* "state" */
 	double timeout;		 /* "timeout", seconds */
+	uint64_t from;		 /* "from", the number of an event */
 };
 
 typedef int command_fn(struct client *c, const struct request *rq);
 
 static int cmd_status(struct client *c, const struct request *rq)
 {
-	return client__answer(c, engine__status(c->server->engine), NULL);
+	json_object *o = engine__status(c->server->engine);
+	const char *metrics = c->server->metrics_address;
+
+	json_object_object_add(o, "metrics", metrics ? json_object_new_string(metrics) : NULL);
+	return client__answer(c, o, NULL);
+}
+
+/* The whole text is one string. */
+static int cmd_metrics(struct client *c, const struct request *rq)
+{
+	size_t len;
+	char *text = c->server->metrics ? metrics__text(c->server->metrics, &len) : NULL;
+	json_object *o = text ? json_object_new_string_len(text, (int)len) : NULL;
+
+	free(text);
+	return client__answer(c, o, o ? NULL : "this bpftimed has no metrics");
 }
 
 static int cmd_ps(struct client *c, const struct request *rq)
@@ -242,7 +279,19 @@ static int cmd_wait(struct client *c, const struct request *rq)
 	c->wait_tool = rq->tool;
 	c->wait_state = rq->state;
 	c->wait_until = now_usec() + (uint64_t)(rq->timeout * 1e6);
-	return client__look(c);
+	c->look = client__look_at_tool;
+	return c->look(c);
+}
+
+static int cmd_events(struct client *c, const struct request *rq)
+{
+	if (!c->server->decisions)
+		return client__refuse(c, "this bpftimed keeps no events");
+	/* Numbers that another one gave mean nothing here. */
+	c->wait_from = rq->from <= decisions__next(c->server->decisions) ? rq->from : 0;
+	c->wait_until = now_usec() + (uint64_t)(rq->timeout * 1e6);
+	c->look = client__look_at_events;
+	return c->look(c);
 }
 
 static int cmd_handback(struct client *c, const struct request *rq)
@@ -261,7 +310,7 @@ static int cmd_takeover(struct client *c, const struct request *rq)
 	return client__answer(c, NULL, r < 0 ? err : NULL);
 }
 
-enum needs { NEEDS_TOOL = 1, NEEDS_WAIT = 2, NEEDS_ROOT = 4 };
+enum needs { NEEDS_TOOL = 1, NEEDS_STATE = 2, NEEDS_TIMEOUT = 4, TAKES_FROM = 8, NEEDS_ROOT = 16 };
 
 static const struct command {
 	const char *name;
@@ -271,7 +320,9 @@ static const struct command {
 	{"status", cmd_status, 0},
 	{"ps", cmd_ps, 0},
 	{"explain", cmd_explain, NEEDS_TOOL},
-	{"wait", cmd_wait, NEEDS_TOOL | NEEDS_WAIT},
+	{"wait", cmd_wait, NEEDS_TOOL | NEEDS_STATE | NEEDS_TIMEOUT},
+	{"metrics", cmd_metrics, 0},
+	{"events", cmd_events, NEEDS_TIMEOUT | TAKES_FROM},
 	{"handback", cmd_handback, NEEDS_TOOL | NEEDS_ROOT},
 	{"takeover", cmd_takeover, NEEDS_TOOL | NEEDS_ROOT},
 };
@@ -290,15 +341,22 @@ static const char *read_request(json_object *o, unsigned int needs, struct reque
 			return "\"tool\" must be a process id";
 		rq->tool = (pid_t)pid;
 	}
-	if (needs & NEEDS_WAIT) {
+	if (needs & NEEDS_STATE) {
 		rq->state = json_object_object_get_ex(o, "state", &v) && json_object_is_type(v, json_type_string)
 				    ? status_state__by_name(json_object_get_string(v))
 				    : STATUS_UNKNOWN;
 		if (rq->state == STATUS_UNKNOWN)
 			return "\"state\" must be offloaded, partly or kernel";
+	}
+	if (needs & NEEDS_TIMEOUT) {
 		rq->timeout = json_object_object_get_ex(o, "timeout", &v) ? json_object_get_double(v) : -1;
 		if (!(rq->timeout >= 0 && rq->timeout <= WAIT_MAX_SECONDS))
 			return "\"timeout\" must be a number of seconds, at most a day";
+	}
+	if ((needs & TAKES_FROM) && json_object_object_get_ex(o, "from", &v)) {
+		if (!json_object_is_type(v, json_type_int) || json_object_get_int64(v) < 0)
+			return "\"from\" must be the number of an event";
+		rq->from = json_object_get_uint64(v);
 	}
 	return NULL;
 }
@@ -402,7 +460,7 @@ static int on_client_time(sd_event_source *source, uint64_t usec, void *arg)
 
 	if (c->state != CLIENT_WAITING)
 		client__free(c);
-	else if (client__look(c) == 0)
+	else if (c->look(c) == 0)
 		client__read_lines(c);
 	return 0;
 }
@@ -413,7 +471,7 @@ static int on_changed(sd_event_source *source, void *arg)
 
 	for (struct client *c = s->clients, *next; c; c = next) {
 		next = c->next;
-		if (c->state == CLIENT_WAITING && client__look(c) == 0)
+		if (c->state == CLIENT_WAITING && c->look(c) == 0)
 			client__read_lines(c);
 	}
 	return 0;
@@ -653,6 +711,14 @@ void server__free(struct server *s)
 		unlink(s->path);
 	sd_event_unref(s->event);
 	free(s);
+}
+
+void server__set_sources(struct server *s, const struct decisions *decisions, const struct metrics *metrics,
+			 const char *metrics_address)
+{
+	s->decisions = decisions;
+	s->metrics = metrics;
+	s->metrics_address = metrics_address;
 }
 
 void server__changed(struct server *s)

@@ -15,7 +15,9 @@
 #include <stddef.h>
 #include <systemd/sd-event.h>
 
+#include "decision.h"
 #include "engine.h"
+#include "metrics.h"
 
 #define SERVER_SOCKET_NAME "control.sock"
 
@@ -31,7 +33,14 @@ int server__new(struct server **out, sd_event *event, struct engine *engine, con
 /* Drops all clients and removes the socket when it made it. NULL is allowed. */
 void server__free(struct server *s);
 
-/* Tools may have changed: answers the clients that wait for it, a moment later from the event loop. */
+/*
+ * Where `bpftime events` and `bpftime metrics` read; and where metrics are served by HTTP, or NULL, for `bpftime
+ * status`. All stays the caller's and must outlive the server.
+ */
+void server__set_sources(struct server *s, const struct decisions *decisions, const struct metrics *metrics,
+			 const char *metrics_address);
+/* Tools may have changed, or something was decided: answers the clients that wait for it, a moment later from the event
+ * loop. */
 void server__changed(struct server *s);
 
 #endif

@@ -5,6 +5,8 @@
 #include <string.h>
 #include <sys/utsname.h>
 
+#include "utf8.h"
+
 #define LOCKDOWN_FILE "/sys/kernel/security/lockdown"
 
 static const char *const state_names[] = {
@@ -38,50 +40,11 @@ enum status_state status_tool__state(const struct status_tool *tool)
 	return user == could ? STATUS_OFFLOADED : STATUS_PARTLY;
 }
 
-/* Bytes of the well-formed UTF-8 character at s (Unicode 15, table 3-7), or 0. */
-static size_t utf8_char(const unsigned char *s)
-{
-	static const struct {
-		unsigned char lo, hi;	/* first byte */
-		unsigned char lo2, hi2; /* second byte */
-		unsigned char len;
-	} forms[] = {
-		{0x01, 0x7f, 0, 0, 1},	     {0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3},
-		{0xe1, 0xec, 0x80, 0xbf, 3}, {0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3},
-		{0xf0, 0xf0, 0x90, 0xbf, 4}, {0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4},
-	};
-
-	for (size_t i = 0; i < sizeof(forms) / sizeof(forms[0]); i++) {
-		if (s[0] < forms[i].lo || s[0] > forms[i].hi)
-			continue;
-		if (forms[i].len > 1 && (s[1] < forms[i].lo2 || s[1] > forms[i].hi2))
-			return 0;
-		for (size_t k = 2; k < forms[i].len; k++)
-			if ((s[k] & 0xc0) != 0x80)
-				return 0;
-		return forms[i].len;
-	}
-	return 0;
-}
-
-/*
- * Names come from processes that may call themselves anything; JSON is UTF-8. A byte that belongs to no character
- * becomes U+FFFD.
- */
 static json_object *text(const char *s)
 {
-	static const char replacement[] = "\xef\xbf\xbd";
 	char out[3 * 4096 + 1];
-	size_t n = 0;
 
-	if (!s)
-		return NULL;
-	for (size_t len; *s && n + 4 < sizeof(out); s += len ? len : 1) {
-		len = utf8_char((const unsigned char *)s);
-		memcpy(out + n, len ? s : replacement, len ? len : 3);
-		n += len ? len : 3;
-	}
-	return json_object_new_string_len(out, (int)n);
+	return s ? json_object_new_string_len(out, (int)utf8_clean(s, out, sizeof(out))) : NULL;
 }
 
 static json_object *seconds(double since)

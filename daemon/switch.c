@@ -222,8 +222,12 @@ static void let_go(struct switcher *sw, struct group *g)
 		if (is_neighbour(sw, g, n))
 			set_gate(n, SHM_UGATE_OPEN);
 	set_patience(false);
-	if (sw->is_holding)
-		log_debug("group %u: threads were held for %ld us", g->id, microseconds_since(&sw->held_since));
+	if (sw->is_holding) {
+		long us = microseconds_since(&sw->held_since);
+
+		log_debug("group %u: threads were held for %ld us", g->id, us);
+		histogram__add(&sw->held, (double)us / 1e6);
+	}
 	sw->is_holding = false;
 	set_urgent(false);
 }

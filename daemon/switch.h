@@ -11,6 +11,7 @@
 #ifndef BPFTIME_SWITCH_H
 #define BPFTIME_SWITCH_H
 
+#include "daemon/histogram.h"
 #include "daemon/hosts.h"
 #include "daemon/khalf.h"
 #include "daemon/model.h"
@@ -24,6 +25,7 @@ struct switcher {
 	struct carriers *carriers;
 	bool is_holding;	    /* threads, */
 	struct timespec held_since; /* CLOCK_MONOTONIC */
+	struct histogram held;	    /* how long each time */
 	bool is_crowded; /* the switch under way needs the processors to be kept: threads of the tool could run */
 };
 

@@ -117,11 +117,8 @@ static uint64_t cool_places(struct engine *e, uint64_t now)
 /* To the kernel, to stay there. */
 static void give_back(struct engine *e, struct group *g, const char *why)
 {
-	switch_handback(&e->sw, g, true);
-	snprintf(g->reason, sizeof(g->reason), "%s", why);
+	converge__hand_back(e, g, true, REASON_INEXACT, why);
 	g->retry_at = UINT64_MAX;
-	group__set_reasons(g);
-	log_warning("%s (%d): handed back: %s", g->tool->comm, g->tool->pid, g->reason);
 	converge__changed(e);
 }
 
@@ -230,6 +227,7 @@ static uint64_t watch_claims(struct engine *e, uint64_t now)
 static void look_at_users(struct engine *e)
 {
 	unsigned int n = 0, turns;
+	char why[REASON_SIZE];
 
 	for (struct host *h = e->hosts.list; h; h = h->next)
 		n += h->lodgings != NULL;
@@ -239,8 +237,8 @@ static void look_at_users(struct engine *e)
 		next = h->next;
 		if (!h->lodgings || ((unsigned int)h->pid + e->users_looks) % turns || !domain__has_left(&e->hosts, h))
 			continue;
-		log_info("process %d (%s) has become another user's", h->pid, h->comm);
-		converge__renew(e, h);
+		snprintf(why, sizeof(why), "process %d (%s) has become another user's", h->pid, h->comm);
+		converge__renew(e, h, why);
 	}
 }
 
@@ -258,8 +256,7 @@ static uint64_t watch_users(struct engine *e, uint64_t now)
 		some = true;
 		if (!g->domain_over)
 			continue;
-		log_info("%s (%d): processes of several users hit its probes", g->tool->comm, g->tool->pid);
-		switch_handback(&e->sw, g, true);
+		converge__hand_back(e, g, true, REASON_TARGET, "processes of several users hit its probes");
 		group__retry(g);
 		converge__changed(e);
 	}
@@ -386,6 +383,8 @@ static uint64_t watch_nodes(struct engine *e, uint64_t now)
  */
 static uint64_t watch_buried(struct engine *e, uint64_t now)
 {
+	char why[REASON_SIZE];
+
 	if (e->clears_until) {
 		if (agent_buried() > BURIED_FEW && now < e->clears_until)
 			return now + CLEAR_LOOK_NS;
@@ -397,12 +396,14 @@ static uint64_t watch_buried(struct engine *e, uint64_t now)
 	}
 	if (agent_buried() < BURIED_MOST)
 		return 0;
-	log_info("%zu processes that have ended had places of tools that go on: all are let go of and taken in anew",
+	snprintf(why, sizeof(why),
+		 "%zu processes that have ended had places of tools that go on: all are let go of and taken in anew",
 		 agent_buried());
+	log_info("%s", why);
 	e->clears_until = now + CLEAR_NS;
 	for (struct host *h = e->hosts.list, *next; h; h = next) {
 		next = h->next;
-		converge__renew(e, h);
+		converge__renew(e, h, why);
 	}
 	return now + CLEAR_LOOK_NS;
 }

@@ -23,16 +23,19 @@ INSTALLED_FILES := \
 	644:systemd/bpftimed.tmpfiles:$(PREFIX)/lib/tmpfiles.d/bpftimed.conf \
 	644:systemd/bpftime.bash-completion:$(COMPLETIONS)/bpftime \
 	644:systemd/bpftimed.bash-completion:$(COMPLETIONS)/bpftimed \
+	644:systemd/bpftimed.catalog:$(PREFIX)/lib/systemd/catalog/bpftimed.catalog \
 	644:docs/bpftimed.8:$(MAN)/man8/bpftimed.8 \
 	644:docs/bpftime.1:$(MAN)/man1/bpftime.1 \
 	644:docs/bpftimed-policy.5:$(MAN)/man5/bpftimed-policy.5 \
 	644:README.md:$(DOC)/README.md \
 	644:LICENSE:$(DOC)/LICENSE \
 	644:systemd/seccomp-targets.conf:$(DOC)/examples/seccomp-targets.conf \
-	644:examples/policy/50-example.json:$(DOC)/examples/policy.d/50-example.json
+	644:examples/policy/50-example.json:$(DOC)/examples/policy.d/50-example.json \
+	644:examples/metrics/prometheus.yml:$(DOC)/examples/metrics/prometheus.yml \
+	644:examples/metrics/grafana-dashboard.json:$(DOC)/examples/metrics/grafana-dashboard.json
 
 # Removed by uninstall when empty.
-INSTALLED_DIRS := $(LIBEXEC) $(DOC)/examples/policy.d $(DOC)/examples $(DOC) /etc/bpftimed/policy.d /etc/bpftimed
+INSTALLED_DIRS := $(LIBEXEC) $(DOC)/examples/policy.d $(DOC)/examples/metrics $(DOC)/examples $(DOC) /etc/bpftimed/policy.d /etc/bpftimed
 
 word_of = $(word $(1),$(subst :, ,$(2)))
 

@@ -45,7 +45,7 @@ fake=tests/fake/bpftimed
 }
 
 @test "bpftime help, --help and --version answer without a daemon" {
-	for c in status ps explain wait top handback takeover policy version help; do
+	for c in status ps explain wait top events metrics handback takeover policy version help; do
 		run -0 bpftime help $c
 		[[ $output == "Usage: bpftime $c"* ]]
 		run -0 bpftime $c --help
@@ -60,7 +60,7 @@ fake=tests/fake/bpftimed
 }
 
 @test "without a daemon commands end with 3 and name the socket" {
-	for c in status ps top "explain 1" "wait --tool 1" "handback 1" "takeover 1"; do
+	for c in status ps top events "events -f" metrics "explain 1" "wait --tool 1" "handback 1" "takeover 1"; do
 		# shellcheck disable=SC2086
 		fails 3 bpftime $c
 		[[ $stderr == *"$BPFTIME_RUNTIME_DIR/control.sock"* ]]
@@ -209,7 +209,7 @@ s.accept()[0].close()
 	run -0 bpftime status
 	[[ $output == *"probes"*"in userspace"* ]]
 	run -0 bpftime status --json
-	[ "$(json 'sorted(j)')" = "['holds', 'hook', 'kernel', 'lockdown', 'probes_kernel', 'probes_userspace', 'switch', 'targets', 'tools', 'tools_carried', 'version']" ]
+	[ "$(json 'sorted(j)')" = "['holds', 'hook', 'kernel', 'lockdown', 'metrics', 'probes_kernel', 'probes_userspace', 'switch', 'targets', 'tools', 'tools_carried', 'version']" ]
 	[ "$(json 'j["kernel"]')" = "$(uname -r)" ]
 	run -0 bpftime ps
 	[[ $output == *"/usr/bin/x:main"* && $output == *"/usr/bin/x:0x1234"* ]]
@@ -236,6 +236,35 @@ s.accept()[0].close()
 	fails 1 bpftime handback 1
 	run -0 bpftime version --json
 	[ "$(json 'j["version"] == j["daemon"]')" = True ]
+}
+
+@test "events: a policy that is read again, once for every reader" {
+	need_root
+	fake_start
+	run -0 bpftime events
+	[ -z "$output" ]
+	bpftime events -f >"$SESSION/followed" 3>&- &
+	started $!
+	kill -HUP "$DAEMON"
+	wait_until 5 grep -q "policy-load .*policy reloaded: 0 files, 0 rules" "$SESSION/followed"
+	kill -HUP "$DAEMON"
+	wait_until 5 eval '[ "$(wc -l <"$SESSION/followed")" = 2 ]'
+	run -0 bpftime events --json
+	[ "${#lines[@]}" = 2 ]
+	[ "$(wc -l <"$SESSION/followed")" = 2 ]
+	run -0 bpftime events --tool $$ --json
+	[ -z "$output" ]
+}
+
+@test "the journal's catalog explains every kind of event" {
+	need journalctl
+	ids() { grep -oE "$1" "$2" | grep -oE '[0-9a-f]{32}' | sort; }
+	[ "$(ids '"[0-9a-f]{32}"' "$BATS_TEST_DIRNAME/../../daemon/decision.c")" = "$(ids '^-- [0-9a-f]{32}' "$BATS_TEST_DIRNAME/../../systemd/bpftimed.catalog")" ]
+	install -D -t "$SESSION/usr/lib/systemd/catalog" "$BATS_TEST_DIRNAME/../../systemd/bpftimed.catalog"
+	mkdir -p "$SESSION/var/lib/systemd/catalog"
+	journalctl --root="$SESSION" --update-catalog
+	run -0 journalctl --root="$SESSION" --list-catalog
+	[ "$(grep -c " bpftimed: " <<<"$output")" = 9 ]
 }
 
 @test "ps of nothing says so" {
@@ -337,6 +366,7 @@ END
 	misuse <<'END'
 for text in b"\n", b"junk\n", b"[]\n", b"1\n", b"{}\n", b'{"command":1}\n', b'{"command":"nonsense"}\n', b'{"command":"explain"}\n', \
         b'{"command":"explain","tool":"1"}\n', b'{"command":"explain","tool":-1}\n', b'{"command":"explain","tool":1e99}\n', \
+        b'{"command":"events","timeout":1,"from":-1}\n', b'{"command":"events","timeout":1,"from":"x"}\n', b'{"command":"events"}\n', \
         b'{"command":"wait","tool":1}\n', b'{"command":"wait","tool":1,"state":"offloaded","timeout":-1}\n', \
         b'{"command":"wait","tool":1,"state":"offloaded","timeout":1e99}\n', b'\0\xff\n', b'{"command":"ps"}{"command":"ps"\n', \
         b'[' * 3000 + b'\n':

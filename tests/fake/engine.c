@@ -14,6 +14,7 @@
 #include <time.h>
 
 #include "daemon/engine.h"
+#include "daemon/openmetrics.h"
 
 #define LOOK_USEC 5000
 
@@ -92,6 +93,15 @@ json_object *engine__status(struct engine *e)
 json_object *engine__ps(struct engine *e)
 {
 	return read_tools();
+}
+
+void engine__metrics(struct engine *e, FILE *out)
+{
+	json_object *tools = read_tools();
+
+	om_family(out, "bpftime_tools", OM_GAUGE, NULL, "Processes that have probes.");
+	om_count(out, "bpftime_tools", OM_GAUGE, NULL, 0, json_object_array_length(tools));
+	json_object_put(tools);
 }
 
 static json_object *find(pid_t tool)
