@@ -379,7 +379,7 @@ static int client__run(struct client *c, json_object *o)
 		wrong = read_request(o, commands[i].needs, &rq);
 		if (wrong)
 			return client__refuse(c, "%s", wrong);
-		if ((commands[i].needs & (NEEDS_TOOL | NEEDS_WAIT)) == NEEDS_TOOL && !process_exists(rq.tool))
+		if ((commands[i].needs & (NEEDS_TOOL | NEEDS_STATE)) == NEEDS_TOOL && !process_exists(rq.tool))
 			return client__refuse(c, "process %d does not exist", rq.tool);
 		return commands[i].run(c, &rq);
 	}
