@@ -98,7 +98,7 @@ static void fill_hosts(struct engine *e, const struct probe *p, struct report *r
 			show_target(shown, sp, h->pid);
 			continue;
 		}
-		if (pl && (!pl->site || pl->gone))
+		if (pl && (!pl->site || pl->gone || pl->why[0]))
 			why = pl->why;
 		else if (h->why[0] && host__maps(h, p->o.dev, p->o.ino))
 			why = h->why;

@@ -297,14 +297,14 @@ static void open_place(struct host *h, struct place *pl)
 	if (!site__is_open(pl->site)) {
 		int ret = site__open(pl->site, &err);
 
-		if (ret == -ESTALE) {
-			pl->gone = true;
+		pl->gone |= ret == -ESTALE;
+		if (ret) {
 			snprintf(pl->why, sizeof(pl->why), "%s", err.text);
-		}
-		if (ret)
 			return;
+		}
 	}
 	pl->open = true;
+	pl->why[0] = '\0';
 	pl->closed_at = 0;
 }
 
