@@ -125,7 +125,7 @@ offloaded() {
 	run -0 inside systemd-analyze verify --man=no bpftimed.service bpftimed.socket
 	[[ $output != *bpftimed* ]]
 	run -0 inside systemd-analyze security --no-pager --threshold=40 bpftimed.service
-	[ "$(inside sed -n 's/^CapEff:.*0*\(c400a80022\)$/\1/p' "/proc/$(show MainPID)/status")" = c400a80022 ]
+	[ "$(inside sed -n 's/^CapEff:.*0*\(c400a800e2\)$/\1/p' "/proc/$(show MainPID)/status")" = c400a800e2 ]
 	run ! inside nsenter -t "$(show MainPID)" -m touch /usr/x /etc/x /home/x
 }
 
