@@ -6,6 +6,7 @@ OBSERVE_OBJ  := $(addprefix $(B)/daemon/,observe.o scan.o capture.o recover.o pr
 OBSERVE_LIBS := -lbpf -lelf -lz
 
 $(B)/daemon/observe.o $(B)/daemon/scan.o: | $(OBSERVE_SKEL)
+$(B)/daemon/pid_ns.o: $(B)/bpf/pid_ns.skel.h
 $(B)/daemon/kernel_features.o: $(B)/bpf/lsm_trial.skel.h $(B)/bpf/replace_trial.skel.h
 $(B)/libobserve.a: $(OBSERVE_OBJ)
 

@@ -51,9 +51,15 @@ container_cgroups() {
 }
 
 container_end() {
-	local c
-	[ ! -e "$BATS_FILE_TMPDIR/container.pid" ] || end_process "$(cat "$BATS_FILE_TMPDIR/container.pid")" || true
-	rm -f "$BATS_FILE_TMPDIR/container.pid"
+	local shell c
+	if [ -e "$BATS_FILE_TMPDIR/container.pid" ]; then
+		shell=$(cat "$BATS_FILE_TMPDIR/container.pid")
+		kill -TERM "$shell" 2>/dev/null || true
+		# With its first process all of it ends.
+		wait_until 20 test ! -e "/proc/$shell/exe" || kill -KILL "$(cat "$BATS_FILE_TMPDIR/leader")" || true
+		wait_until 5 test ! -e "/proc/$shell/exe"
+		rm -f "$BATS_FILE_TMPDIR/container.pid"
+	fi
 	for c in $(container_cgroups); do
 		[ ! -d "$c" ] || wait_until 10 container_cgroup_ends "$c"
 	done

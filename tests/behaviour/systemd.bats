@@ -69,39 +69,49 @@ no_drop_in() {
 
 # ---- a tool and its target, in the container ----
 
-load_start() { # NAME
-	mkdir -p "$SESSION"
-	rm -f "$SESSION/go"
-	mkfifo "$SESSION/go"
-	inside /opt/workload --hold --threads 4 --calls 100000000 --rate 20000 <>"$SESSION/go" >"$SESSION/workload" 2>&1 3>&- &
-	started $!
-	wait_until 10 grep -qs '^ready' "$SESSION/workload"
-	WORKLOAD=$(sed -n 's/^pid //p' "$SESSION/workload")
-	inside env --default-signal=INT sh -c 'echo $$; exec /opt/hashcount -p "$0" /opt/workload:work' "$WORKLOAD" \
-		>"$SESSION/tool" 2>&1 3>&- &
-	started $!
-	wait_until 20 grep -qE 'attached|ready|Tracing' "$SESSION/tool"
-	TOOL=$(head -n 1 "$SESSION/tool")
+# Units of the container, which end with it. What they say is in the folder that we share with it.
+load_start() {
+	local share=$BATS_FILE_TMPDIR/container/share
+	rm -f "$share"/{go,workload,tool}
+	mkfifo "$share/go"
+	inside systemd-run -q --unit=load sh -c 'exec /opt/workload --hold --threads 4 --calls 100000000 --rate 20000 <>/mnt/go >/mnt/workload 2>&1'
+	wait_until 10 grep -qs '^ready' "$share/workload"
+	WORKLOAD=$(sed -n 's/^pid //p' "$share/workload")
+	inside systemd-run -q --unit=tool sh -c 'exec /opt/hashcount -p "$0" /opt/workload:work >/mnt/tool 2>&1' "$WORKLOAD"
+	wait_until 20 grep -qs '^ready' "$share/tool"
+	TOOL=$(inside systemctl show -P MainPID tool)
+}
+
+teardown() {
+	[ -z "${WORKLOAD:-}" ] || inside systemctl stop tool load 2>/dev/null || true
+	session_end
 }
 
 load_go() { inside kill -USR1 "$WORKLOAD"; }
 
 # It has called what it said, and the tool has counted that.
 load_end_exactly() {
+	local share=$BATS_FILE_TMPDIR/container/share truth answer
 	inside kill -USR2 "$WORKLOAD"
-	wait_until 30 grep -q '^total' "$SESSION/workload"
+	wait_until 30 grep -q '^total' "$share/workload"
 	inside kill -INT "$TOOL"
-	wait_until 10 grep -q '^calls' "$SESSION/tool"
+	wait_until 10 grep -q '^starts' "$share/tool"
 	inside kill -USR1 "$WORKLOAD"
-	local truth answer
-	truth=$(sed -n 's/^calls //p' "$SESSION/workload")
-	answer=$(sed -n 's/^calls //p' "$SESSION/tool")
+	wait_until 10 load_has_ended
+	run ! inside systemctl is-failed load tool
+	truth=$(sed -n 's/^calls //p' "$share/workload")
+	answer=$(sed -n 's/^calls //p' "$share/tool")
 	echo "called $truth times, counted $answer"
 	[ "$truth" -gt 0 ] && [ "$truth" = "$answer" ]
 }
 
+load_has_ended() {
+	run inside systemctl is-active load tool
+	[[ $output == @(inactive|failed)*@(inactive|failed) ]]
+}
+
 offloaded() {
-	inside_or_tell bpftime wait --tool "$TOOL" --timeout 30 || {
+	inside_or_tell bpftime wait --tool "$TOOL" --timeout 15 || {
 		inside bpftime explain "$TOOL"
 		return 1
 	}
@@ -125,7 +135,7 @@ offloaded() {
 	run -0 inside systemd-analyze verify --man=no bpftimed.service bpftimed.socket
 	[[ $output != *bpftimed* ]]
 	run -0 inside systemd-analyze security --no-pager --threshold=40 bpftimed.service
-	[ "$(inside sed -n 's/^CapEff:.*0*\(c400a80022\)$/\1/p' "/proc/$(show MainPID)/status")" = c400a80022 ]
+	[ "$(inside sed -n 's/^CapEff:.*0*\(c400a800e2\)$/\1/p' "/proc/$(show MainPID)/status")" = c400a800e2 ]
 	run ! inside nsenter -t "$(show MainPID)" -m touch /usr/x /etc/x /home/x
 }
 
