@@ -13,7 +13,10 @@ $(addsuffix .o,$(TOOLS)): %.o: %.skel.h
 $(TOOLS): %: %.o $(B)/examples/probe_tool.o
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -pthread -o $@ $^ -lbpf
-TEST_PROGRAMS += $(TOOLS)
+$(B)/tests/tools/liar: $(B)/tests/tools/liar.o
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -pthread -o $@ $^ -lbpf
+TEST_PROGRAMS += $(TOOLS) $(B)/tests/tools/liar
 
 -include tests/bench/module.mk
 include tests/fuzz/module.mk
