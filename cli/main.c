@@ -23,6 +23,7 @@ const struct cli_command cli_commands[] = {
 	{"takeover", "TOOL_PID", "after handback: take them over again", 0, 1, 1, cmd_takeover},
 	{"policy", "check [--json] [--policy-dir DIR] [FILE...]", "look for mistakes in policy files",
 	 CLI_TAKES_JSON | CLI_TAKES_POLICY_DIR, 1, -1, cmd_policy},
+	{"recover", "", "take away what a bpftimed that was killed has left on this host", 0, 0, 0, cmd_recover},
 	{"vm", "run|disasm FILE [OPTION...]", "run or show programs of an eBPF object file, without bpftimed",
 	 CLI_TAKES_ALL, 0, -1, cmd_vm},
 	{"aot", "compile FILE -o OUTPUT [OPTION...]", "native code of an eBPF object file, for C programs",
@@ -54,7 +55,7 @@ static const struct cli_command *find_command(const char *name)
 
 static void show_usage(const struct cli_command *c, FILE *to)
 {
-	fprintf(to, "Usage: bpftime %s %s%s\n%c%s.\n", c->name, c->synopsis,
+	fprintf(to, "Usage: bpftime %s%s%s%s\n%c%s.\n", c->name, *c->synopsis ? " " : "", c->synopsis,
 		c->takes & CLI_TAKES_ALL ? "" : " [--runtime-dir DIR]", toupper((unsigned char)*c->summary),
 		c->summary + 1);
 }

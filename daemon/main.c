@@ -42,6 +42,7 @@ struct options {
 	const char *runtime_dir, *policy_dir;
 	char libexec_dir[PATH_SIZE];
 	enum log_level log_level;
+	bool recovers;
 };
 
 struct bpftimed {
@@ -61,6 +62,7 @@ static const char usage[] =
 	"  --runtime-dir DIR   where the control socket is made (" DEFAULT_RUNTIME_DIR ")\n"
 	"  --policy-dir DIR    where *.json policy files are read (" DEFAULT_POLICY_DIR ")\n"
 	"  --log-level LEVEL   error, warning, info or debug (info)\n"
+	"  --recover           take away what a bpftimed that was killed has left, and end\n"
 	"  --version           show the version and end\n"
 	"  --help              show this and end\n"
 	"\n"
@@ -107,11 +109,12 @@ static int usage_error(void)
 /* -1: go on; else the exit code. */
 static int read_options(int argc, char **argv, struct options *o)
 {
-	enum { OPT_RUNTIME_DIR, OPT_POLICY_DIR, OPT_LOG_LEVEL, OPT_VERSION, OPT_HELP };
+	enum { OPT_RUNTIME_DIR, OPT_POLICY_DIR, OPT_LOG_LEVEL, OPT_RECOVER, OPT_VERSION, OPT_HELP };
 	static const struct option longs[] = {
 		{"runtime-dir", required_argument, NULL, OPT_RUNTIME_DIR},
 		{"policy-dir", required_argument, NULL, OPT_POLICY_DIR},
 		{"log-level", required_argument, NULL, OPT_LOG_LEVEL},
+		{"recover", no_argument, NULL, OPT_RECOVER},
 		{"version", no_argument, NULL, OPT_VERSION},
 		{"help", no_argument, NULL, OPT_HELP},
 		{0},
@@ -136,6 +139,9 @@ static int read_options(int argc, char **argv, struct options *o)
 					optarg);
 				return usage_error();
 			}
+			break;
+		case OPT_RECOVER:
+			o->recovers = true;
 			break;
 		case OPT_VERSION:
 			puts("bpftimed " BPFTIMED_VERSION);
@@ -308,6 +314,30 @@ err_text:
 	return r;
 }
 
+/* As root, while no bpftimed runs with this folder. */
+static int recover(struct bpftimed *d)
+{
+	char err[ERROR_SIZE] = "", path[PATH_SIZE];
+	int r = -EPERM;
+
+	if (geteuid() != 0)
+		snprintf(err, sizeof(err), "only root can take away what is left");
+	else if (access(d->options.runtime_dir, F_OK))
+		return 0; /* nothing is */
+	else
+		r = runtime_dir__enter(&d->runtime_dir, d->options.runtime_dir, err, sizeof(err));
+	if (r >= 0) {
+		raise_descriptor_limit();
+		r = engine__recover(d->options.runtime_dir, err, sizeof(err));
+		snprintf(path, sizeof(path), "%s/" SERVER_SOCKET_NAME, d->options.runtime_dir);
+		unlink(path);
+		runtime_dir__leave(d->runtime_dir);
+	}
+	if (r < 0)
+		log_error("%s", err[0] ? err : strerror(-r));
+	return r;
+}
+
 /* Ends what start() began, however far it came. */
 static int end(struct bpftimed *d)
 {
@@ -333,6 +363,8 @@ int main(int argc, char **argv)
 	if (code >= 0)
 		return code;
 	log_set_level(d.options.log_level);
+	if (d.options.recovers)
+		return recover(&d) < 0 ? EXIT_FAILED : EXIT_DONE;
 	r = geteuid() == 0 ? private_libs__enter(argv) : 0;
 	if (r < 0)
 		log_warning("its libraries are everybody's, and uprobes on them hit it, too: %s", strerror(-r));
