@@ -49,13 +49,13 @@ VICTIMS += $(AGENT_VICTIMS)
 $(B)/tests/victims/%: tests/victims/%.c Makefile agent/module.mk
 	@mkdir -p $(@D)
 	$(call say,VICTIM)
-	$(Q)$(CC) -std=gnu11 -D_GNU_SOURCE -O2 -g $(WARN) -fPIE -pie -MMD -MP -o $@ $< -lpthread -ldl
+	$(Q)$(CC) -std=gnu11 -D_GNU_SOURCE -O2 -g -I. $(WARN) -fPIE -pie -MMD -MP -o $@ $< -lpthread -ldl
 
 # The same at 4 MiB, not PIE, not optimized: functions begin with push %rbp; mov %rsp,%rbp.
 $(B)/tests/victims/low-%: tests/victims/%.c Makefile agent/module.mk
 	@mkdir -p $(@D)
 	$(call say,VICTIM)
-	$(Q)$(CC) -std=gnu11 -D_GNU_SOURCE -O0 -g $(WARN) -fno-pie -no-pie -MMD -MP -o $@ $< -lpthread -ldl
+	$(Q)$(CC) -std=gnu11 -D_GNU_SOURCE -O0 -g -I. $(WARN) -fno-pie -no-pie -MMD -MP -o $@ $< -lpthread -ldl
 
 # examples/workload in the same way, and without symbols.
 $(B)/tests/victims/low-workload: examples/workload.c Makefile agent/module.mk

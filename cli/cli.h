@@ -60,10 +60,17 @@ enum cli_exit cmd_events(const struct cli_args *args);
 enum cli_exit cmd_handback(const struct cli_args *args);
 enum cli_exit cmd_takeover(const struct cli_args *args);
 enum cli_exit cmd_policy(const struct cli_args *args);
+enum cli_exit cmd_recover(const struct cli_args *args);
 enum cli_exit cmd_vm(const struct cli_args *args);
 enum cli_exit cmd_aot(const struct cli_args *args);
 enum cli_exit cmd_version(const struct cli_args *args);
 enum cli_exit cmd_help(const struct cli_args *args);
+
+/*
+ * Executes another program of ours in the place of this one: argv[0], which stands beside this one in a build folder,
+ * and in the given one when installed. Returns, after a complaint, when it cannot be.
+ */
+enum cli_exit cli_become(const char *installed_dir, char **argv);
 
 /* One sentence on stderr, "bpftime: " before it. */
 void cli_complain(const char *format, ...) __attribute__((format(printf, 1, 2)));

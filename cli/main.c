@@ -26,6 +26,7 @@ const struct cli_command cli_commands[] = {
 	{"takeover", "TOOL_PID", "after handback: take them over again", 0, 1, 1, cmd_takeover},
 	{"policy", "check [--json] [--policy-dir DIR] [FILE...]", "look for mistakes in policy files",
 	 CLI_TAKES_JSON | CLI_TAKES_POLICY_DIR, 1, -1, cmd_policy},
+	{"recover", "", "take away what a bpftimed that was killed has left on this host", 0, 0, 0, cmd_recover},
 	{"vm", "run|disasm FILE [OPTION...]", "run or show programs of an eBPF object file, without bpftimed",
 	 CLI_TAKES_ALL, 0, -1, cmd_vm},
 	{"aot", "compile FILE -o OUTPUT [OPTION...]", "native code of an eBPF object file, for C programs",

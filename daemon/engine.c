@@ -101,10 +101,29 @@ static void on_new_host(void *arg, pid_t pid)
 	observer__watch(e->observer, pid);
 }
 
+/* What a bpftimed that was killed has left in the runtime folder is handed back, by recover_state()'s answer. */
+static int enter(struct engine *e, const char *runtime_dir, int *left, char *err, size_t err_size)
+{
+	int ret = pins__open(runtime_dir, err, err_size);
+
+	if (ret)
+		return ret;
+	ret = claims__new(&e->claims, err, err_size);
+	if (ret)
+		return ret;
+	ret = guard__start(runtime_dir, err, err_size);
+	if (ret)
+		return ret;
+	state__open(runtime_dir);
+	park__open(runtime_dir);
+	*left = recover_state();
+	return 0;
+}
+
 static int start(struct engine *e, const struct engine_opts *opts, char *err, size_t err_size)
 {
 	char path[PATH_MAX];
-	int ret, forks_fd, kin_fd;
+	int ret, left, forks_fd, kin_fd;
 
 	snprintf(path, sizeof(path), "%s/bpftimed-jit", opts->libexec_dir);
 	if (access(path, X_OK)) {
@@ -117,18 +136,9 @@ static int start(struct engine *e, const struct engine_opts *opts, char *err, si
 		snprintf(err, err_size, "out of memory");
 		return -ENOMEM;
 	}
-	ret = pins__open(opts->runtime_dir, err, err_size);
+	ret = enter(e, opts->runtime_dir, &left, err, err_size);
 	if (ret)
 		return ret;
-	ret = claims__new(&e->claims, err, err_size);
-	if (ret)
-		return ret;
-	ret = guard__start(opts->runtime_dir, err, err_size);
-	if (ret)
-		return ret;
-	state__open(opts->runtime_dir);
-	park__open(opts->runtime_dir);
-	recover_state();
 	ret = claims__pin(e->claims, err, err_size);
 	if (ret)
 		return ret;
@@ -195,6 +205,24 @@ int engine__new(struct engine **out, sd_event *event, const struct policy *polic
 	}
 	*out = e;
 	return 0;
+}
+
+int engine__recover(const char *runtime_dir, char *err, size_t err_size)
+{
+	struct engine *e = calloc(1, sizeof(*e));
+	int ret = -ENOMEM, left = 0;
+
+	if (!e) {
+		snprintf(err, err_size, "out of memory");
+		return ret;
+	}
+	e->hosts.noop_prog_fd = -1;
+	ret = enter(e, runtime_dir, &left, err, err_size);
+	engine__free(e);
+	if (!ret && left)
+		snprintf(err, err_size, "not all that the last bpftimed left could be taken away exactly: %s",
+			 strerror(-left));
+	return ret ? ret : left;
 }
 
 void engine__free(struct engine *e)

@@ -42,6 +42,13 @@ int engine__new(struct engine **out, sd_event *event, const struct policy *polic
 /* Frees what is left; call engine__handback_all() before. NULL is allowed. */
 void engine__free(struct engine *e);
 
+/*
+ * Takes away what a bpftimed that was killed has left in the runtime folder and in processes, and begins nothing. 0;
+ * -EBUSY when a debugger holds a thread where nothing can be taken away (it stays for another time), -EPROTO when it
+ * was of another version; or -errno. Each with a sentence in err.
+ */
+int engine__recover(const char *runtime_dir, char *err, size_t err_size);
+
 /* Gives every probe back to the kernel and takes over no more. Returns 0, or -errno when one could not be. */
 int engine__handback_all(struct engine *e);
 

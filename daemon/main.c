@@ -48,6 +48,7 @@ struct options {
 	char libexec_dir[PATH_SIZE];
 	enum log_level log_level;
 	struct sockaddr_storage metrics_address; /* no family: metrics are not served */
+	bool recovers;
 };
 
 struct bpftimed {
@@ -74,6 +75,7 @@ static const char usage[] =
 	"  --metrics-listen ADDRESS:PORT\n"
 	"                      serve metrics by HTTP; port 0: any\n"
 	"  --metrics-public    ADDRESS may be one that other machines reach\n"
+	"  --recover           take away what a bpftimed that was killed has left, and end\n"
 	"  --version           show the version and end\n"
 	"  --help              show this and end\n"
 	"\n"
@@ -143,6 +145,7 @@ static int read_options(int argc, char **argv, struct options *o)
 		OPT_LOG_LEVEL,
 		OPT_METRICS_LISTEN,
 		OPT_METRICS_PUBLIC,
+		OPT_RECOVER,
 		OPT_VERSION,
 		OPT_HELP
 	};
@@ -152,6 +155,7 @@ static int read_options(int argc, char **argv, struct options *o)
 		{"log-level", required_argument, NULL, OPT_LOG_LEVEL},
 		{"metrics-listen", required_argument, NULL, OPT_METRICS_LISTEN},
 		{"metrics-public", no_argument, NULL, OPT_METRICS_PUBLIC},
+		{"recover", no_argument, NULL, OPT_RECOVER},
 		{"version", no_argument, NULL, OPT_VERSION},
 		{"help", no_argument, NULL, OPT_HELP},
 		{0},
@@ -183,8 +187,10 @@ static int read_options(int argc, char **argv, struct options *o)
 			listen = optarg;
 			break;
 		case OPT_METRICS_PUBLIC:
-			public
-			= true;
+			public = true;
+			break;
+		case OPT_RECOVER:
+			o->recovers = true;
 			break;
 		case OPT_VERSION:
 			puts("bpftimed " BPFTIMED_VERSION);
@@ -403,6 +409,30 @@ err_text:
 	return r;
 }
 
+/* As root, while no bpftimed runs with this folder. */
+static int recover(struct bpftimed *d)
+{
+	char err[ERROR_SIZE] = "", path[PATH_SIZE];
+	int r = -EPERM;
+
+	if (geteuid() != 0)
+		snprintf(err, sizeof(err), "only root can take away what is left");
+	else if (access(d->options.runtime_dir, F_OK))
+		return 0; /* nothing is */
+	else
+		r = runtime_dir__enter(&d->runtime_dir, d->options.runtime_dir, err, sizeof(err));
+	if (r >= 0) {
+		raise_descriptor_limit();
+		r = engine__recover(d->options.runtime_dir, err, sizeof(err));
+		snprintf(path, sizeof(path), "%s/" SERVER_SOCKET_NAME, d->options.runtime_dir);
+		unlink(path);
+		runtime_dir__leave(d->runtime_dir);
+	}
+	if (r < 0)
+		log_error("%s", err[0] ? err : strerror(-r));
+	return r;
+}
+
 /* Ends what start() began, however far it came. */
 static int end(struct bpftimed *d)
 {
@@ -430,6 +460,8 @@ int main(int argc, char **argv)
 	if (code >= 0)
 		return code;
 	log_set_level(d.options.log_level);
+	if (d.options.recovers)
+		return recover(&d) < 0 ? EXIT_FAILED : EXIT_DONE;
 	r = geteuid() == 0 ? private_libs__enter(argv) : 0;
 	if (r < 0)
 		log_warning("its libraries are everybody's, and uprobes on them hit it, too: %s", strerror(-r));

@@ -612,14 +612,16 @@ static void tell_left(const struct old *old)
 				    (long)number(old->host[i].record, "pid"));
 }
 
-void recover_state(void)
+int recover_state(void)
 {
 	json_object *o = state__path() ? json_object_from_file(state__path()) : NULL;
 	struct old old = {0};
+	int ret = 0;
 
 	if (o)
 		wait_for_end(o);
 	if (o && !read_all(&old, o)) {
+		ret = -EPROTO;
 		log_error("the bpftimed that was killed was of another version: what it had taken over is not handed "
 			  "back exactly");
 	} else if (o && (old.n_groups || old.n_hosts)) {
@@ -632,6 +634,7 @@ void recover_state(void)
 		json_object_put(o);
 	pins__clear(state__needs_pin);
 	state__remove();
+	return state__has_left() ? -EBUSY : ret;
 }
 
 bool recover_left(pid_t pid, uint64_t start_time)

@@ -43,9 +43,10 @@ const char *state__path(void); /* NULL: not open */
 
 /*
  * recover_state.c: reads it, hands back what the daemon that wrote it had taken, removes all pins and the file; but for
- * what is left again.
+ * what is left again. 0; -EBUSY: something is left; -EPROTO: that daemon was of another version, and what it had was not
+ * handed back exactly.
  */
-void recover_state(void);
+int recover_state(void);
 /* If this process is left, tries again. false: it is left still, and must not be touched. */
 bool recover_left(pid_t pid, uint64_t start_time);
 

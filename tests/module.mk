@@ -13,7 +13,10 @@ $(addsuffix .o,$(TOOLS)): %.o: %.skel.h
 $(TOOLS): %: %.o $(B)/examples/probe_tool.o
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -pthread -o $@ $^ -lbpf
-TEST_PROGRAMS += $(TOOLS)
+$(B)/tests/tools/liar: $(B)/tests/tools/liar.o
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -pthread -o $@ $^ -lbpf
+TEST_PROGRAMS += $(TOOLS) $(B)/tests/tools/liar
 
 -include tests/bench/module.mk
 include tests/fuzz/module.mk
@@ -32,6 +35,7 @@ check: test-programs
 # The same for longer: what happens once in a hundred times.
 check-long: export FLIPS := 100
 check-long: export RESTARTS := 10
+check-long: export KILLS := 100
 check-long: export VISITORS := 500
 check-long: export HOSTILE_SECONDS := 60
 check-long: export FAULT_SECONDS := 60

@@ -167,6 +167,12 @@ killed_in_switches() {
 	exact_finish "$SESSION/x" count_tid
 }
 
+@test "killed again and again, at random moments, also while it takes back what the last one left; 8 threads: the tool prints the truth" {
+	daemon_stop
+	run_alone flips count_tid 8 20000 $((KILLS * 6)) "$KILLS" kill
+	run_alone flips return 8 20000 $((KILLS * 6)) "$((KILLS / 2))" kill
+}
+
 @test "a tool that probes every process, two users, processes that come and go, killed and started again and again: the tool prints the truth" {
 	daemon_stop
 	run_alone flips-everywhere count_tid 5000 60 "$RESTARTS" 100 16 kill

@@ -46,6 +46,14 @@ print(sum(int.from_bytes(bytes(int(b, 16) for b in v["value"]), "little") for e 
 	done
 }
 
+# begin_and_kill: one that is killed while it hands back what the last one had, or takes over anew.
+begin_and_kill() {
+	"$BUILD/bpftimed" >>"$dir/daemon" 2>&1 3>&- &
+	sleep "0.$((RANDOM % 8))$((RANDOM % 10))"
+	kill -9 $!
+	wait $! 2>/dev/null
+}
+
 # kill_daemon: without a chance to do anything, every other time in the middle of a switch; then one anew. Meanwhile the tool's map goes on
 # to tell the calls.
 kill_daemon() {
@@ -65,6 +73,7 @@ kill_daemon() {
 		echo "while no bpftimed ran the tool's map said $before, then $after" >&2
 		return 1
 	}
+	((RANDOM % 3)) || begin_and_kill
 	start_daemon || return 1
 	"$BUILD/bpftime" wait --tool "$TOOL_PID" --state offloaded --timeout "${BPFTIMED_PATIENCE:-15}" || failed=$((failed + 1))
 }

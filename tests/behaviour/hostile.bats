@@ -163,7 +163,7 @@ ends_well() {
 	local tool=$TOOL_PID
 	offloaded "$tool"
 	exact_go "$dir"
-	for way in 0 1 3 5; do
+	for way in 0 1 3 5 8; do
 		"$HOSTILE" attack "$way" 2.5 9>/dev/null >/dev/null 2>&1 3>&- &
 		HOSTILE_PID=$!
 		exact_pids+=("$HOSTILE_PID")

@@ -69,6 +69,11 @@ void engine__free(struct engine *e)
 	free(e);
 }
 
+int engine__recover(const char *runtime_dir, char *err, size_t err_size)
+{
+	return 0;
+}
+
 int engine__handback_all(struct engine *e)
 {
 	return 0;

@@ -20,6 +20,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
+#include "agent/abi.h"
 #include "victim.h"
 
 #define MOST_AREAS 256
@@ -36,6 +37,7 @@ enum way {
 	JUMPS,	 /* into the agent's code, with anything in the registers */
 	FAMILY,	 /* children that do the same, execute programs, leave namespaces */
 	KILLED,	 /* an end at any moment */
+	SERVICE, /* the kernel's service is called with anything that an agent could say, and more */
 	N_WAYS
 };
 
@@ -205,6 +207,41 @@ static void jump(const struct area *a)
 			 : "rdi", "rsi", "rdx", "rcx", "rbx", "rax", "r8", "r9", "r10", "r11", "memory", "cc");
 }
 
+/* A number that may be meant: an operation, an index of a slot, a length, an address of ours or of the kernel's. */
+static uint64_t argument(const struct area *a)
+{
+	switch (any() % 6) {
+	case 0:
+		return any() % (AGENT_OP_CPU + 3);
+	case 1:
+		return any() % (2 * (AGENT_MAX_THREADS + AGENT_MAX_SPARES));
+	case 2:
+		return any() % (2 * AGENT_REPLY_SIZE);
+	case 3:
+		return a->start + any() % (a->end - a->start);
+	case 4:
+		return ~0ull << 47 | any();
+	default:
+		return any();
+	}
+}
+
+static void call_service(const struct area *image)
+{
+	const struct agent_image_hdr *hdr = (const void *)image->start;
+	void (*service)(uint64_t op, uint64_t slot, uint64_t a, uint64_t b);
+
+	if (!image->can_run || hdr->magic != AGENT_IMAGE_MAGIC)
+		return;
+	service = (void (*)(uint64_t, uint64_t, uint64_t, uint64_t))(image->start + hdr->service);
+	for (int i = 0; i < 256; i++) {
+		const struct area *a = &ours.area[any() % ours.n];
+
+		service(any() % (AGENT_OP_CPU + 2), any() & 1 ? any() % AGENT_MAX_THREADS : argument(a), argument(a),
+			argument(a));
+	}
+}
+
 static void family(void)
 {
 	pid_t child = fork();
@@ -242,6 +279,10 @@ static void attack(const struct area *a)
 {
 	if (way == MAPPING) {
 		remap(a);
+		return;
+	}
+	if (way == SERVICE) {
+		call_service(a);
 		return;
 	}
 	if (way == JUMPS && a->can_run && !(any() & 63))
