@@ -56,6 +56,7 @@ enum cli_exit cmd_explain(const struct cli_args *args);
 enum cli_exit cmd_wait(const struct cli_args *args);
 enum cli_exit cmd_top(const struct cli_args *args);
 enum cli_exit cmd_metrics(const struct cli_args *args);
+enum cli_exit cmd_doctor(const struct cli_args *args);
 enum cli_exit cmd_events(const struct cli_args *args);
 enum cli_exit cmd_handback(const struct cli_args *args);
 enum cli_exit cmd_takeover(const struct cli_args *args);

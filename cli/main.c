@@ -22,6 +22,8 @@ const struct cli_command cli_commands[] = {
 	{"events", "[-f|--follow] [--tool PID] [--json]", "what bpftimed has decided, and what it decides",
 	 CLI_TAKES_JSON | CLI_TAKES_EVENTS, 0, 0, cmd_events},
 	{"metrics", "", "everything that can be counted, as OpenMetrics", 0, 0, 0, cmd_metrics},
+	{"doctor", "[--json] [--policy-dir DIR]", "what will and will not be offloaded on this host, and why",
+	 CLI_TAKES_JSON | CLI_TAKES_POLICY_DIR, 0, 0, cmd_doctor},
 	{"handback", "TOOL_PID", "give a tool's probes back to the kernel, and keep them there", 0, 1, 1, cmd_handback},
 	{"takeover", "TOOL_PID", "after handback: take them over again", 0, 1, 1, cmd_takeover},
 	{"policy", "check [--json] [--policy-dir DIR] [FILE...]", "look for mistakes in policy files",

@@ -61,6 +61,12 @@ json_object *engine__ps(struct engine *e);     /* array of tools */
 /* One tool, explained, or NULL with a sentence in err when no tool has this pid. */
 json_object *engine__explain(struct engine *e, pid_t tool, char *err, size_t err_size);
 
+/*
+ * What this kernel offers, without an engine: {"kernel", "lockdown", "preempt", "btf", "raw_tracepoints", "uprobes",
+ * "missing" (what keeps bpftimed from working, a sentence, or null), "hook", "observing_hook", "freplace", "holds"}.
+ * Programs are loaded and attached for a moment to find out.
+ */
+json_object *engine__host(void);
 /* What the engine has to tell as OpenMetrics, whole families. */
 void engine__metrics(struct engine *e, FILE *out);
 

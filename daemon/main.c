@@ -76,6 +76,7 @@ static const char usage[] =
 	"                      serve metrics by HTTP; port 0: any\n"
 	"  --metrics-public    ADDRESS may be one that other machines reach\n"
 	"  --recover           take away what a bpftimed that was killed has left, and end\n"
+	"  --host              show what this kernel offers, as JSON, and end\n"
 	"  --version           show the version and end\n"
 	"  --help              show this and end\n"
 	"\n"
@@ -119,6 +120,23 @@ static int usage_error(void)
 	return EXIT_USAGE;
 }
 
+static int show_host(const struct options *o)
+{
+	char jit[PATH_SIZE + sizeof(JIT_NAME) + 1];
+	json_object *host;
+
+	if (geteuid() != 0) {
+		fputs("bpftimed: only root can find out what the kernel offers\n", stderr);
+		return EXIT_FAILED;
+	}
+	host = engine__host();
+	snprintf(jit, sizeof(jit), "%s/" JIT_NAME, o->libexec_dir);
+	json_object_object_add(host, "compiler", access(jit, X_OK) == 0 ? json_object_new_string(jit) : NULL);
+	puts(json_object_to_json_string_ext(host, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+	json_object_put(host);
+	return fflush(stdout) ? EXIT_FAILED : EXIT_DONE;
+}
+
 static bool read_metrics_address(const char *text, bool public, struct options *o)
 {
 	bool is_loopback = false;
@@ -146,6 +164,7 @@ static int read_options(int argc, char **argv, struct options *o)
 		OPT_METRICS_LISTEN,
 		OPT_METRICS_PUBLIC,
 		OPT_RECOVER,
+		OPT_HOST,
 		OPT_VERSION,
 		OPT_HELP
 	};
@@ -156,6 +175,7 @@ static int read_options(int argc, char **argv, struct options *o)
 		{"metrics-listen", required_argument, NULL, OPT_METRICS_LISTEN},
 		{"metrics-public", no_argument, NULL, OPT_METRICS_PUBLIC},
 		{"recover", no_argument, NULL, OPT_RECOVER},
+		{"host", no_argument, NULL, OPT_HOST},
 		{"version", no_argument, NULL, OPT_VERSION},
 		{"help", no_argument, NULL, OPT_HELP},
 		{0},
@@ -192,6 +212,8 @@ static int read_options(int argc, char **argv, struct options *o)
 		case OPT_RECOVER:
 			o->recovers = true;
 			break;
+		case OPT_HOST:
+			return show_host(o);
 		case OPT_VERSION:
 			puts("bpftimed " BPFTIMED_VERSION);
 			return EXIT_DONE;

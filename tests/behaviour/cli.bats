@@ -45,7 +45,7 @@ fake=tests/fake/bpftimed
 }
 
 @test "bpftime help, --help and --version answer without a daemon" {
-	for c in status ps explain wait top events metrics handback takeover policy version help; do
+	for c in status ps explain wait top events metrics doctor handback takeover policy version help; do
 		run -0 bpftime help $c
 		[[ $output == "Usage: bpftime $c"* ]]
 		run -0 bpftime $c --help
