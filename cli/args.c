@@ -7,8 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/policy_files.h"
+
 #define DEFAULT_RUNTIME_DIR "/run/bpftimed"
-#define DEFAULT_POLICY_DIR  "/etc/bpftimed/policy.d"
 #define DEFAULT_TIMEOUT	    10.0
 #define DEFAULT_INTERVAL    1.0
 #define MAX_SECONDS	    86400.0
@@ -23,6 +24,9 @@ enum option_id {
 	OPT_INTERVAL,
 	OPT_COUNT,
 	OPT_POLICY_DIR,
+	OPT_WHICH_TOOL,
+	OPT_WHICH_TARGET,
+	OPT_PROBE,
 };
 
 static const struct {
@@ -37,7 +41,10 @@ static const struct {
 	{{"timeout", required_argument, NULL, OPT_TIMEOUT}, CLI_TAKES_WAIT},
 	{{"interval", required_argument, NULL, OPT_INTERVAL}, CLI_TAKES_TOP},
 	{{"count", required_argument, NULL, OPT_COUNT}, CLI_TAKES_TOP},
-	{{"policy-dir", required_argument, NULL, OPT_POLICY_DIR}, CLI_TAKES_POLICY_DIR},
+	{{"policy-dir", required_argument, NULL, OPT_POLICY_DIR}, CLI_TAKES_POLICY},
+	{{"tool", required_argument, NULL, OPT_WHICH_TOOL}, CLI_TAKES_POLICY},
+	{{"target", required_argument, NULL, OPT_WHICH_TARGET}, CLI_TAKES_POLICY},
+	{{"probe", required_argument, NULL, OPT_PROBE}, CLI_TAKES_POLICY},
 };
 
 #define N_KNOWN (sizeof(known) / sizeof(known[0]))
@@ -101,7 +108,16 @@ static bool take_option(struct cli_args *a, enum option_id id, const char *value
 		a->runtime_dir = value;
 		return true;
 	case OPT_POLICY_DIR:
-		a->policy_dir = value;
+		a->policy_dir = policy_dirs__append(a->policy_dir, value);
+		return true;
+	case OPT_WHICH_TOOL:
+		a->which_tool = value;
+		return true;
+	case OPT_WHICH_TARGET:
+		a->which_target = value;
+		return true;
+	case OPT_PROBE:
+		a->probe = value;
 		return true;
 	case OPT_JSON:
 		a->json = true;
@@ -132,7 +148,6 @@ void cli_args__default(struct cli_args *out)
 {
 	*out = (struct cli_args){
 		.runtime_dir = from_env("BPFTIME_RUNTIME_DIR", DEFAULT_RUNTIME_DIR),
-		.policy_dir = from_env("BPFTIME_POLICY_DIR", DEFAULT_POLICY_DIR),
 		.state = "offloaded",
 		.timeout = DEFAULT_TIMEOUT,
 		.interval = DEFAULT_INTERVAL,
@@ -165,6 +180,8 @@ bool cli_args__read(struct cli_args *out, const struct cli_command *command, int
 		else if (!take_option(out, id, optarg))
 			return false;
 	}
+	if (!out->policy_dir)
+		out->policy_dir = from_env("BPFTIME_POLICY_DIR", POLICY_DEFAULT_DIRS);
 	out->words = argv + optind;
 	out->n_words = argc - optind;
 	if (*help)

@@ -14,6 +14,7 @@
 #include "daemon/escape.h"
 #include "daemon/log.h"
 #include "daemon/park.h"
+#include "daemon/permit.h"
 #include "daemon/plan.h"
 #include "daemon/procfs.h"
 #include "daemon/state.h"
@@ -51,15 +52,12 @@ struct tool *engine__tool(struct engine *e, pid_t pid)
 
 static void judge_tool(struct engine *e, struct tool *t)
 {
-	const char *rule = NULL;
 	pid_t tracer = procfs_tracer(t->pid);
 
 	t->refusal[0] = 0;
-	if (policy__tool(e->policy, t->exe[0] ? t->exe : NULL, t->comm, t->uid, &rule) == POLICY_KERNEL)
-		snprintf(t->refusal, sizeof(t->refusal), "policy keeps this tool in the kernel (%s)", rule);
-	else if (!policy__setting(e->policy, POLICY_WRITABLE_CODE, &rule))
-		snprintf(t->refusal, sizeof(t->refusal), "policy lets no code of targets be written (%s)", rule);
-	else if (tracer)
+	if (permit__tool(e->policy, t, t->refusal, sizeof(t->refusal)) == POLICY_KERNEL)
+		return;
+	if (tracer)
 		snprintf(t->refusal, sizeof(t->refusal), "the tool is under a debugger (process %d)", tracer);
 	else if (t->held)
 		snprintf(t->refusal, sizeof(t->refusal), "handed back on request (bpftime handback %d)", t->pid);
@@ -349,8 +347,8 @@ static uint64_t retry_at(struct engine *e, struct group *g, int err, bool is_cla
 {
 	bool passing = err == -EBUSY || err == -EAGAIN || err == -ETIMEDOUT;
 
-	/* That the other one ends, hands back or drops a claim is no event here. */
-	if (is_claimed || converge__reaches_claimed(e, g))
+	/* That the other one ends, hands back or drops a claim is no event here, nor that there is memory again. */
+	if (is_claimed || err == -EDQUOT || converge__reaches_claimed(e, g))
 		return now_ns() + CLAIMS_NS;
 	return passing && ++g->attempts < RETRY_MAX ? now_ns() + (RETRY_FIRST_NS << g->attempts) : UINT64_MAX;
 }
@@ -368,11 +366,188 @@ static void takeover_failed(struct engine *e, struct group *g, int err, bool is_
 	group__set_reasons(g);
 }
 
+/* ---- policy ---- */
+
+#define MIB (1024 * 1024)
+
+static uint64_t memory_of(const struct engine *e, const struct tool *t)
+{
+	uint64_t sum = 0;
+
+	for (const struct group *g = e->groups; g; g = g->next)
+		sum += g->arena && (!t || g->tool == t) ? g->arena_size : 0;
+	return sum;
+}
+
+/* So that there is room again when others go. */
+static int refuse_memory(struct group *g, const char *whose, uint64_t limit, uint64_t used, uint64_t size,
+			 const char *rule)
+{
+	snprintf(g->reason, sizeof(g->reason),
+		 "policy allows %llu MiB of shared memory %s (%s), of which %.1f are in use: its maps need %.1f more",
+		 (unsigned long long)limit, whose, rule, (double)used / MIB, (double)size / MIB);
+	return -EDQUOT;
+}
+
+static int check_memory(struct engine *e, struct group *g)
+{
+	const char *rule = NULL;
+	uint64_t size, limit, used;
+	int err = group__lay_out(g, &size);
+
+	if (err)
+		return err;
+	limit = policy__limit(e->policy, POLICY_SHARED_MEMORY_MIB, &rule);
+	used = memory_of(e, NULL);
+	if (limit != POLICY_NO_LIMIT && used + size > limit * MIB)
+		return refuse_memory(g, "in all", limit, used, size, rule);
+	limit = permit__limit(&e->hosts, g, NULL, POLICY_SHARED_MEMORY_PER_TOOL_MIB, &rule);
+	used = memory_of(e, g->tool);
+	if (limit != POLICY_NO_LIMIT && used + size > limit * MIB)
+		return refuse_memory(g, "for a tool", limit, used, size, rule);
+	return 0;
+}
+
+/* The first few of those whom the group's probes reach. */
+struct reached {
+	char pids[96];
+	size_t len;
+	unsigned int n;
+};
+
+static void note_reached(pid_t pid, void *arg)
+{
+	struct reached *r = arg;
+
+	if (r->len + 16 < sizeof(r->pids))
+		r->len += (size_t)snprintf(r->pids + r->len, sizeof(r->pids) - r->len, "%s%d", r->n ? ", " : "", pid);
+	else if (r->pids[r->len - 1] != '.')
+		r->len += (size_t)snprintf(r->pids + r->len, sizeof(r->pids) - r->len, " ...");
+	r->n++;
+}
+
+static void find_reached(const struct group *g, struct reached *r)
+{
+	pid_t last = 0;
+
+	group__each_process(g, note_reached, r);
+	for (unsigned int i = 0; i < g->n_probes; i++) {
+		const struct obs_probe *o = &g->probe[i]->o;
+
+		if (o->target > 0 && o->target != last && !probe_is_tracepoint(g->probe[i]) &&
+		    host__maps_file(o->target, o->dev, o->ino))
+			note_reached(o->target, r);
+		last = o->target;
+	}
+}
+
+/* Says what would be done; g->reason is what the policy says. */
+static void observe_only(struct engine *e, struct group *g)
+{
+	char rule[REASON_SIZE], why[REASON_SIZE] = "";
+	struct reached r = {.n = 0};
+	int err = group__plan(g, e->observer);
+
+	snprintf(rule, sizeof(rule), "%s", g->reason);
+	g->planned = !err;
+	if (!err)
+		err = check_memory(e, g);
+	if (!err)
+		err = group__check_strangers(g);
+	if (err)
+		memcpy(why, g->reason, sizeof(why));
+	group__unbuild(g);
+	find_reached(g, &r);
+	if (err)
+		snprintf(g->reason, sizeof(g->reason), "%.150s; else: %.160s", rule, why);
+	else
+		snprintf(g->reason, sizeof(g->reason), "%.150s; else it could run in userspace in %u process(es): %s",
+			 rule, r.n, r.n ? r.pids : "none maps the file now");
+}
+
+/* 0, or -EPERM and g->reason. */
+static int ask_policy(struct engine *e, struct group *g)
+{
+	enum policy_action action = permit__group(&e->hosts, g, g->reason, sizeof(g->reason));
+
+	g->permit = permit__fingerprint(&e->hosts, g);
+	g->compile_seconds = permit__limit(&e->hosts, g, NULL, POLICY_COMPILE_SECONDS, NULL);
+	g->stop_ms = permit__limit(&e->hosts, g, NULL, POLICY_TARGET_STOP_MS, NULL);
+	if (action == POLICY_OBSERVE && !g->planned)
+		observe_only(e, g);
+	return action == POLICY_OFFLOAD ? 0 : -EPERM;
+}
+
+/* The group is made anew, as far as the policy lets it. false: it could not be handed back yet. */
+static bool renew(struct engine *e, struct group *g)
+{
+	/* As for a tool that is refused: run_tool(). */
+	if (g->state == GROUP_SHARED && switch_handback(&e->sw, g, !g->has_viewed && !g->is_parked))
+		return false;
+	g->tool->dirty_at = now_ns() - SETTLE_NS;
+	g->tool->sheds = false;
+	destroy_group(e, g);
+	return true;
+}
+
+static uint64_t renew_outdated(struct engine *e, uint64_t now)
+{
+	uint64_t next = 0;
+
+	for (struct group *g = e->groups, *following; g; g = following) {
+		following = g->next;
+		if (g->is_outdated && !renew(e, g))
+			next = now + CLAIMS_NS;
+	}
+	return next;
+}
+
+/* A process that carries the agent, of which the policy says something else for one of the groups in it. */
+static bool is_forbidden(struct engine *e, struct host *h)
+{
+	for (const struct lodging *l = h->lodgings; l; l = l->next)
+		if (permit__lodging(&e->hosts, l->group, h) ||
+		    (holds_probes(&e->sw, h->pid) && !permit__grants(&e->hosts, l->group, h, POLICY_STOP_TOOLS, NULL)))
+			return true;
+	return !permit__process(&e->hosts, h);
+}
+
+void converge__policy(struct engine *e)
+{
+	hosts__look_anew();
+	for (struct group *g = e->groups; g; g = g->next) {
+		g->retry_at = 0;
+		g->is_outdated |= permit__fingerprint(&e->hosts, g) != g->permit;
+	}
+	renew_outdated(e, now_ns());
+	for (struct host *h = e->hosts.list, *next; h; h = next) {
+		next = h->next;
+		h->why[0] = 0;
+		if (!h->injected)
+			hosts__forget(&e->hosts, h);
+		else if (is_forbidden(e, h))
+			converge__evict(e, h);
+	}
+	/* Who was not allowed to join may be now. */
+	for (struct group *g = e->groups; g; g = g->next)
+		follow__group(e, g);
+	for (struct tool *t = e->tools; t; t = t->next) {
+		t->dirty_at = now_ns() - SETTLE_NS;
+		t->sheds = false;
+	}
+}
+
+/* ---- take-over ---- */
+
 static int plan(struct engine *e, struct group *g)
 {
 	int err = group__plan(g, e->observer);
 
 	g->planned = !err;
+	if (!err)
+		err = ask_policy(e, g);
+	if (!err)
+		err = check_memory(e, g);
 	if (!err)
 		err = group__make_arena(g);
 	return err;
@@ -389,9 +564,13 @@ static void tell_building(struct group *g)
 
 static void takeover(struct engine *e, struct group *g)
 {
-	int err = claim_tool(e, g);
-	bool is_claimed = err == -EALREADY || err == -EAGAIN;
+	int err = ask_policy(e, g);
+	bool is_claimed = false;
 
+	if (!err) {
+		err = claim_tool(e, g);
+		is_claimed = err == -EALREADY || err == -EAGAIN;
+	}
 	if (!err)
 		err = check_whole(e, g);
 	if (!err && !g->planned)
@@ -860,10 +1039,11 @@ static void run_tool(struct engine *e, struct tool *t, uint64_t now)
 
 uint64_t converge__run(struct engine *e)
 {
-	uint64_t now = now_ns(), next = 0;
+	uint64_t now = now_ns(), next = 0, renewal;
 
 	if (e->stopping)
 		return 0;
+	renewal = renew_outdated(e, now);
 	for (struct tool *t = e->tools, *following; t; t = following) {
 		following = t->next;
 		run_tool(e, t, now);
@@ -882,6 +1062,7 @@ uint64_t converge__run(struct engine *e)
 		if (g->state == GROUP_KERNEL && !g->building && !g->tool->refusal[0] && g->retry_at &&
 		    g->retry_at != UINT64_MAX && (!next || g->retry_at < next))
 			next = g->retry_at;
+	next = earlier(renewal, next);
 	next = earlier(follow__run(e, now), next);
 	return earlier(watch__run(e, now), next);
 }

@@ -242,24 +242,9 @@ int engine__handback_all(struct engine *e)
 
 int engine__set_policy(struct engine *e, const struct policy *policy)
 {
-	const char *rule;
-
 	e->policy = policy;
 	e->hosts.policy = policy;
-	for (struct tool *t = e->tools; t; t = t->next) {
-		t->dirty_at = now_ns() - SETTLE_NS;
-		t->sheds = false;
-	}
-	for (struct group *g = e->groups; g; g = g->next)
-		g->retry_at = 0;
-	for (struct host *h = e->hosts.list, *next; h; h = next) {
-		next = h->next;
-		if (!h->injected)
-			hosts__forget(&e->hosts, h);
-		else if (!host__is_allowed(&e->hosts, h, &rule) ||
-			 (!policy__setting(policy, POLICY_STOP_TOOLS, NULL) && holds_probes(&e->sw, h->pid)))
-			converge__evict(e, h);
-	}
+	converge__policy(e);
 	run(e);
 	return 0;
 }

@@ -109,5 +109,7 @@ void group__retry(struct group *g);
 void converge__leader_gone(struct engine *e, pid_t pid);
 void converge__mapped(struct engine *e, pid_t pid, uint32_t map_id);
 void converge__drop_all(struct engine *e);
+/* The policy is another one: what it says otherwise of goes back to the kernel, and is looked at anew. */
+void converge__policy(struct engine *e);
 
 #endif

@@ -24,12 +24,12 @@
 #include "engine.h"
 #include "log.h"
 #include "policy.h"
+#include "policy_files.h"
 #include "private_libs.h"
 #include "runtime_dir.h"
 #include "server.h"
 
 #define DEFAULT_RUNTIME_DIR "/run/bpftimed"
-#define DEFAULT_POLICY_DIR  "/etc/bpftimed/policy.d"
 #define DEFAULT_LIBEXEC_DIR BPFTIMED_PREFIX "/libexec/bpftimed"
 #define JIT_NAME	    "bpftimed-jit"
 #define PATH_SIZE	    4096
@@ -59,7 +59,8 @@ static const char usage[] =
 	"Runs the uprobe programs of unchanged tools inside the processes that they probe.\n"
 	"\n"
 	"  --runtime-dir DIR   where the control socket is made (" DEFAULT_RUNTIME_DIR ")\n"
-	"  --policy-dir DIR    where *.json policy files are read (" DEFAULT_POLICY_DIR ")\n"
+	"  --policy-dir DIR    where *.json policy files are read; several: the last one wins\n"
+	"                      (" POLICY_DEFAULT_DIRS ")\n"
 	"  --log-level LEVEL   error, warning, info or debug (info)\n"
 	"  --version           show the version and end\n"
 	"  --help              show this and end\n"
@@ -119,7 +120,6 @@ static int read_options(int argc, char **argv, struct options *o)
 	int opt;
 
 	o->runtime_dir = from_env("BPFTIME_RUNTIME_DIR", DEFAULT_RUNTIME_DIR);
-	o->policy_dir = from_env("BPFTIME_POLICY_DIR", DEFAULT_POLICY_DIR);
 	o->log_level = LOG_LEVEL_INFO;
 	find_libexec_dir(o->libexec_dir, sizeof(o->libexec_dir));
 	while ((opt = getopt_long(argc, argv, "", longs, NULL)) >= 0) {
@@ -128,7 +128,7 @@ static int read_options(int argc, char **argv, struct options *o)
 			o->runtime_dir = optarg;
 			break;
 		case OPT_POLICY_DIR:
-			o->policy_dir = optarg;
+			o->policy_dir = policy_dirs__append(o->policy_dir, optarg);
 			break;
 		case OPT_LOG_LEVEL:
 			if (!log_level_by_name(optarg, &o->log_level)) {
@@ -147,6 +147,8 @@ static int read_options(int argc, char **argv, struct options *o)
 			return usage_error();
 		}
 	}
+	if (!o->policy_dir)
+		o->policy_dir = from_env("BPFTIME_POLICY_DIR", POLICY_DEFAULT_DIRS);
 	if (optind < argc) {
 		fprintf(stderr, "bpftimed: '%s' is one argument too many: there are only options\n", argv[optind]);
 		return usage_error();

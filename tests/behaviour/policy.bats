@@ -32,8 +32,8 @@ bad='{"version": 1,
 "settings": {
   "stop_tools": "yes"}}'
 	fails 1 bpftime policy check
-	[[ $stderr == *"$BPFTIME_POLICY_DIR/a.json:2: tols: unknown key"* ]]
-	[[ $stderr == *"$BPFTIME_POLICY_DIR/b.json:3: settings.stop_tools: must be true or false"* ]]
+	[[ $stderr == *"$BPFTIME_POLICY_DIR/a.json:2:1: tols: unknown key; did you mean \"tools\"?"* ]]
+	[[ $stderr == *"$BPFTIME_POLICY_DIR/b.json:3:3: settings.stop_tools: must be true or false"* ]]
 	run -1 bpftime policy check --json
 	[ "$(json 'len(j["errors"])')" = 2 ]
 	fails 1 bpftime policy check "$BPFTIME_POLICY_DIR/b.json"
@@ -60,7 +60,7 @@ bad='{"version": 1,
 	need_root
 	policy a.json "$bad"
 	fails 1 "$B/tests/fake/bpftimed"
-	[[ $stderr == *"a.json:2: tols: unknown key"* ]]
+	[[ $stderr == *"a.json:2:1: tols: unknown key; did you mean \"tools\"?"* ]]
 	[ ! -e "$BPFTIME_RUNTIME_DIR" ]
 }
 
@@ -73,7 +73,7 @@ bad='{"version": 1,
 	policy b.json "$bad"
 	kill -HUP "$DAEMON"
 	wait_until 5 grep -q "the old one goes on to hold" "$SESSION/daemon.log"
-	grep -q "b.json:2: tols: unknown key" "$SESSION/daemon.log"
+	grep -q "b.json:2:1: tols: unknown key" "$SESSION/daemon.log"
 	run -0 bpftime status
 	policy b.json "$good"
 	kill -HUP "$DAEMON"

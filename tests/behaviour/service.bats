@@ -121,7 +121,7 @@ teardown_file() {
 	wait_until 5 eval 'inside journalctl -u bpftimed | grep -q "policy reloaded: 1 files, 1 rules"'
 	echo '{"version": 1, "tols": []}' | inside tee /etc/bpftimed/policy.d/b.json >/dev/null
 	inside systemctl reload bpftimed
-	wait_until 5 eval 'inside journalctl -p err -u bpftimed | grep -q "b.json:1: tols: unknown key"'
+	wait_until 5 eval 'inside journalctl -p err -u bpftimed | grep -q "b.json:1:16: tols: unknown key"'
 	[ "$(inside systemctl is-active bpftimed)" = active ]
 	inside rm /etc/bpftimed/policy.d/a.json /etc/bpftimed/policy.d/b.json
 }
