@@ -220,6 +220,7 @@ void engine__free(struct engine *e)
 	park__close(false);
 	state__remove();
 	sd_event_unref(e->event);
+	free(e->policy_error);
 	free(e);
 }
 
@@ -244,9 +245,16 @@ int engine__set_policy(struct engine *e, const struct policy *policy)
 {
 	e->policy = policy;
 	e->hosts.policy = policy;
+	engine__keep_policy(e, NULL);
 	converge__policy(e);
 	run(e);
 	return 0;
+}
+
+void engine__keep_policy(struct engine *e, const char *why)
+{
+	free(e->policy_error);
+	e->policy_error = why ? strdup(why) : NULL;
 }
 
 int engine__handback(struct engine *e, pid_t pid, char *err, size_t err_size)

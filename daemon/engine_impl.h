@@ -29,6 +29,7 @@ struct engine {
 	sd_event_source *observer_source;
 	sd_event_source *timer;
 	const struct policy *policy;
+	char *policy_error; /* why the policy on disk does not hold, or NULL */
 	void (*changed)(void *arg);
 	void *changed_arg;
 	struct observer *observer;

@@ -166,11 +166,14 @@ static int on_tell(sd_event_source *source, void *arg)
 
 	sd_notifyf(0,
 		   "STATUS=%" PRId64 " tools; probes: %" PRId64 " in userspace, %" PRId64 " in the kernel; %" PRId64
-		   " targets",
+		   " targets%s",
 		   json_object_get_int64(json_object_object_get(o, "tools")),
 		   json_object_get_int64(json_object_object_get(o, "probes_userspace")),
 		   json_object_get_int64(json_object_object_get(o, "probes_kernel")),
-		   json_object_get_int64(json_object_object_get(o, "targets")));
+		   json_object_get_int64(json_object_object_get(o, "targets")),
+		   json_object_object_get(json_object_object_get(o, "policy"), "error")
+			   ? "; the policy on disk has mistakes and does not hold"
+			   : "");
 	json_object_put(o);
 	return 0;
 }
@@ -185,13 +188,16 @@ static void on_engine_changed(void *arg)
 		sd_event_source_set_enabled(d->tell, SD_EVENT_ONESHOT);
 }
 
-static int load_policy(const char *dir, struct policy **out)
+/* *why (may be NULL) gets a sentence for the caller to free when there is no policy. */
+static int load_policy(const char *dirs, struct policy **out, char **why)
 {
 	struct policy_errors errors = {0};
-	int r = policy__load(dir, out, &errors);
+	int r = policy__load(dirs, out, &errors);
 
 	for (size_t i = 0; i < errors.n; i++)
 		log_error("%s", errors.text[i]);
+	if (why && errors.n && asprintf(why, "%zu mistake(s), the first: %s", errors.n, errors.text[0]) < 0)
+		*why = NULL;
 	policy_errors__clear(&errors);
 	return r;
 }
@@ -200,15 +206,18 @@ static int on_reload(sd_event_source *source, const struct signalfd_siginfo *si,
 {
 	struct bpftimed *d = arg;
 	struct policy *fresh;
+	char *why = NULL;
 	struct timespec now;
 	int r;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%" PRIu64,
 		   (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u);
-	r = load_policy(d->options.policy_dir, &fresh);
+	r = load_policy(d->options.policy_dir, &fresh, &why);
 	if (r < 0) {
 		log_error("the policy in %s has mistakes: the old one goes on to hold", d->options.policy_dir);
+		engine__keep_policy(d->engine, why ? why : strerror(-r));
+		free(why);
 	} else {
 		r = engine__set_policy(d->engine, fresh);
 		if (r < 0)
@@ -290,7 +299,7 @@ static int start(struct bpftimed *d)
 	r = runtime_dir__enter(&d->runtime_dir, d->options.runtime_dir, err, sizeof(err));
 	if (r < 0)
 		goto err_text;
-	r = load_policy(d->options.policy_dir, &d->policy);
+	r = load_policy(d->options.policy_dir, &d->policy, NULL);
 	if (r < 0)
 		return r;
 	raise_descriptor_limit();

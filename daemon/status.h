@@ -4,7 +4,8 @@
  * when asked; the JSON is what goes over the control socket and what --json prints.
  *
  * status: {"version", "hook", "switch", "holds", "kernel", "lockdown", "tools", "probes_userspace", "probes_kernel",
- * "targets"}
+ * "targets", "policy": {"files", "rules", "error"}}: of the policy that holds; error: why the one on disk does not, or
+ * null
  *
  * ps: [{"pid", "comm", "state", "probes": [{"kind", "path", "offset", "symbol", "program", "state", "reason", "hits",
  * "targets": [pid, ...]}]}]
@@ -72,6 +73,8 @@ struct status_daemon {
 	const char *holds;    /* what keeps int3s at the instructions that a jump covers: "links", or "perf events" */
 	const char *lockdown; /* "none", "integrity", "confidentiality"; NULL: read it from the kernel */
 	size_t tools, probes_userspace, probes_kernel, targets;
+	size_t policy_files, policy_rules; /* that the policy was made of which holds */
+	const char *policy_error;	   /* why the one on disk does not; NULL: it is that */
 };
 
 /* The state of a tool follows from its probes; a tool without probes is in the kernel. */
