@@ -84,7 +84,7 @@ teardown_file() {
 	install_into "$SESSION/root"
 	for f in sbin/bpftimed bin/bpftime libexec/bpftimed/bpftimed-jit lib/systemd/system/bpftimed.service \
 		share/man/man8/bpftimed.8 share/man/man1/bpftime.1 share/man/man5/bpftimed-policy.5 \
-		share/bash-completion/completions/bpftime; do
+		share/bash-completion/completions/bpftime share/bpftimed/policy.schema.json; do
 		[ -f "$SESSION/root/usr/$f" ]
 	done
 	[ -d "$SESSION/root/etc/bpftimed/policy.d" ]
