@@ -368,116 +368,6 @@ static void takeover_failed(struct engine *e, struct group *g, int err, bool is_
 
 /* ---- policy ---- */
 
-#define MIB (1024 * 1024)
-
-static uint64_t memory_of(const struct engine *e, const struct tool *t)
-{
-	uint64_t sum = 0;
-
-	for (const struct group *g = e->groups; g; g = g->next)
-		sum += g->arena && (!t || g->tool == t) ? g->arena_size : 0;
-	return sum;
-}
-
-/* So that there is room again when others go. */
-static int refuse_memory(struct group *g, const char *whose, uint64_t limit, uint64_t used, uint64_t size,
-			 const char *rule)
-{
-	snprintf(g->reason, sizeof(g->reason),
-		 "policy allows %llu MiB of shared memory %s (%s), of which %.1f are in use: its maps need %.1f more",
-		 (unsigned long long)limit, whose, rule, (double)used / MIB, (double)size / MIB);
-	return -EDQUOT;
-}
-
-static int check_memory(struct engine *e, struct group *g)
-{
-	const char *rule = NULL;
-	uint64_t size, limit, used;
-	int err = group__lay_out(g, &size);
-
-	if (err)
-		return err;
-	limit = policy__limit(e->policy, POLICY_SHARED_MEMORY_MIB, &rule);
-	used = memory_of(e, NULL);
-	if (limit != POLICY_NO_LIMIT && used + size > limit * MIB)
-		return refuse_memory(g, "in all", limit, used, size, rule);
-	limit = permit__limit(&e->hosts, g, NULL, POLICY_SHARED_MEMORY_PER_TOOL_MIB, &rule);
-	used = memory_of(e, g->tool);
-	if (limit != POLICY_NO_LIMIT && used + size > limit * MIB)
-		return refuse_memory(g, "for a tool", limit, used, size, rule);
-	return 0;
-}
-
-/* The first few of those whom the group's probes reach. */
-struct reached {
-	char pids[96];
-	size_t len;
-	unsigned int n;
-};
-
-static void note_reached(pid_t pid, void *arg)
-{
-	struct reached *r = arg;
-
-	if (r->len + 16 < sizeof(r->pids))
-		r->len += (size_t)snprintf(r->pids + r->len, sizeof(r->pids) - r->len, "%s%d", r->n ? ", " : "", pid);
-	else if (r->pids[r->len - 1] != '.')
-		r->len += (size_t)snprintf(r->pids + r->len, sizeof(r->pids) - r->len, " ...");
-	r->n++;
-}
-
-static void find_reached(const struct group *g, struct reached *r)
-{
-	pid_t last = 0;
-
-	group__each_process(g, note_reached, r);
-	for (unsigned int i = 0; i < g->n_probes; i++) {
-		const struct obs_probe *o = &g->probe[i]->o;
-
-		if (o->target > 0 && o->target != last && !probe_is_tracepoint(g->probe[i]) &&
-		    host__maps_file(o->target, o->dev, o->ino))
-			note_reached(o->target, r);
-		last = o->target;
-	}
-}
-
-/* Says what would be done; g->reason is what the policy says. */
-static void observe_only(struct engine *e, struct group *g)
-{
-	char rule[REASON_SIZE], why[REASON_SIZE] = "";
-	struct reached r = {.n = 0};
-	int err = group__plan(g, e->observer);
-
-	snprintf(rule, sizeof(rule), "%s", g->reason);
-	g->planned = !err;
-	if (!err)
-		err = check_memory(e, g);
-	if (!err)
-		err = group__check_strangers(g);
-	if (err)
-		memcpy(why, g->reason, sizeof(why));
-	group__unbuild(g);
-	find_reached(g, &r);
-	if (err)
-		snprintf(g->reason, sizeof(g->reason), "%.150s; else: %.160s", rule, why);
-	else
-		snprintf(g->reason, sizeof(g->reason), "%.150s; else it could run in userspace in %u process(es): %s",
-			 rule, r.n, r.n ? r.pids : "none maps the file now");
-}
-
-/* 0, or -EPERM and g->reason. */
-static int ask_policy(struct engine *e, struct group *g)
-{
-	enum policy_action action = permit__group(&e->hosts, g, g->reason, sizeof(g->reason));
-
-	g->permit = permit__fingerprint(&e->hosts, g);
-	g->compile_seconds = permit__limit(&e->hosts, g, NULL, POLICY_COMPILE_SECONDS, NULL);
-	g->stop_ms = permit__limit(&e->hosts, g, NULL, POLICY_TARGET_STOP_MS, NULL);
-	if (action == POLICY_OBSERVE && !g->planned)
-		observe_only(e, g);
-	return action == POLICY_OFFLOAD ? 0 : -EPERM;
-}
-
 /* The group is made anew, as far as the policy lets it. false: it could not be handed back yet. */
 static bool renew(struct engine *e, struct group *g)
 {
@@ -522,6 +412,8 @@ void converge__policy(struct engine *e)
 	renew_outdated(e, now_ns());
 	for (struct host *h = e->hosts.list, *next; h; h = next) {
 		next = h->next;
+		if (h->leaving)
+			continue;
 		h->why[0] = 0;
 		if (!h->injected)
 			hosts__forget(&e->hosts, h);
@@ -545,9 +437,9 @@ static int plan(struct engine *e, struct group *g)
 
 	g->planned = !err;
 	if (!err)
-		err = ask_policy(e, g);
+		err = obey__group(e, g);
 	if (!err)
-		err = check_memory(e, g);
+		err = obey__memory(e, g);
 	if (!err)
 		err = group__make_arena(g);
 	return err;
@@ -564,7 +456,7 @@ static void tell_building(struct group *g)
 
 static void takeover(struct engine *e, struct group *g)
 {
-	int err = ask_policy(e, g);
+	int err = obey__group(e, g);
 	bool is_claimed = false;
 
 	if (!err) {

@@ -43,13 +43,13 @@ int domain__admit(const struct hosts *hs, struct group *g, const struct host *h,
 
 bool domain__has_left(const struct hosts *hs, const struct host *h)
 {
-	bool shares = false;
 	uid_t uid = h->uid;
 
-	for (const struct lodging *l = h->lodgings; l; l = l->next)
-		shares |= group_is_host_wide(l->group, NULL) &&
-			  !permit__grants(hs, l->group, h, POLICY_SHARE_ACROSS_USERS, NULL);
-	if (!shares)
+	if (procfs_only_user(h->pid, &uid) != -EXDEV && uid == h->uid)
 		return false;
-	return procfs_only_user(h->pid, &uid) == -EXDEV || uid != h->uid;
+	for (const struct lodging *l = h->lodgings; l; l = l->next)
+		if (group_is_host_wide(l->group, NULL) &&
+		    !permit__grants(hs, l->group, h, POLICY_SHARE_ACROSS_USERS, NULL))
+			return true;
+	return false;
 }

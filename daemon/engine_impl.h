@@ -112,5 +112,11 @@ void converge__mapped(struct engine *e, pid_t pid, uint32_t map_id);
 void converge__drop_all(struct engine *e);
 /* The policy is another one: what it says otherwise of goes back to the kernel, and is looked at anew. */
 void converge__policy(struct engine *e);
+/*
+ * obey.c: may the group be taken over, as far as is known of it? Again once it is planned; then its arena, too. 0 and
+ * the group's own limits, or -EPERM, -EDQUOT (there may be room later) or another -errno, and g->reason.
+ */
+int obey__group(struct engine *e, struct group *g);
+int obey__memory(struct engine *e, struct group *g);
 
 #endif
