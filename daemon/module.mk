@@ -1,6 +1,6 @@
 # daemon: see ../Makefile for the rules
 # The shell: options, policy, control socket; knows the engine by engine.h only.
-POLICY_OBJS := $(addprefix $(B)/daemon/,policy.o policy_read.o policy_files.o json_place.o nearest.o subject.o sha256.o procfs.o)
+POLICY_OBJS := $(addprefix $(B)/daemon/,policy.o policy_read.o policy_reader.o policy_files.o json_place.o nearest.o subject.o sha256.o procfs.o)
 $(POLICY_OBJS): $(B)/config
 SHELL_OBJS  := $(addprefix $(B)/daemon/,main.o private_libs.o server.o runtime_dir.o log.o status.o) $(POLICY_OBJS)
 SHELL_LIBS  := -ljson-c -lsystemd

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* policy_impl.h: a policy's insides, for policy.c and policy_read.c only. */
+/* policy_impl.h: a policy's insides, for policy.c and what reads it. */
 #ifndef BPFTIME_POLICY_IMPL_H
 #define BPFTIME_POLICY_IMPL_H
 

@@ -2,10 +2,8 @@
 /*
  * policy_read.c: makes a policy from its files.
  *
- * A file is read into memory whole, checked for who may write it, parsed by json-c, and then walked by tables: one row
- * for each key that an object may have, with the function that takes its value. Whatever is wrong is written down with
- * its place (json_place.h) and reading goes on, so that a person sees all mistakes at once. Any mistake makes the whole
- * policy void.
+ * A file is read into memory whole, checked for who may write it, parsed by json-c, and then walked by tables
+ * (policy_reader.h). Any mistake makes the whole policy void.
  *
  * "Later files win": the rules of a later file are asked before those of an earlier one, and what it says otherwise
  * replaces what that says. Within a file the lists are asked in the order of enum policy_list.
@@ -14,53 +12,21 @@
 #include <linux/bpf.h>
 #include <fnmatch.h>
 #include <pwd.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "daemon/json_place.h"
-#include "daemon/nearest.h"
-#include "daemon/policy_impl.h"
+#include "daemon/policy_reader.h"
 #include "daemon/procfs.h"
 
 #define POLICY_VERSION	 1
 #define POLICY_DEPTH_MAX 8
 #define COMM_MAX	 15 /* TASK_COMM_LEN without its zero */
-#define STEPS_MAX	 8
 #define LIMIT_MAX	 1000000000
 #define SHA256_DIGITS	 (SHA256_HEX_SIZE - 1)
 #define N_OF(array)	 (sizeof(array) / sizeof((array)[0]))
-
-/* The rules of one list of one file. */
-struct file_list {
-	struct policy_rule *rules;
-	size_t n;
-};
-
-/* The file that is being read. steps lead to the value that is being looked at, for its place. */
-struct reader {
-	struct policy *policy;
-	struct file_list lists[POLICY_N_LISTS];
-	struct policy_rule *rule;
-	struct policy_match *match; /* of the rule: of its tool, or its target */
-	struct policy_terms *terms; /* the rule's, or the policy's */
-	const char *path, *text;
-	struct policy_errors *errors;
-	struct json_step steps[STEPS_MAX];
-	size_t n_steps;
-};
-
-typedef void take_fn(struct reader *r, json_object *value, int arg);
-
-/* One key that an object may have. */
-struct key {
-	const char *name;
-	json_type type;
-	take_fn *take; /* where type is json_type_null: of any type, take looks itself */
-	int arg;
-};
 
 static const char *const helper_names[] = {
 #define NAME_OF_HELPER(name) [BPF_FUNC_##name] = "bpf_" #name
@@ -75,153 +41,7 @@ static void *must(void *p)
 	return p;
 }
 
-/* ---- what is wrong, where ---- */
-
-static struct json_position place_here(const struct reader *r)
-{
-	return json_place__of(r->text, r->steps, r->n_steps);
-}
-
-/* "FILE:LINE", in the place of what is there. */
-static void note_place(const struct reader *r, char **place)
-{
-	free(*place);
-	if (asprintf(place, "%s:%u", r->path, place_here(r).line) < 0)
-		abort();
-}
-
-/* "rules[2].tool.exe" for the steps. */
-static void name_here(const struct reader *r, char *out, size_t size)
-{
-	size_t n = 0;
-
-	out[0] = 0;
-	for (size_t i = 0; i < r->n_steps && n < size; i++) {
-		const struct json_step *s = &r->steps[i];
-
-		if (s->key)
-			n += (size_t)snprintf(out + n, size - n, "%s%s", i ? "." : "", s->key);
-		else
-			n += (size_t)snprintf(out + n, size - n, "[%zu]", s->index);
-	}
-}
-
-static void __attribute__((format(printf, 2, 3))) mistake_here(struct reader *r, const char *format, ...)
-{
-	struct json_position at = place_here(r);
-	char where[256], what[1024];
-	va_list args;
-
-	va_start(args, format);
-	vsnprintf(what, sizeof(what), format, args);
-	va_end(args);
-	name_here(r, where, sizeof(where));
-	policy_errors__add(r->errors, "%s:%u:%u: %s%s%s", r->path, at.line, at.column, where, where[0] ? ": " : "",
-			   what);
-}
-
-static const char *type_name(json_type type)
-{
-	static const char *const names[] = {
-		[json_type_null] = "null",	  [json_type_boolean] = "true or false",
-		[json_type_double] = "a number",  [json_type_int] = "a whole number",
-		[json_type_object] = "an object", [json_type_array] = "a list",
-		[json_type_string] = "a string",
-	};
-
-	return names[type];
-}
-
-/* "; did you mean "x"?", or nothing. */
-static const char *suggestion(const char *word, const char *const *known, size_t n, char *out, size_t size)
-{
-	const char *nearest = nearest_word(word, known, n);
-
-	out[0] = 0;
-	if (nearest)
-		snprintf(out, size, "; did you mean \"%s\"?", nearest);
-	return out;
-}
-
-/* ---- walking an object by its table ---- */
-
-static void push_step(struct reader *r, const char *key, size_t index)
-{
-	if (r->n_steps == STEPS_MAX)
-		abort();
-	r->steps[r->n_steps++] = (struct json_step){key, index};
-}
-
-static void pop_step(struct reader *r)
-{
-	r->n_steps--;
-}
-
-static void unknown_key(struct reader *r, const char *name, const struct key *keys)
-{
-	const char *names[32];
-	char known[512], hint[128];
-	size_t len = 0, n = 0;
-
-	known[0] = 0;
-	for (const struct key *k = keys; k->name && n < N_OF(names) && len < sizeof(known); k++) {
-		len += (size_t)snprintf(known + len, sizeof(known) - len, "%s%s", n ? ", " : "", k->name);
-		names[n++] = k->name;
-	}
-	mistake_here(r, "unknown key%s; known here are %s", suggestion(name, names, n, hint, sizeof(hint)), known);
-}
-
-static void take_object(struct reader *r, json_object *object, const struct key *keys)
-{
-	json_object_object_foreach(object, name, value)
-	{
-		const struct key *k = keys;
-		json_type type = json_object_get_type(value);
-
-		push_step(r, name, 0);
-		while (k->name && strcmp(k->name, name) != 0)
-			k++;
-		if (!k->name)
-			unknown_key(r, name, keys);
-		else if (k->type != json_type_null && k->type != type)
-			mistake_here(r, "must be %s, not %s", type_name(k->type), type_name(type));
-		else
-			k->take(r, value, k->arg);
-		pop_step(r);
-	}
-}
-
 /* ---- words ---- */
-
-static size_t n_words(const char *const *words)
-{
-	size_t n = 0;
-
-	while (words[n])
-		n++;
-	return n;
-}
-
-/* Which of the words; -1 with a mistake. */
-static int take_word(struct reader *r, json_object *value, const char *const *words)
-{
-	const char *s = json_object_get_string(value);
-	size_t n = n_words(words), len = 0;
-	char known[256], hint[128];
-
-	for (size_t i = 0; i < n; i++)
-		if (strcmp(words[i], s) == 0)
-			return (int)i;
-	known[0] = 0;
-	for (size_t i = 0; i < n && len < sizeof(known); i++)
-		len += (size_t)snprintf(known + len, sizeof(known) - len, "%s\"%s\"",
-					!i	    ? ""
-					: i + 1 < n ? ", "
-						    : " or ",
-					words[i]);
-	mistake_here(r, "must be %s, not \"%s\"%s", known, s, suggestion(s, words, n, hint, sizeof(hint)));
-	return -1;
-}
 
 static void ignore(struct reader *r, json_object *value, int arg)
 {
@@ -230,21 +50,21 @@ static void ignore(struct reader *r, json_object *value, int arg)
 static void take_version(struct reader *r, json_object *value, int arg)
 {
 	if (json_object_get_int64(value) != POLICY_VERSION)
-		mistake_here(r, "this bpftimed reads version %d only", POLICY_VERSION);
+		reader__mistake(r, "this bpftimed reads version %d only", POLICY_VERSION);
 }
 
 static void take_default(struct reader *r, json_object *value, int arg)
 {
-	int action = take_word(r, value, policy_action_names);
+	int action = reader__take_word(r, value, policy_action_names);
 
 	if (action >= 0)
 		r->policy->fallback = (enum policy_action)action;
-	note_place(r, &r->policy->fallback_place);
+	reader__note_place(r, &r->policy->fallback_place);
 }
 
 static void take_action(struct reader *r, json_object *value, int arg)
 {
-	int action = take_word(r, value, policy_action_names);
+	int action = reader__take_word(r, value, policy_action_names);
 
 	if (action >= 0)
 		r->rule->action = (enum policy_action)action;
@@ -262,7 +82,7 @@ static void keep_text(struct reader *r, json_object *value, char **text)
 	const char *s = json_object_get_string(value);
 
 	if (!*s)
-		mistake_here(r, "must not be empty");
+		reader__mistake(r, "must not be empty");
 	free(*text);
 	*text = must(strdup(s));
 }
@@ -273,7 +93,7 @@ static void keep_path(struct reader *r, json_object *value, char **text, const c
 
 	keep_text(r, value, text);
 	if (*s && s[0] != '/' && s[0] != '*')
-		mistake_here(r, "\"%s\" matches no %s: a path begins with / (or the pattern with *)", s, what);
+		reader__mistake(r, "\"%s\" matches no %s: a path begins with / (or the pattern with *)", s, what);
 }
 
 static void take_exe(struct reader *r, json_object *value, int arg)
@@ -287,7 +107,7 @@ static void take_comm(struct reader *r, json_object *value, int arg)
 
 	keep_text(r, value, &r->match->comm);
 	if (!is_pattern(s) && strlen(s) > COMM_MAX)
-		mistake_here(r, "\"%s\" matches no process: the kernel cuts names to %d characters", s, COMM_MAX);
+		reader__mistake(r, "\"%s\" matches no process: the kernel cuts names to %d characters", s, COMM_MAX);
 }
 
 static void take_sha256(struct reader *r, json_object *value, int arg)
@@ -296,7 +116,7 @@ static void take_sha256(struct reader *r, json_object *value, int arg)
 
 	keep_text(r, value, &r->match->sha256);
 	if (*s && (strlen(s) != SHA256_DIGITS || strspn(s, "0123456789abcdef") != SHA256_DIGITS))
-		mistake_here(r, "must be %d digits of 0 to 9 and a to f, as sha256sum prints them", SHA256_DIGITS);
+		reader__mistake(r, "must be %d digits of 0 to 9 and a to f, as sha256sum prints them", SHA256_DIGITS);
 }
 
 static void take_unit(struct reader *r, json_object *value, int arg)
@@ -305,7 +125,7 @@ static void take_unit(struct reader *r, json_object *value, int arg)
 
 	keep_text(r, value, &r->match->unit);
 	if (*s && !is_pattern(s) && !strchr(s, '.'))
-		mistake_here(r, "\"%s\" matches no unit: its name ends in .service, .scope or the like", s);
+		reader__mistake(r, "\"%s\" matches no unit: its name ends in .service, .scope or the like", s);
 }
 
 static void take_cgroup(struct reader *r, json_object *value, int arg)
@@ -329,13 +149,14 @@ static void take_pid_namespace(struct reader *r, json_object *value, int arg)
 	m->pid_ns = procfs_pid_ns(getpid());
 	if (type == json_type_int) {
 		if (json_object_get_int64(value) < 1 || json_object_get_int64(value) > UINT32_MAX)
-			mistake_here(r, "must be the inode of a PID namespace, as ls -i /proc/PID/ns/pid shows it");
+			reader__mistake(r, "must be the inode of a PID namespace, as ls -i /proc/PID/ns/pid shows it");
 		m->pid_ns = (uint32_t)json_object_get_int64(value);
 	} else if (type == json_type_string) {
-		word = take_word(r, value, words);
+		word = reader__take_word(r, value, words);
 		m->is_other_pid_ns = word == 1;
 	} else {
-		mistake_here(r, "must be \"host\", \"other\" or the inode of a PID namespace, not %s", type_name(type));
+		reader__mistake(r, "must be \"host\", \"other\" or the inode of a PID namespace, not %s",
+				json_type_words(type));
 	}
 }
 
@@ -349,7 +170,7 @@ static void take_user(struct reader *r, json_object *value, int arg)
 
 	r->match->has_uid = true;
 	if (type != json_type_int && type != json_type_string) {
-		mistake_here(r, "must be a user's name or number, not %s", type_name(type));
+		reader__mistake(r, "must be a user's name or number, not %s", json_type_words(type));
 		return;
 	}
 	s = json_object_get_string(value);
@@ -362,7 +183,7 @@ static void take_user(struct reader *r, json_object *value, int arg)
 	if (pw)
 		r->match->uid = pw->pw_uid;
 	else
-		mistake_here(r, "there is no user \"%s\"", s);
+		reader__mistake(r, "there is no user \"%s\"", s);
 }
 
 #define MATCH_KEYS                                                                                                     \
@@ -395,7 +216,7 @@ static void need_a_key(struct reader *r, json_object *object, const struct key *
 			return;
 		n += (size_t)snprintf(known + n, sizeof(known) - n, "%s\"%s\"", n ? ", " : "", k->name);
 	}
-	mistake_here(r, "needs one of the keys %s", known);
+	reader__mistake(r, "needs one of the keys %s", known);
 }
 
 static void take_match(struct reader *r, json_object *value, int is_target)
@@ -405,7 +226,7 @@ static void take_match(struct reader *r, json_object *value, int is_target)
 
 	r->match = is_target ? &r->rule->target : &r->rule->tool;
 	*(is_target ? &r->rule->has_target : &r->rule->has_tool) = true;
-	take_object(r, value, keys);
+	reader__take_object(r, value, keys);
 	need_a_key(r, value, keys, n_before);
 }
 
@@ -421,7 +242,7 @@ static void take_symbol(struct reader *r, json_object *value, int arg)
 
 static void take_kind(struct reader *r, json_object *value, int arg)
 {
-	int kind = take_word(r, value, probe_kinds);
+	int kind = reader__take_word(r, value, probe_kinds);
 
 	if (kind >= 0) {
 		free(r->rule->probe.kind);
@@ -442,7 +263,7 @@ static void take_probe(struct reader *r, json_object *value, int arg)
 
 	r->rule->has_probe = true;
 	r->policy->asks_for_probes = true;
-	take_object(r, value, keys);
+	reader__take_object(r, value, keys);
 	need_a_key(r, value, keys, n_before);
 }
 
@@ -451,7 +272,7 @@ static void take_probe(struct reader *r, json_object *value, int arg)
 static void take_grant(struct reader *r, json_object *value, int grant)
 {
 	r->terms->grant[grant].on = json_object_get_boolean(value);
-	note_place(r, &r->terms->grant[grant].place);
+	reader__note_place(r, &r->terms->grant[grant].place);
 }
 
 static void free_helpers(struct policy_terms *t)
@@ -470,8 +291,8 @@ static void check_helper(struct reader *r, const char *pattern)
 	for (size_t i = 0; i < N_OF(helper_names); i++)
 		if (helper_names[i] && fnmatch(pattern, helper_names[i], 0) == 0)
 			return;
-	mistake_here(r, "there is no helper \"%s\"%s", pattern,
-		     suggestion(pattern, helper_names, N_OF(helper_names), hint, sizeof(hint)));
+	reader__mistake(r, "there is no helper \"%s\"%s", pattern,
+			did_you_mean(pattern, helper_names, N_OF(helper_names), hint, sizeof(hint)));
 }
 
 static void take_helpers(struct reader *r, json_object *value, int arg)
@@ -480,19 +301,19 @@ static void take_helpers(struct reader *r, json_object *value, int arg)
 	size_t n = json_object_array_length(value);
 
 	free_helpers(t);
-	note_place(r, &t->helpers_place);
+	reader__note_place(r, &t->helpers_place);
 	t->helpers = must(calloc(n + 1, sizeof(*t->helpers)));
 	for (size_t i = 0; i < n; i++) {
 		json_object *one = json_object_array_get_idx(value, i);
 
-		push_step(r, NULL, i);
+		reader__push(r, NULL, i);
 		if (json_object_is_type(one, json_type_string)) {
 			t->helpers[t->n_helpers++] = must(strdup(json_object_get_string(one)));
 			check_helper(r, json_object_get_string(one));
 		} else {
-			mistake_here(r, "must be a string, not %s", type_name(json_object_get_type(one)));
+			reader__mistake(r, "must be a string, not %s", json_type_words(json_object_get_type(one)));
 		}
-		pop_step(r);
+		reader__pop(r);
 	}
 }
 
@@ -501,9 +322,9 @@ static void take_limit(struct reader *r, json_object *value, int limit)
 	int64_t n = json_object_get_int64(value), least = limit == POLICY_COMPILE_SECONDS;
 
 	if (n < least || n > LIMIT_MAX)
-		mistake_here(r, "must be from %lld to %d", (long long)least, LIMIT_MAX);
+		reader__mistake(r, "must be from %lld to %d", (long long)least, LIMIT_MAX);
 	r->terms->limit[limit].value = (uint64_t)n;
-	note_place(r, &r->terms->limit[limit].place);
+	reader__note_place(r, &r->terms->limit[limit].place);
 }
 
 /* Keys that have tables of names of their own; terms become those of what is being read. */
@@ -515,7 +336,7 @@ static void take_grants(struct reader *r, json_object *value, int arg)
 		keys[i] = (struct key){policy_grant_names[i], json_type_boolean, take_grant, i};
 	keys[POLICY_N_GRANTS] = (struct key){"helpers", json_type_array, take_helpers, 0};
 	r->terms = r->rule ? &r->rule->terms : &r->policy->terms;
-	take_object(r, value, keys);
+	reader__take_object(r, value, keys);
 }
 
 static void take_limits(struct reader *r, json_object *value, int arg)
@@ -527,7 +348,7 @@ static void take_limits(struct reader *r, json_object *value, int arg)
 		if (!r->rule || i != POLICY_SHARED_MEMORY_MIB)
 			keys[n++] = (struct key){policy_limit_names[i], json_type_int, take_limit, i};
 	r->terms = r->rule ? &r->rule->terms : &r->policy->terms;
-	take_object(r, value, keys);
+	reader__take_object(r, value, keys);
 }
 
 /* ---- rules and files ---- */
@@ -571,19 +392,19 @@ static void take_rule(struct reader *r, json_object *o, enum policy_list list)
 
 	rule->list = list;
 	rule->json = json_object_get(o);
-	note_place(r, &rule->place);
+	reader__note_place(r, &rule->place);
 	if (!json_object_is_type(o, json_type_object)) {
-		mistake_here(r, "must be an object, not %s", type_name(json_object_get_type(o)));
+		reader__mistake(r, "must be an object, not %s", json_type_words(json_object_get_type(o)));
 		return;
 	}
 	rule->has_tool = list == POLICY_TOOLS;
 	rule->has_target = list == POLICY_TARGETS;
 	r->match = list == POLICY_TARGETS ? &rule->target : &rule->tool;
-	take_object(r, o, rule_keys[list]);
+	reader__take_object(r, o, rule_keys[list]);
 	if (list != POLICY_RULES)
 		need_a_key(r, o, list == POLICY_TARGETS ? target_keys : tool_keys, n_before);
 	if (!json_object_object_get_ex(o, "action", NULL))
-		mistake_here(r, "a rule needs the key \"action\"");
+		reader__mistake(r, "a rule needs the key \"action\"");
 }
 
 static void take_rules(struct reader *r, json_object *value, int list)
@@ -593,11 +414,11 @@ static void take_rules(struct reader *r, json_object *value, int list)
 	l->n = json_object_array_length(value);
 	l->rules = must(calloc(l->n + 1, sizeof(*l->rules)));
 	for (size_t i = 0; i < l->n; i++) {
-		push_step(r, NULL, i);
+		reader__push(r, NULL, i);
 		r->rule = &l->rules[i];
 		take_rule(r, json_object_array_get_idx(value, i), (enum policy_list)list);
 		r->rule = NULL;
-		pop_step(r);
+		reader__pop(r);
 	}
 }
 
@@ -617,12 +438,12 @@ static void take_file(struct reader *r, json_object *root)
 	};
 
 	if (!json_object_is_type(root, json_type_object)) {
-		mistake_here(r, "must be an object, not %s", type_name(json_object_get_type(root)));
+		reader__mistake(r, "must be an object, not %s", json_type_words(json_object_get_type(root)));
 		return;
 	}
-	take_object(r, root, keys);
+	reader__take_object(r, root, keys);
 	if (!json_object_object_get_ex(root, "version", NULL))
-		mistake_here(r, "version: this key is missing; it must be %d", POLICY_VERSION);
+		reader__mistake(r, "version: this key is missing; it must be %d", POLICY_VERSION);
 }
 
 static json_object *parse(const char *path, const char *text, struct policy_errors *errors)
