@@ -282,8 +282,9 @@ bool permit__process(const struct hosts *hs, struct host *h)
 	if (best.action == POLICY_OFFLOAD)
 		return true;
 	snprintf(h->why, sizeof(h->why),
-		 best.action == POLICY_KERNEL ? "policy keeps process %d (%s) in the kernel (%s)"
-					      : "policy only observes process %d (%s) (%s)",
+		 best.action == POLICY_KERNEL
+			 ? "policy keeps process %d (%s) in the kernel (%s)"
+			 : "policy only observes process %d (%s) (%s); else the probe could run in it",
 		 h->pid, h->comm, best.rule);
 	return false;
 }
@@ -421,8 +422,15 @@ static bool is_given_too_much(const struct hosts *hs, const struct group *g, str
 
 int permit__lodging(const struct hosts *hs, const struct group *g, struct host *h)
 {
-	if (worst_action(hs, g, h, h->why, sizeof(h->why)) != POLICY_OFFLOAD)
+	char why[REASON_SIZE] = "";
+	enum policy_action action = worst_action(hs, g, h, why, sizeof(why));
+
+	if (action != POLICY_OFFLOAD) {
+		snprintf(h->why, sizeof(h->why), "%.280s%s", why,
+			 action == POLICY_OBSERVE ? "; else the probe could run in it" : "");
 		return -EPERM;
-	return is_given_too_much(hs, g, h) || has_too_many_probes(hs, g, h) || has_too_many_targets(hs, g, h) ? -EPERM
-													      : 0;
+	}
+	if (is_given_too_much(hs, g, h) || has_too_many_probes(hs, g, h) || has_too_many_targets(hs, g, h))
+		return -EPERM;
+	return 0;
 }

@@ -42,13 +42,30 @@ forbids() {
 	offloaded "$TOOL_PID"
 	exact_go "$SESSION/x"
 	forbids "$(rules "{\"tool\": {\"sha256\": \"$hash\"}, \"action\": \"kernel\"}")" "policy keeps this tool in the kernel .*10-rules.json:1"
-	forbids "$(rules '{"tool": {"comm": "bpf*"}, "probe": {"symbol": "work_*"}, "action": "kernel"}')" "policy keeps work_name in process $WORKLOAD_PID in the kernel"
+	forbids "$(rules '{"tool": {"comm": "bpf*"}, "probe": {"symbol": "work_*"}, "action": "kernel"}')" "policy keeps work_name in the kernel"
 	forbids "$(rules '{"probe": {"file": "*/examples/workload", "kind": "uprobe"}, "action": "kernel"}')" "policy keeps work_name"
-	forbids "$(rules '{"target": {"comm": "workload", "pid_namespace": "host"}, "action": "kernel"}')" "policy keeps work_name in process $WORKLOAD_PID"
+	forbids "$(rules '{"target": {"comm": "workload", "pid_namespace": "host"}, "action": "kernel"}')" "policy keeps process $WORKLOAD_PID .workload. in the kernel .*10-rules.json:1"
 	forbids "$(rules '{"target": {"cgroup": "*"}, "tool": {"user": "root"}, "action": "observe"}')" \
-		"policy only observes work_name in process $WORKLOAD_PID .*10-rules.json:1.; else it could run in userspace in 1 process.es.: $WORKLOAD_PID"
-	forbids "$(rules '{"target": {"comm": "other"}, "action": "offload"}, {"action": "kernel"}')" "policy keeps work_name"
+		"policy only observes process $WORKLOAD_PID .*10-rules.json:1.; else the probe could run in it"
+	forbids "$(rules '{"tool": {"user": "root"}, "action": "observe"}')" \
+		"policy only observes work_name .*10-rules.json:1.; else it could run in userspace in 1 process.es.: $WORKLOAD_PID"
+	forbids "$(rules '{"target": {"comm": "other"}, "action": "offload"}, {"action": "kernel"}')" "policy keeps process $WORKLOAD_PID"
 	exact_finish "$SESSION/x" str_key
+	daemon_stop
+}
+
+@test "rules for a probe that is limited to a process, to and fro under load" {
+	daemon_start
+	exact_start "$SESSION/x" funclatency 2 60000 --rate 20000
+	offloaded "$TOOL_PID"
+	exact_go "$SESSION/x"
+	forbids "$(rules '{"target": {"exe": "*/workload"}, "probe": {"kind": "uretprobe"}, "action": "kernel"}')" "policy keeps work in process $WORKLOAD_PID in the kernel"
+	forbids "$(rules '{"target": {"user": 0}, "action": "observe"}')" "policy only observes work in process $WORKLOAD_PID .*could run in userspace in 1 process"
+	policy 10-rules.json "$(rules '{"target": {"user": 65534}, "action": "kernel"}')"
+	kill -HUP "$DAEMON"
+	wait_until 5 grep -q "policy reloaded: 1 files, 1 rules" "$SESSION/daemon.log"
+	offloaded "$TOOL_PID"
+	exact_finish "$SESSION/x" funclatency
 	daemon_stop
 }
 
@@ -131,6 +148,7 @@ with() {
 
 @test "a probe of every process: some targets may, others not, to and fro under load" {
 	local all='{"version": 1, "settings": {"share_across_users": true}}'
+	export BPFTIME_POLICY_DIR=$SESSION/policy.d
 	policy 10-rules.json "$all"
 	daemon_start
 	two_users
@@ -151,15 +169,14 @@ with() {
 }
 
 @test "what is only observed is not touched" {
+	export BPFTIME_POLICY_DIR=$SESSION/policy.d
 	policy 10-rules.json "$(rules '{"tool": {"comm": "bpftrace"}, "action": "observe"}')"
 	daemon_start
 	exact_start "$SESSION/x" count 1 20000
 	in_kernel "$TOOL_PID"
 	wait_until 10 tool_says "policy only observes .* could run in userspace in 1 process"
 	! grep -q bpftimed "/proc/$WORKLOAD_PID/maps"
-	exact_tool "$SESSION/x/second" hist "$WORKLOAD_PID"
 	exact_go "$SESSION/x"
-	exact_called "$SESSION/x"
-	exact_tool_end "$TOOL_PID"
+	exact_finish "$SESSION/x" count
 	daemon_stop
 }
