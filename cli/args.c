@@ -7,8 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/policy_files.h"
+
 #define DEFAULT_RUNTIME_DIR "/run/bpftimed"
-#define DEFAULT_POLICY_DIR  "/etc/bpftimed/policy.d"
 #define DEFAULT_TIMEOUT	    10.0
 #define DEFAULT_INTERVAL    1.0
 #define MAX_SECONDS	    86400.0
@@ -24,6 +25,9 @@ enum option_id {
 	OPT_COUNT,
 	OPT_POLICY_DIR,
 	OPT_FOLLOW = 'f', /* as a short one, too */
+	OPT_WHICH_TOOL,
+	OPT_WHICH_TARGET,
+	OPT_PROBE,
 };
 
 static const struct {
@@ -40,6 +44,9 @@ static const struct {
 	{{"count", required_argument, NULL, OPT_COUNT}, CLI_TAKES_TOP},
 	{{"policy-dir", required_argument, NULL, OPT_POLICY_DIR}, CLI_TAKES_POLICY_DIR},
 	{{"follow", no_argument, NULL, OPT_FOLLOW}, CLI_TAKES_EVENTS},
+	{{"tool", required_argument, NULL, OPT_WHICH_TOOL}, CLI_TAKES_POLICY},
+	{{"target", required_argument, NULL, OPT_WHICH_TARGET}, CLI_TAKES_POLICY},
+	{{"probe", required_argument, NULL, OPT_PROBE}, CLI_TAKES_POLICY},
 };
 
 #define N_KNOWN (sizeof(known) / sizeof(known[0]))
@@ -103,7 +110,16 @@ static bool take_option(struct cli_args *a, enum option_id id, const char *value
 		a->runtime_dir = value;
 		return true;
 	case OPT_POLICY_DIR:
-		a->policy_dir = value;
+		a->policy_dir = policy_dirs__append(a->policy_dir, value);
+		return true;
+	case OPT_WHICH_TOOL:
+		a->which_tool = value;
+		return true;
+	case OPT_WHICH_TARGET:
+		a->which_target = value;
+		return true;
+	case OPT_PROBE:
+		a->probe = value;
 		return true;
 	case OPT_JSON:
 		a->json = true;
@@ -137,7 +153,6 @@ void cli_args__default(struct cli_args *out)
 {
 	*out = (struct cli_args){
 		.runtime_dir = from_env("BPFTIME_RUNTIME_DIR", DEFAULT_RUNTIME_DIR),
-		.policy_dir = from_env("BPFTIME_POLICY_DIR", DEFAULT_POLICY_DIR),
 		.state = "offloaded",
 		.timeout = DEFAULT_TIMEOUT,
 		.interval = DEFAULT_INTERVAL,
@@ -170,6 +185,8 @@ bool cli_args__read(struct cli_args *out, const struct cli_command *command, int
 		else if (!take_option(out, id, optarg))
 			return false;
 	}
+	if (!out->policy_dir)
+		out->policy_dir = from_env("BPFTIME_POLICY_DIR", POLICY_DEFAULT_DIRS);
 	out->words = argv + optind;
 	out->n_words = argc - optind;
 	if (*help)

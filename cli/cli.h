@@ -22,15 +22,18 @@ enum cli_takes {
 	CLI_TAKES_WAIT = 2,	  /* --tool, --state, --timeout */
 	CLI_TAKES_TOP = 4,	  /* --interval, --count */
 	CLI_TAKES_POLICY_DIR = 8, /* --policy-dir */
-	CLI_TAKES_EVENTS = 32,	  /* --follow, --tool */
 	CLI_TAKES_ALL = 16,	  /* words are all that follows: another program reads it */
+	CLI_TAKES_EVENTS = 32,	  /* --follow, --tool */
+	CLI_TAKES_POLICY = 64,	  /* a --tool that may be a file, --target, --probe */
 };
 
 /* The command line, read. Strings are argv's or the environment's. */
 struct cli_args {
-	const char *runtime_dir, *policy_dir;
+	const char *runtime_dir;
+	const char *policy_dir; /* as policy__load() takes it; NULL: not given */
 	bool json, follow;
-	pid_t tool; /* 0: not given */
+	pid_t tool;				       /* 0: not given */
+	const char *which_tool, *which_target, *probe; /* of policy explain; NULL: not given */
 	const char *state;
 	double timeout, interval; /* seconds */
 	unsigned long count;	  /* 0: no end */

@@ -6,6 +6,19 @@
 #include "client.h"
 #include "output.h"
 
+static void print_policy(const json_object *p)
+{
+	const char *error = member_text(p, "error");
+
+	printf("policy     %" PRId64 " files, %" PRId64 " rules\n", member_number(p, "files"),
+	       member_number(p, "rules"));
+	if (!*error)
+		return;
+	printf("           NOT the one on disk, which has ");
+	print_text(stdout, error);
+	printf("\n");
+}
+
 static void print_status(const json_object *o)
 {
 	printf("bpftimed   ");
@@ -20,6 +33,7 @@ static void print_status(const json_object *o)
 	printf("targets    %" PRId64 "\n", member_number(o, "targets"));
 	printf("probes     %" PRId64 " in userspace, %" PRId64 " in the kernel\n", member_number(o, "probes_userspace"),
 	       member_number(o, "probes_kernel"));
+	print_policy(json_object_object_get(o, "policy"));
 }
 
 enum cli_exit cmd_status(const struct cli_args *args)

@@ -63,7 +63,7 @@ int gmap__lay_out(struct gmap *m, uint64_t off, const char **why)
 	return err;
 }
 
-static int lay_out(struct group *g, uint64_t *size)
+int group__lay_out(struct group *g, uint64_t *size)
 {
 	uint32_t n_cpus = (uint32_t)libbpf_num_possible_cpus();
 	uint64_t off = SHM_HDR_SIZE + PAGE_ROUND(sizeof(uint64_t) * n_cpus * g->n_probes);
@@ -97,7 +97,7 @@ int group__make_arena(struct group *g)
 {
 	LIBBPF_OPTS(bpf_map_create_opts, opts, .map_flags = BPF_F_MMAPABLE);
 	uint64_t size;
-	int err = lay_out(g, &size);
+	int err = group__lay_out(g, &size);
 
 	if (err)
 		return err;
@@ -139,6 +139,12 @@ int group__make_arena(struct group *g)
 
 /* ---- code ---- */
 
+/* As long as the policy lets it take. */
+static int compile_timeout_ms(const struct group *g)
+{
+	return g->compile_seconds < COMPILE_TIMEOUT_MS / 1000 ? (int)g->compile_seconds * 1000 : COMPILE_TIMEOUT_MS;
+}
+
 static int compile(struct group *g, struct gprog *p, struct vm_worker *worker, char reason[REASON_SIZE])
 {
 	struct shm_geo geo[SHM_MAX_MAPS] = {0};
@@ -156,7 +162,7 @@ static int compile(struct group *g, struct gprog *p, struct vm_worker *worker, c
 
 	for (unsigned int i = 0; i < g->n_maps; i++)
 		geo[i] = g->map[i].geo;
-	err = vm_worker__compile(worker, p->insns, p->n_insns, &opts, COMPILE_TIMEOUT_MS, &p->code, err_text,
+	err = vm_worker__compile(worker, p->insns, p->n_insns, &opts, compile_timeout_ms(g), &p->code, err_text,
 				 sizeof(err_text));
 	if (err) {
 		explain(reason, "compiling program ", p->name, err, err_text);

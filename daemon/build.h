@@ -21,6 +21,8 @@ int gmap__lay_out(struct gmap *m, uint64_t off, const char **why);
  * group__unbuild().
  */
 int group__make_arena(struct group *g);
+/* Gives the maps of a planned group their places in the arena. *size: bytes of all. 0, or -errno and g->reason. */
+int group__lay_out(struct group *g, uint64_t *size);
 /* What shm_group_hdr.daemon is while this process is the daemon. */
 uint32_t shm_daemon(void);
 int group__build(struct group *g, struct vm_worker *worker, const struct observer *o, const bool *gives_up,

@@ -74,13 +74,17 @@ static void limit(const timer_t *timer, int seconds)
 
 static void build(struct builder *b, struct job *j, const timer_t *timer)
 {
-	limit(timer, budget());
+	uint64_t allowed = j->group->compile_seconds;
+	int seconds = allowed < (uint64_t)budget() ? (int)allowed : budget();
+
+	limit(timer, seconds);
 	j->err = group__build(j->group, b->worker, b->observer, &b->gives_up, j->reason);
 	limit(timer, 0);
 	if (j->err && __atomic_load_n(&b->gives_up, __ATOMIC_RELAXED)) {
 		j->err = -E2BIG;
 		snprintf(j->reason, sizeof(j->reason),
-			 "the kernel has not verified its kernel half within %d seconds of processor time", budget());
+			 "the kernel has not verified its kernel half within %d seconds of processor time%s", seconds,
+			 seconds < budget() ? ", which policy allows" : "");
 	}
 }
 

@@ -15,6 +15,7 @@
 #include "daemon/escape.h"
 #include "daemon/log.h"
 #include "daemon/park.h"
+#include "daemon/permit.h"
 #include "daemon/plan.h"
 #include "daemon/procfs.h"
 #include "daemon/state.h"
@@ -77,26 +78,19 @@ refuse_tool(struct tool *t, enum reason_class class, const char *format, ...)
 
 static void judge_tool(struct engine *e, struct tool *t)
 {
-	const char *rule = NULL, *setting = NULL;
+	const char *rule = NULL;
+	enum policy_action action;
 	pid_t tracer = procfs_tracer(t->pid);
-	bool refused = false;
 
 	t->refusal[0] = 0;
-	t->refusal_class = REASON_NONE;
-	if (policy__tool(e->policy, t->exe[0] ? t->exe : NULL, t->comm, t->uid, &rule) == POLICY_KERNEL) {
-		refuse_tool(t, REASON_POLICY, "policy keeps this tool in the kernel (%s)", rule);
-		refused = true;
-	} else if (!policy__setting(e->policy, POLICY_WRITABLE_CODE, &setting)) {
-		refuse_tool(t, REASON_POLICY, "policy lets no code of targets be written (%s)", setting);
-		refused = true;
-		rule = setting;
-	} else if (tracer) {
+	action = permit__tool(e->policy, t, &rule, t->refusal, sizeof(t->refusal));
+	t->refusal_class = action == POLICY_KERNEL ? REASON_POLICY : REASON_NONE;
+	if (action != POLICY_KERNEL && tracer)
 		refuse_tool(t, REASON_DEBUGGER, "the tool is under a debugger (process %d)", tracer);
-	} else if (t->held) {
+	else if (action != POLICY_KERNEL && t->held)
 		refuse_tool(t, REASON_REQUEST, "handed back on request (bpftime handback %d)", t->pid);
-	}
 	if (tool_has_probes(e, t))
-		tell__policy(e, t, refused, rule);
+		tell__policy(e, t, action, rule);
 }
 
 static struct tool *add_tool(struct engine *e, pid_t pid)
@@ -405,8 +399,8 @@ static uint64_t retry_at(struct engine *e, struct group *g, int err, bool is_cla
 	bool passing = err == -EBUSY || err == -EAGAIN || err == -ETIMEDOUT;
 	bool shortage = err == -ENOMEM || err == -EMFILE || err == -ENFILE || err == -ENOSPC || err == -EROFS;
 
-	/* That the other one ends, hands back or drops a claim is no event here. */
-	if (is_claimed || converge__reaches_claimed(e, g))
+	/* That the other one ends, hands back or drops a claim is no event here, nor that there is memory again. */
+	if (is_claimed || err == -EDQUOT || converge__reaches_claimed(e, g))
 		return now_ns() + CLAIMS_NS;
 	if (shortage)
 		return now_ns() + SHORTAGE_NS;
@@ -428,11 +422,82 @@ static void takeover_failed(struct engine *e, struct group *g, int err, bool is_
 	group__set_reasons(g);
 }
 
+/* ---- policy ---- */
+
+/* The group is made anew, as far as the policy lets it. false: it could not be handed back yet. */
+static bool renew(struct engine *e, struct group *g)
+{
+	/* As for a tool that is refused: run_tool(). */
+	if (g->state == GROUP_SHARED && switch_handback(&e->sw, g, !g->has_viewed && !g->is_parked))
+		return false;
+	g->tool->dirty_at = now_ns() - SETTLE_NS;
+	g->tool->sheds = false;
+	destroy_group(e, g);
+	return true;
+}
+
+static uint64_t renew_outdated(struct engine *e, uint64_t now)
+{
+	uint64_t next = 0;
+
+	for (struct group *g = e->groups, *following; g; g = following) {
+		following = g->next;
+		if (g->is_outdated && !renew(e, g))
+			next = now + CLAIMS_NS;
+	}
+	return next;
+}
+
+/* A process that carries the agent, of which the policy says something else for one of the groups in it; h->why says
+ * what. */
+static bool is_forbidden(struct engine *e, struct host *h)
+{
+	const char *rule;
+
+	for (const struct lodging *l = h->lodgings; l; l = l->next)
+		if (permit__lodging(&e->hosts, l->group, h) || !may_be_stopped(&e->sw, l->group, h))
+			return true;
+	return !permit__process(&e->hosts, h, &rule, h->why, sizeof(h->why));
+}
+
+void converge__policy(struct engine *e)
+{
+	hosts__look_anew();
+	for (struct group *g = e->groups; g; g = g->next) {
+		g->retry_at = 0;
+		g->is_outdated |= permit__fingerprint(&e->hosts, g) != g->permit;
+	}
+	renew_outdated(e, now_ns());
+	for (struct host *h = e->hosts.list, *next; h; h = next) {
+		next = h->next;
+		if (h->leaving)
+			continue;
+		h->why[0] = 0;
+		if (!h->injected)
+			hosts__forget(&e->hosts, h);
+		else if (is_forbidden(e, h))
+			converge__evict(e, h, REASON_POLICY, h->why);
+	}
+	/* Who was not allowed to join may be now. */
+	for (struct group *g = e->groups; g; g = g->next)
+		follow__group(e, g);
+	for (struct tool *t = e->tools; t; t = t->next) {
+		t->dirty_at = now_ns() - SETTLE_NS;
+		t->sheds = false;
+	}
+}
+
+/* ---- take-over ---- */
+
 static int plan(struct engine *e, struct group *g)
 {
 	int err = group__plan(g, e->observer);
 
 	g->planned = !err;
+	if (!err)
+		err = obey__group(e, g);
+	if (!err)
+		err = obey__memory(e, g);
 	if (!err)
 		err = group__make_arena(g);
 	return err;
@@ -449,11 +514,15 @@ static void tell_building(struct group *g)
 
 static void takeover(struct engine *e, struct group *g)
 {
-	int err = claim_tool(e, g);
+	int err = obey__group(e, g);
+	bool is_claimed = false;
 	uint64_t begin = 0;
 	double seconds;
-	bool is_claimed = err == -EALREADY || err == -EAGAIN;
 
+	if (!err) {
+		err = claim_tool(e, g);
+		is_claimed = err == -EALREADY || err == -EAGAIN;
+	}
 	if (!err)
 		err = check_whole(e, g);
 	if (!err && !g->planned)
@@ -956,10 +1025,11 @@ static void run_tool(struct engine *e, struct tool *t, uint64_t now)
 
 uint64_t converge__run(struct engine *e)
 {
-	uint64_t now = now_ns(), next = 0;
+	uint64_t now = now_ns(), next = 0, renewal;
 
 	if (e->stopping)
 		return 0;
+	renewal = renew_outdated(e, now);
 	if (e->look_at && now >= e->look_at)
 		converge__everything(e);
 	for (struct tool *t = e->tools, *following; t; t = following) {
@@ -980,7 +1050,7 @@ uint64_t converge__run(struct engine *e)
 		if (g->state == GROUP_KERNEL && !g->building && !g->tool->refusal[0] && g->retry_at &&
 		    g->retry_at != UINT64_MAX && (!next || g->retry_at < next))
 			next = g->retry_at;
-	next = earlier(e->look_at, next);
+	next = earlier(renewal, earlier(e->look_at, next));
 	next = earlier(follow__run(e, now), next);
 	return earlier(watch__run(e, now), next);
 }

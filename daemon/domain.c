@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include "daemon/permit.h"
 #include "daemon/procfs.h"
 #include "daemon/switch.h"
 
@@ -14,7 +15,7 @@ int domain__admit(const struct hosts *hs, struct group *g, const struct host *h,
 	bool is_one;
 	int err;
 
-	if (!group_is_host_wide(g, NULL) || policy__setting(hs->policy, POLICY_SHARE_ACROSS_USERS, &rule))
+	if (!group_is_host_wide(g, NULL) || permit__grants(hs, g, h, POLICY_SHARE_ACROSS_USERS, &rule))
 		return 0;
 	err = procfs_only_user(h->pid, &uid);
 	if (err == -ESRCH)
@@ -42,12 +43,13 @@ int domain__admit(const struct hosts *hs, struct group *g, const struct host *h,
 
 bool domain__has_left(const struct hosts *hs, const struct host *h)
 {
-	bool shares = false;
 	uid_t uid = h->uid;
 
-	for (const struct lodging *l = h->lodgings; l; l = l->next)
-		shares |= group_is_host_wide(l->group, NULL);
-	if (!shares || policy__setting(hs->policy, POLICY_SHARE_ACROSS_USERS, NULL))
+	if (procfs_only_user(h->pid, &uid) != -EXDEV && uid == h->uid)
 		return false;
-	return procfs_only_user(h->pid, &uid) == -EXDEV || uid != h->uid;
+	for (const struct lodging *l = h->lodgings; l; l = l->next)
+		if (group_is_host_wide(l->group, NULL) &&
+		    !permit__grants(hs, l->group, h, POLICY_SHARE_ACROSS_USERS, NULL))
+			return true;
+	return false;
 }

@@ -249,6 +249,7 @@ void engine__free(struct engine *e)
 	park__close(false);
 	state__remove();
 	sd_event_unref(e->event);
+	free(e->policy_error);
 	free(e);
 }
 
@@ -271,30 +272,18 @@ int engine__handback_all(struct engine *e)
 
 int engine__set_policy(struct engine *e, const struct policy *policy)
 {
-	char why[REASON_SIZE];
-	const char *rule;
-
 	e->policy = policy;
 	e->hosts.policy = policy;
-	for (struct tool *t = e->tools; t; t = t->next) {
-		t->dirty_at = now_ns() - SETTLE_NS;
-		t->sheds = false;
-	}
-	for (struct group *g = e->groups; g; g = g->next)
-		g->retry_at = 0;
-	for (struct host *h = e->hosts.list, *next; h; h = next) {
-		next = h->next;
-		if (!h->injected)
-			hosts__forget(&e->hosts, h);
-		else if (!host__is_allowed(&e->hosts, h, &rule) ||
-			 (!policy__setting(policy, POLICY_STOP_TOOLS, &rule) && holds_probes(&e->sw, h->pid))) {
-			snprintf(why, sizeof(why), "policy keeps process %d (%s) in the kernel (%s)", h->pid, h->comm,
-				 rule);
-			converge__evict(e, h, REASON_POLICY, why);
-		}
-	}
+	engine__keep_policy(e, NULL);
+	converge__policy(e);
 	run(e);
 	return 0;
+}
+
+void engine__keep_policy(struct engine *e, const char *why)
+{
+	free(e->policy_error);
+	e->policy_error = why ? strdup(why) : NULL;
 }
 
 int engine__handback(struct engine *e, pid_t pid, char *err, size_t err_size)

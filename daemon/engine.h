@@ -56,6 +56,9 @@ int engine__handback_all(struct engine *e);
  * return. */
 int engine__set_policy(struct engine *e, const struct policy *policy);
 
+/* A reload has failed: the old policy holds, and status says why. Until the next engine__set_policy(). Copied. */
+void engine__keep_policy(struct engine *e, const char *why);
+
 json_object *engine__status(struct engine *e); /* object: see status.h */
 json_object *engine__ps(struct engine *e);     /* array of tools */
 /* One tool, explained, or NULL with a sentence in err when no tool has this pid. */

@@ -29,6 +29,7 @@ struct engine {
 	sd_event_source *observer_source;
 	sd_event_source *timer;
 	const struct policy *policy;
+	char *policy_error; /* why the policy on disk does not hold, or NULL */
 	void (*changed)(void *arg);
 	void *changed_arg;
 	struct decisions *decisions;
@@ -89,7 +90,7 @@ void tell__refused_targets(struct engine *e, const struct group *g);
 /* Processes that carry the group since a moment ago; n may be 0. */
 void tell__joined(struct engine *e, const struct group *g, const pid_t *pid, size_t n);
 /* What the policy says of the tool, when that is another than before. refused: it keeps it in the kernel. */
-void tell__policy(struct engine *e, struct tool *t, bool refused, const char *rule);
+void tell__policy(struct engine *e, struct tool *t, enum policy_action action, const char *rule);
 /* watch.c: what no event tells. Does what is due; when to come back, or 0. */
 uint64_t watch__run(struct engine *e, uint64_t now);
 /* follow.c: a process hit a probe of a group that does not serve it in userspace; 0: some process did. */
@@ -125,5 +126,13 @@ void group__retry(struct group *g);
 void converge__leader_gone(struct engine *e, pid_t pid);
 void converge__mapped(struct engine *e, pid_t pid, uint32_t map_id);
 void converge__drop_all(struct engine *e);
+/* The policy is another one: what it says otherwise of goes back to the kernel, and is looked at anew. */
+void converge__policy(struct engine *e);
+/*
+ * obey.c: may the group be taken over, as far as is known of it? Again once it is planned; then its arena, too. 0 and
+ * the group's own limits, or -EPERM, -EDQUOT (there may be room later) or another -errno, and g->reason.
+ */
+int obey__group(struct engine *e, struct group *g);
+int obey__memory(struct engine *e, struct group *g);
 
 #endif

@@ -19,6 +19,7 @@
 #include "daemon/kernel_features.h"
 #include "daemon/log.h"
 #include "daemon/mapped.h"
+#include "daemon/permit.h"
 #include "daemon/pins.h"
 #include "daemon/procfs.h"
 #include "daemon/repair.h"
@@ -172,31 +173,18 @@ struct host *hosts__find(struct hosts *hs, pid_t pid)
 	return NULL;
 }
 
-bool host__is_allowed(const struct hosts *hs, const struct host *h, const char **rule)
-{
-	char exe[PATH_MAX];
-
-	procfs_exe(h->pid, exe, sizeof(exe));
-	return policy__target(hs->policy, exe[0] ? exe : NULL, h->comm, h->uid, rule) != POLICY_KERNEL;
-}
-
 static void open_host(struct hosts *hs, struct host *h)
 {
 	struct agent_error err = {""};
-	char exe[PATH_MAX];
-	const char *rule = NULL;
+	const char *rule;
 
 	/* Whoever holds threads must not be held with them; its tracers share its memory. */
 	if (h->pid == getpid() || claims__is_daemon(hs->claims, h->pid)) {
 		snprintf(h->why, sizeof(h->why), "process %d (%s) belongs to a bpftimed", h->pid, h->comm);
 		return;
 	}
-	procfs_exe(h->pid, exe, sizeof(exe));
-	if (policy__target(hs->policy, exe[0] ? exe : NULL, h->comm, h->uid, &rule) == POLICY_KERNEL) {
-		snprintf(h->why, sizeof(h->why), "policy keeps process %d (%s) in the kernel (%s)", h->pid, h->comm,
-			 rule);
+	if (!permit__process(hs, h, &rule, h->why, sizeof(h->why)))
 		return;
-	}
 	if (!recover_left(h->pid, h->start_time)) {
 		snprintf(h->why, sizeof(h->why),
 			 "a debugger holds a thread of process %d in the middle of a jump of the last bpftimed",

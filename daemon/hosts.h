@@ -40,8 +40,6 @@ void hosts__fini(struct hosts *hs);
 struct host *hosts__find(struct hosts *hs, pid_t pid);
 /* Finds or makes the entry; host->why tells when it may not be touched. NULL: no such process, or out of memory. */
 struct host *hosts__get(struct hosts *hs, pid_t pid);
-/* Does the policy in force let this process carry the agent? *rule gets the rule that decided. */
-bool host__is_allowed(const struct hosts *hs, const struct host *h, const char **rule);
 /*
  * Forgets a process: it has ended, executed another program, or may not carry the agent any longer. false: one of its
  * places cannot be given up yet; it stays in the list and is lodged in no more.

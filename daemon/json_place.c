@@ -122,20 +122,25 @@ const char *json_place__repeated_key(const char *text, size_t *len)
 	return NULL;
 }
 
-unsigned int json_place__line_at(const char *text, size_t offset)
+struct json_position json_place__position(const char *text, size_t offset)
 {
-	unsigned int line = 1;
+	struct json_position at = {1, 1};
 
-	for (size_t i = 0; i < offset && text[i]; i++)
-		line += text[i] == '\n';
-	return line;
+	for (size_t i = 0; i < offset && text[i]; i++) {
+		bool is_inside = ((unsigned char)text[i] & 0xc0) == 0x80; /* a character of UTF-8 */
+
+		at.column += !is_inside;
+		if (text[i] == '\n')
+			at = (struct json_position){at.line + 1, 1};
+	}
+	return at;
 }
 
-unsigned int json_place__line(const char *text, const struct json_step *steps, size_t n_steps)
+struct json_position json_place__of(const char *text, const struct json_step *steps, size_t n_steps)
 {
 	const char *value = skip_space(text), *at = value;
 
 	for (size_t i = 0; i < n_steps && value; i++)
 		value = step_into(value, &steps[i], &at);
-	return json_place__line_at(text, (size_t)(at - text));
+	return json_place__position(text, (size_t)(at - text));
 }

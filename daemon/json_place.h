@@ -14,12 +14,17 @@ struct json_step {
 	size_t index;
 };
 
+/* From 1; columns are characters. */
+struct json_position {
+	unsigned int line, column;
+};
+
 /*
- * The line, from 1, of what the steps lead to: for a member the line of its key. Of members with the same key the last
- * one counts, as in json-c. text must be a zero-terminated text that json-c accepted; a path that leads nowhere gives
- * the line of the last step that could be made. Keys written with escapes are not recognised.
+ * Where that stands to which the steps lead: of a member its key. Of members with the same key the last one counts, as
+ * in json-c. text must be a zero-terminated text that json-c accepted; of a path that leads nowhere it is the place of
+ * the last step that could be made. Keys written with escapes are not recognised.
  */
-unsigned int json_place__line(const char *text, const struct json_step *steps, size_t n_steps);
+struct json_position json_place__of(const char *text, const struct json_step *steps, size_t n_steps);
 
 /*
  * A key that an object of the text has a second time: where it stands that time, from its quote to behind the closing
@@ -27,7 +32,7 @@ unsigned int json_place__line(const char *text, const struct json_step *steps, s
  */
 const char *json_place__repeated_key(const char *text, size_t *len);
 
-/* The line, from 1, of the byte at offset. */
-unsigned int json_place__line_at(const char *text, size_t offset);
+/* Of the byte at offset. */
+struct json_position json_place__position(const char *text, size_t offset);
 
 #endif

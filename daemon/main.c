@@ -28,12 +28,12 @@
 #include "metrics.h"
 #include "metrics_http.h"
 #include "policy.h"
+#include "policy_files.h"
 #include "private_libs.h"
 #include "runtime_dir.h"
 #include "server.h"
 
 #define DEFAULT_RUNTIME_DIR "/run/bpftimed"
-#define DEFAULT_POLICY_DIR  "/etc/bpftimed/policy.d"
 #define DEFAULT_LIBEXEC_DIR BPFTIMED_PREFIX "/libexec/bpftimed"
 #define JIT_NAME	    "bpftimed-jit"
 #define PATH_SIZE	    4096
@@ -70,7 +70,8 @@ static const char usage[] =
 	"Runs the uprobe programs of unchanged tools inside the processes that they probe.\n"
 	"\n"
 	"  --runtime-dir DIR   where the control socket is made (" DEFAULT_RUNTIME_DIR ")\n"
-	"  --policy-dir DIR    where *.json policy files are read (" DEFAULT_POLICY_DIR ")\n"
+	"  --policy-dir DIR    where *.json policy files are read; several: the last one wins\n"
+	"                      (" POLICY_DEFAULT_DIRS ")\n"
 	"  --log-level LEVEL   error, warning, info or debug (info)\n"
 	"  --metrics-listen ADDRESS:PORT\n"
 	"                      serve metrics by HTTP; port 0: any\n"
@@ -185,7 +186,6 @@ static int read_options(int argc, char **argv, struct options *o)
 	int opt;
 
 	o->runtime_dir = from_env("BPFTIME_RUNTIME_DIR", DEFAULT_RUNTIME_DIR);
-	o->policy_dir = from_env("BPFTIME_POLICY_DIR", DEFAULT_POLICY_DIR);
 	o->log_level = LOG_LEVEL_INFO;
 	find_libexec_dir(o->libexec_dir, sizeof(o->libexec_dir));
 	while ((opt = getopt_long(argc, argv, "", longs, NULL)) >= 0) {
@@ -194,7 +194,7 @@ static int read_options(int argc, char **argv, struct options *o)
 			o->runtime_dir = optarg;
 			break;
 		case OPT_POLICY_DIR:
-			o->policy_dir = optarg;
+			o->policy_dir = policy_dirs__append(o->policy_dir, optarg);
 			break;
 		case OPT_LOG_LEVEL:
 			if (!log_level_by_name(optarg, &o->log_level)) {
@@ -207,7 +207,8 @@ static int read_options(int argc, char **argv, struct options *o)
 			listen = optarg;
 			break;
 		case OPT_METRICS_PUBLIC:
-			public = true;
+			public
+			= true;
 			break;
 		case OPT_RECOVER:
 			o->recovers = true;
@@ -224,6 +225,8 @@ static int read_options(int argc, char **argv, struct options *o)
 			return usage_error();
 		}
 	}
+	if (!o->policy_dir)
+		o->policy_dir = from_env("BPFTIME_POLICY_DIR", POLICY_DEFAULT_DIRS);
 	if (optind < argc) {
 		fprintf(stderr, "bpftimed: '%s' is one argument too many: there are only options\n", argv[optind]);
 		return usage_error();
@@ -248,9 +251,12 @@ static int on_tell(sd_event_source *source, void *arg)
 
 	snprintf(text, sizeof(text),
 		 "STATUS=Carries %" PRId64 " of %" PRId64 " tools; probes: %" PRId64 " in userspace, %" PRId64
-		 " in the kernel; %" PRId64 " targets",
+		 " in the kernel; %" PRId64 " targets%s",
 		 number_in(o, "tools_carried"), number_in(o, "tools"), probes, number_in(o, "probes_kernel"),
-		 number_in(o, "targets"));
+		 number_in(o, "targets"),
+		 json_object_object_get(json_object_object_get(o, "policy"), "error")
+			 ? "; the policy on disk has mistakes and does not hold"
+			 : "");
 	json_object_put(o);
 	if (strcmp(text, d->told) != 0)
 		sd_notify(0, text);
@@ -290,13 +296,16 @@ tell_policy(struct bpftimed *d, enum decision_kind kind, const char *format, ...
 	decisions__record(d->decisions, &what);
 }
 
-static int load_policy(const char *dir, struct policy **out)
+/* *why (may be NULL) gets a sentence for the caller to free when there is no policy. */
+static int load_policy(const char *dirs, struct policy **out, char **why)
 {
 	struct policy_errors errors = {0};
-	int r = policy__load(dir, out, &errors);
+	int r = policy__load(dirs, out, &errors);
 
 	for (size_t i = 0; i < errors.n; i++)
 		log_error("%s", errors.text[i]);
+	if (why && errors.n && asprintf(why, "%zu mistake(s), the first: %s", errors.n, errors.text[0]) < 0)
+		*why = NULL;
 	policy_errors__clear(&errors);
 	return r;
 }
@@ -305,16 +314,19 @@ static int on_reload(sd_event_source *source, const struct signalfd_siginfo *si,
 {
 	struct bpftimed *d = arg;
 	struct policy *fresh;
+	char *why = NULL;
 	struct timespec now;
 	int r;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	sd_notifyf(0, "RELOADING=1\nSTATUS=Reading the policy again\nMONOTONIC_USEC=%" PRIu64,
 		   (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u);
-	r = load_policy(d->options.policy_dir, &fresh);
+	r = load_policy(d->options.policy_dir, &fresh, &why);
 	if (r < 0) {
 		tell_policy(d, DECISION_POLICY_ERROR, "the policy in %s has mistakes: the old one goes on to hold",
 			    d->options.policy_dir);
+		engine__keep_policy(d->engine, why ? why : strerror(-r));
+		free(why);
 	} else {
 		tell_policy(d, DECISION_POLICY_LOAD, "policy reloaded: %zu files, %zu rules", policy__files(fresh),
 			    policy__rules(fresh));
@@ -403,7 +415,7 @@ static int start(struct bpftimed *d)
 	r = runtime_dir__enter(&d->runtime_dir, d->options.runtime_dir, err, sizeof(err));
 	if (r < 0)
 		goto err_text;
-	r = load_policy(d->options.policy_dir, &d->policy);
+	r = load_policy(d->options.policy_dir, &d->policy, NULL);
 	if (r < 0)
 		return r;
 	raise_descriptor_limit();

@@ -31,6 +31,7 @@
 #define REASON_SIZE	 320
 #define GROUP_MAX_PROGS	 56 /* that differ */
 #define GROUP_MAX_PROBES 4096
+#define GPROG_HELPERS	 256
 
 #define HOST_FILES 4
 
@@ -98,6 +99,7 @@ struct gprog {
 	const char *license;
 	struct bpf_insn *insns; /* map ids replaced by indices into the group's maps */
 	size_t n_insns;
+	uint64_t helpers[GPROG_HELPERS / 64]; /* a bit for each that it calls */
 	struct vm_code code;
 	int code_fd;
 	bool plain;	      /* a hit without AGENT_ACT_GENERAL does for its code */
@@ -156,11 +158,14 @@ struct group {
 	int arena_fd;
 	struct shm_group_hdr *arena; /* what it says is not asked, but for the gates: a target may have got at it */
 	size_t arena_size;
-	uint32_t n_cpus;	  /* possible CPUs, for which there are hit counters */
-	char reason[REASON_SIZE]; /* why it is not shared, or empty */
-	unsigned int attempts;	  /* take-overs that failed one after another */
-	uint64_t retry_at;	  /* CLOCK_MONOTONIC ns */
-	struct timespec since;	  /* CLOCK_BOOTTIME of the last switch; 0: none */
+	uint32_t n_cpus;		   /* possible CPUs, for which there are hit counters */
+	char reason[REASON_SIZE];	   /* why it is not shared, or empty */
+	uint64_t permit;		   /* permit__fingerprint() when it was last taken over or tried to be */
+	bool is_outdated;		   /* the policy says something else since: it is to be made anew */
+	uint64_t compile_seconds, stop_ms; /* limits of the policy, or POLICY_NO_LIMIT */
+	unsigned int attempts;		   /* take-overs that failed one after another */
+	uint64_t retry_at;		   /* CLOCK_MONOTONIC ns */
+	struct timespec since;		   /* CLOCK_BOOTTIME of the last switch; 0: none */
 };
 
 /* Hit counters of a probe, one for each CPU. */

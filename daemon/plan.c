@@ -210,6 +210,8 @@ static int plan_insns(struct group *g, struct observer *o, struct gprog *p)
 			if (has_user_half(p) && !helper_is_carried((uint32_t)in->imm))
 				return refuse(g, "program %s calls %s (helper %d), which is not carried yet", p->name,
 					      bpf_helper_name((uint32_t)in->imm), in->imm);
+			if ((uint32_t)in->imm < GPROG_HELPERS)
+				p->helpers[in->imm / 64] |= 1ull << in->imm % 64;
 		} else if (in->code == (BPF_JMP | BPF_CALL) && in->src_reg != BPF_PSEUDO_CALL) {
 			return refuse(g, "program %s calls a kernel function", p->name);
 		}

@@ -2,6 +2,7 @@
 #include "daemon/procfs.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -147,4 +148,24 @@ uint32_t procfs_pid_ns(pid_t pid)
 
 	snprintf(path, sizeof(path), "/proc/%d/ns/pid", pid);
 	return stat(path, &st) ? 0 : (uint32_t)st.st_ino;
+}
+
+/* "N:CONTROLLERS:PATH"; cgroups(7). Version 2 is "0::PATH". */
+static bool is_systemds(const char *line)
+{
+	const char *controllers = strchr(line, ':');
+
+	return controllers && (!strncmp(controllers, "::", 2) || !strncmp(controllers, ":name=systemd:", 14));
+}
+
+void procfs_cgroup(pid_t pid, char *cgroup, size_t size)
+{
+	char buf[8192], *line, *rest;
+
+	cgroup[0] = 0;
+	if (read_file(pid, "cgroup", buf, sizeof(buf)))
+		return;
+	for (line = strtok_r(buf, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest))
+		if (is_systemds(line) && (!cgroup[0] || !strcmp(cgroup, "/")))
+			snprintf(cgroup, size, "%s", strchr(strchr(line, ':') + 1, ':') + 1);
 }

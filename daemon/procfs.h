@@ -17,5 +17,7 @@ pid_t procfs_tracer(pid_t pid);			    /* 0: nobody */
 pid_t procfs_parent(pid_t pid);			    /* 0: none, or no such process */
 pid_t procfs_innermost_pid(pid_t pid);		    /* as the process knows itself; 0: no such process */
 uint32_t procfs_pid_ns(pid_t pid);		    /* inode of the PID namespace that knows it so, or 0 */
+/* Its control group as /proc shows it, in systemd's hierarchy; empty when it cannot be told. */
+void procfs_cgroup(pid_t pid, char *cgroup, size_t size);
 
 #endif

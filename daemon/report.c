@@ -249,6 +249,9 @@ json_object *engine__status(struct engine *e)
 		.hook = carriers__hook(e->carriers),
 		.way = kernel_features__can_replace() ? "freplace" : "the opening gate",
 		.holds = agent_holds_are_links() ? "links" : "perf events",
+		.policy_files = policy__files(e->policy),
+		.policy_rules = policy__rules(e->policy),
+		.policy_error = e->policy_error,
 	};
 
 	for (const struct tool *t = e->tools; t; t = t->next) {

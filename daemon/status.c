@@ -124,7 +124,7 @@ static void read_lockdown(char *out, size_t size)
 
 json_object *status_daemon__json(const struct status_daemon *d)
 {
-	json_object *o = json_object_new_object();
+	json_object *o = json_object_new_object(), *policy = json_object_new_object();
 	char lockdown[32];
 	struct utsname u;
 
@@ -140,5 +140,9 @@ json_object *status_daemon__json(const struct status_daemon *d)
 	json_object_object_add(o, "probes_userspace", json_object_new_uint64(d->probes_userspace));
 	json_object_object_add(o, "probes_kernel", json_object_new_uint64(d->probes_kernel));
 	json_object_object_add(o, "targets", json_object_new_uint64(d->targets));
+	json_object_object_add(policy, "files", json_object_new_uint64(d->policy_files));
+	json_object_object_add(policy, "rules", json_object_new_uint64(d->policy_rules));
+	json_object_object_add(policy, "error", text(d->policy_error));
+	json_object_object_add(o, "policy", policy);
 	return o;
 }

@@ -3,8 +3,9 @@
  * status.h: the data that `bpftime status`, `ps` and `explain` show, and its form as JSON. The engine fills the structs
  * when asked; the JSON is what goes over the control socket and what --json prints.
  *
- * status: {"version", "hook", "switch", "holds", "kernel", "lockdown", "tools", "tools_carried",
- * "probes_userspace", "probes_kernel", "targets"}
+ * status: {"version", "hook", "switch", "holds", "kernel", "lockdown", "tools", "tools_carried", "probes_userspace",
+ * "probes_kernel", "targets", "policy": {"files", "rules", "error"}}: of the policy that holds; error: why the one on
+ * disk does not, or null
  *
  * ps: [{"pid", "comm", "state", "probes": [{"kind", "path", "offset", "symbol", "program", "state", "reason", "hits",
  * "targets": [pid, ...]}]}]
@@ -73,6 +74,8 @@ struct status_daemon {
 	const char *lockdown; /* "none", "integrity", "confidentiality"; NULL: read it from the kernel */
 	size_t tools, tools_carried; /* carried: some probe of it runs in userspace */
 	size_t probes_userspace, probes_kernel, targets;
+	size_t policy_files, policy_rules; /* that the policy was made of which holds */
+	const char *policy_error;	   /* why the one on disk does not; NULL: it is that */
 };
 
 /* The state of a tool follows from its probes; a tool without probes is in the kernel. */

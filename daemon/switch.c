@@ -18,6 +18,7 @@
 #include "daemon/log.h"
 #include "daemon/occupy.h"
 #include "daemon/park.h"
+#include "daemon/permit.h"
 #include "daemon/state.h"
 #include "daemon/views.h"
 #include "shm-runtime/shm_map.h"
@@ -137,6 +138,17 @@ bool holds_probes(struct switcher *sw, pid_t pid)
 #define for_each_place_in(sw, g, h, pl)                                                                                \
 	for (struct place * (pl) = (h)->place; (pl) < (h)->place + (h)->n_places; (pl)++)                              \
 		if (group_is_at((sw), (g), (h), (pl)))
+
+bool may_be_stopped(struct switcher *sw, const struct group *g, struct host *h)
+{
+	const char *rule;
+
+	if (!holds_probes(sw, h->pid) || permit__grants(sw->hosts, g, h, POLICY_STOP_TOOLS, &rule))
+		return true;
+	snprintf(h->why, sizeof(h->why), "policy lets no tool be stopped, and process %d (%s) is one (%s)", h->pid,
+		 h->comm, rule);
+	return false;
+}
 
 /* Another group with a probe at a place of g. */
 static bool is_neighbour(struct switcher *sw, const struct group *g, const struct group *other)
@@ -406,14 +418,19 @@ static const struct host *come_to_rest(struct switcher *sw, const struct group *
 	return NULL;
 }
 
-static int quiesce(struct switcher *sw, struct group *g)
+static int quiesce_within(struct switcher *sw, struct group *g, int timeout_ms)
 {
 	struct agent_error err = {""};
 	const struct host *h;
 	int ret = 0;
 
-	h = come_to_rest(sw, g, QUIESCE_TIMEOUT_MS, &ret, &err);
+	h = come_to_rest(sw, g, timeout_ms, &ret, &err);
 	return h ? fail(g, ret, "process %d (%s) did not come to rest: %s", h->pid, h->comm, err.text) : 0;
+}
+
+static int quiesce(struct switcher *sw, struct group *g)
+{
+	return quiesce_within(sw, g, QUIESCE_TIMEOUT_MS);
 }
 
 /*
@@ -533,6 +550,7 @@ static void remove_carriers(struct switcher *sw, struct group *g)
 /* For one switch. */
 struct viewing {
 	struct switcher *sw;
+	const struct group *g;
 	struct view_memory memory[SHM_MAX_MAPS];
 	struct views_opts opts;
 	struct views *views; /* NULL: the group has no such memory */
@@ -543,7 +561,7 @@ static bool may_stop_viewer(void *arg, pid_t pid, char *why, size_t why_size)
 	const struct viewing *v = arg;
 	const char *rule = NULL;
 
-	if (policy__setting(v->sw->hosts->policy, POLICY_STOP_TOOLS, &rule))
+	if (permit__grants(v->sw->hosts, v->g, NULL, POLICY_STOP_TOOLS, &rule))
 		return true;
 	snprintf(why, why_size, "policy lets no tool be stopped, and process %d sees memory-mapped results of one (%s)",
 		 pid, rule);
@@ -556,7 +574,7 @@ static int prepare_views(struct switcher *sw, struct group *g, struct viewing *v
 	struct bpf_map_info info = {0};
 	uint32_t len = sizeof(info);
 
-	*v = (struct viewing){.sw = sw};
+	*v = (struct viewing){.sw = sw, .g = g};
 	if (!g->has_viewed)
 		return 0;
 	if (bpf_obj_get_info_by_fd(g->arena_fd, &info, &len))
@@ -639,6 +657,13 @@ static bool turn_kgate(struct group *g, uint64_t seen, bool open)
 static bool is_in_time(const struct switcher *sw)
 {
 	return !sw->is_crowded || cpus_are_occupied();
+}
+
+/* Have threads been held for a take-over for longer than policy allows? */
+static bool is_held_too_long(const struct switcher *sw, const struct group *g)
+{
+	return sw->is_holding && g->stop_ms != POLICY_NO_LIMIT &&
+	       microseconds_since(&sw->held_since) / 1000 >= (long)g->stop_ms;
 }
 
 static uint64_t kgate_of(const struct group *g)
@@ -724,6 +749,8 @@ static int turn(struct switcher *sw, struct group *g, uint64_t seen, const uint6
 	}
 	for (unsigned int i = 0; i < g->n_maps && ended && !err; i++)
 		err = changes_of(sw, &g->map[i]).begun == ended[i] ? 0 : -EAGAIN;
+	if (!err && ended && is_held_too_long(sw, g))
+		err = -ETIMEDOUT;
 	if (!err && (!is_in_time(sw) || !turn_kgate(g, seen, ended != NULL)))
 		err = -EAGAIN;
 	while (n--)
@@ -819,7 +846,6 @@ struct lodge_arg {
 
 static int lodge_process(struct switcher *sw, struct group *g, pid_t pid)
 {
-	const struct policy *policy = sw->hosts->policy;
 	struct host *h = hosts__get(sw->hosts, pid);
 	const char *rule = NULL;
 	char why[REASON_SIZE] = "";
@@ -827,17 +853,17 @@ static int lodge_process(struct switcher *sw, struct group *g, pid_t pid)
 
 	if (!h)
 		return -ESRCH;
-	if (!policy__setting(policy, POLICY_STOP_TOOLS, &rule) && holds_probes(sw, pid)) {
-		snprintf(h->why, sizeof(h->why), "policy lets no tool be stopped, and process %d (%s) is one (%s)", pid,
-			 h->comm, rule);
+	err = permit__lodging(sw->hosts, g, h);
+	if (err)
+		return err;
+	if (!may_be_stopped(sw, g, h))
 		return -EPERM;
-	}
 	err = domain__admit(sw->hosts, g, h, h->why, sizeof(h->why));
 	if (err)
 		return err;
 	for (struct host *other = sw->hosts->list; other; other = other->next)
 		if (other != h && host__lodging(other, g) && other->uid != h->uid &&
-		    !policy__setting(policy, POLICY_SHARE_ACROSS_USERS, &rule)) {
+		    !permit__grants(sw->hosts, g, h, POLICY_SHARE_ACROSS_USERS, &rule)) {
 			snprintf(h->why, sizeof(h->why),
 				 "policy lets no memory be shared across users, and process %d belongs to another user "
 				 "than process %d (%s)",
@@ -1053,21 +1079,31 @@ static int take_over_unnoticed(struct switcher *sw, struct group *g, const struc
 	return 0;
 }
 
+static int fail_for_time(const struct switcher *sw, struct group *g)
+{
+	const char *rule = NULL;
+
+	permit__limit(sw->hosts, g, NULL, POLICY_TARGET_STOP_MS, &rule);
+	return fail(g, -ETIMEDOUT, "policy lets threads of targets be held for %llu ms (%s), which was not enough",
+		    (unsigned long long)g->stop_ms, rule ? rule : "before");
+}
+
 static int take_over_held(struct switcher *sw, struct group *g, struct viewing *v)
 {
+	int patience = g->stop_ms < QUIESCE_TIMEOUT_MS ? (int)g->stop_ms : QUIESCE_TIMEOUT_MS;
 	int err = 0;
 
 	/* From here threads wait; every path below lets them go. */
 	hold(sw, g);
 	if (has_open_place(sw, g))
-		err = quiesce(sw, g);
+		err = quiesce_within(sw, g, patience);
 	if (!err) {
 		for_each_place(sw, g, h, pl)
 		{
 			fill_place(sw, h, pl);
 			open_place(h, pl);
 		}
-		err = quiesce(sw, g);
+		err = quiesce_within(sw, g, patience);
 	}
 	if (!err)
 		err = hold_views(g, v, false);
@@ -1075,6 +1111,8 @@ static int take_over_held(struct switcher *sw, struct group *g, struct viewing *
 		err = move(sw, g, v, true);
 	if (!err)
 		g->state = GROUP_SHARED;
+	else if (is_held_too_long(sw, g))
+		err = fail_for_time(sw, g);
 	end_views(g, v);
 	settle_places(sw, g);
 	let_go(sw, g);
@@ -1103,7 +1141,8 @@ int switch_takeover(struct switcher *sw, struct group *g)
 	err = prepare_views(sw, g, &viewing, true);
 	if (err)
 		return err;
-	/* Calls that began before have ended when all processors are passed, but for those that sleep in a page fault. */
+	/* Calls that began before have ended when all processors are passed, but for those that sleep in a page fault.
+	 */
 	enable_carriers(sw, g, true);
 	arm_places(sw, g);
 	err = take_over_unnoticed(sw, g, &viewing);

@@ -68,6 +68,8 @@ void switch_settle(struct switcher *sw);
 
 /* Is it a tool? */
 bool holds_probes(struct switcher *sw, pid_t pid);
+/* May its threads be stopped for the group? Not a tool's where the policy lets none be; then h->why is the sentence. */
+bool may_be_stopped(struct switcher *sw, const struct group *g, struct host *h);
 /* Are there more probes on this instruction than a place holds? */
 bool place_is_crowded(struct switcher *sw, const struct host *h, const struct place *pl);
 /* May every probe on this instruction be served in userspace? */

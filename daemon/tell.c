@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "daemon/engine_impl.h"
+#include "daemon/permit.h"
 
 #define PROBE_TEXT 512
 
@@ -139,6 +140,7 @@ static const char *why_not(struct engine *e, struct telling *t, const struct gro
 static void tell_refused(struct engine *e, const struct group *g, struct host *h)
 {
 	const char *why, *rule = NULL;
+	char forbidden[REASON_SIZE];
 	struct telling t;
 	uint64_t hash;
 
@@ -152,7 +154,7 @@ static void tell_refused(struct engine *e, const struct group *g, struct host *h
 	t.d.reason = why;
 	if (h->claimed)
 		t.d.class = REASON_CLAIMED;
-	else if (!host__is_allowed(&e->hosts, h, &rule))
+	else if (!permit__process(&e->hosts, h, &rule, forbidden, sizeof(forbidden)))
 		t.d.class = REASON_POLICY;
 	t.d.rule = t.d.class == REASON_POLICY ? rule : NULL;
 	decisions__record(e->decisions, &t.d);
@@ -164,18 +166,21 @@ void tell__refused_targets(struct engine *e, const struct group *g)
 		tell_refused(e, g, h);
 }
 
-void tell__policy(struct engine *e, struct tool *t, bool refused, const char *rule)
+void tell__policy(struct engine *e, struct tool *t, enum policy_action action, const char *rule)
 {
+	static const char *const says[] = {
+		[POLICY_OFFLOAD] = "lets this tool run in userspace",
+		[POLICY_OBSERVE] = "only observes this tool",
+		[POLICY_KERNEL] = "keeps this tool in the kernel",
+	};
 	char verdict[REASON_SIZE];
 	struct telling what;
 
-	snprintf(verdict, sizeof(verdict), "policy %s (%s)",
-		 refused ? "keeps this tool in the kernel" : "lets this tool run in userspace",
-		 rule ? rule : "the default");
+	snprintf(verdict, sizeof(verdict), "policy %s (%s)", says[action], rule ? rule : "the default");
 	if (strcmp(verdict, t->verdict) == 0)
 		return;
 	snprintf(t->verdict, sizeof(t->verdict), "%s", verdict);
-	begin(&what, DECISION_POLICY, refused ? REASON_POLICY : REASON_NONE, t);
+	begin(&what, DECISION_POLICY, action == POLICY_OFFLOAD ? REASON_NONE : REASON_POLICY, t);
 	what.d.reason = t->verdict;
 	what.d.rule = rule;
 	decisions__record(e->decisions, &what.d);

@@ -10,6 +10,7 @@
 #include "daemon/engine_impl.h"
 #include "daemon/log.h"
 #include "daemon/park.h"
+#include "daemon/permit.h"
 #include "daemon/state.h"
 #include "daemon/tracepoint.h"
 #include "shm-runtime/shm_map.h"
@@ -420,19 +421,9 @@ static int save_state(void *arg)
 	return state__save(e->groups, &e->hosts);
 }
 
-static bool may_park(const struct engine *e)
+static bool may_park(const struct engine *e, const struct group *g)
 {
-	const char *rule;
-
-	return policy__setting(e->policy, POLICY_STOP_TOOLS, &rule);
-}
-
-/* The policy is another one. */
-static uint64_t end_parking(struct group *g, uint64_t now)
-{
-	char why[REASON_SIZE];
-
-	return park__restore(g, false, why, sizeof(why)) ? now + WATCH_NS : 0;
+	return permit__grants(&e->hosts, g, NULL, POLICY_STOP_TOOLS, NULL);
 }
 
 static void try_to_park(struct engine *e, struct group *g)
@@ -459,11 +450,8 @@ static uint64_t watch_parking(struct engine *e, uint64_t now)
 	for (struct group *g = e->groups; delay >= 0 && g; g = g->next) {
 		uint64_t hits;
 
-		if (g->state == GROUP_SHARED && g->is_parked && !may_park(e)) {
-			next = earlier(end_parking(g, now), next);
-			continue;
-		}
-		if (g->state != GROUP_SHARED || g->is_parked || g->tool->dirty_at || !may_park(e) || !park__suits(g)) {
+		if (g->state != GROUP_SHARED || g->is_parked || g->tool->dirty_at || !park__suits(g) ||
+		    !may_park(e, g)) {
 			g->park_at = 0;
 			continue;
 		}

@@ -27,6 +27,7 @@ INSTALLED_FILES := \
 	644:docs/bpftimed.8:$(MAN)/man8/bpftimed.8 \
 	644:docs/bpftime.1:$(MAN)/man1/bpftime.1 \
 	644:docs/bpftimed-policy.5:$(MAN)/man5/bpftimed-policy.5 \
+	644:docs/policy.schema.json:$(PREFIX)/share/bpftimed/policy.schema.json \
 	644:README.md:$(DOC)/README.md \
 	644:LICENSE:$(DOC)/LICENSE \
 	644:systemd/seccomp-targets.conf:$(DOC)/examples/seccomp-targets.conf \
@@ -35,7 +36,8 @@ INSTALLED_FILES := \
 	644:examples/metrics/grafana-dashboard.json:$(DOC)/examples/metrics/grafana-dashboard.json
 
 # Removed by uninstall when empty.
-INSTALLED_DIRS := $(LIBEXEC) $(DOC)/examples/policy.d $(DOC)/examples/metrics $(DOC)/examples $(DOC) /etc/bpftimed/policy.d /etc/bpftimed
+INSTALLED_DIRS := $(LIBEXEC) $(PREFIX)/share/bpftimed $(PREFIX)/lib/bpftimed/policy.d $(PREFIX)/lib/bpftimed $(DOC)/examples/policy.d \
+	$(DOC)/examples/metrics $(DOC)/examples $(DOC) /etc/bpftimed/policy.d /etc/bpftimed
 
 word_of = $(word $(1),$(subst :, ,$(2)))
 
@@ -46,7 +48,7 @@ $(B)/systemd/bpftimed.service: systemd/bpftimed.service.in Makefile $(B)/config
 
 install: all $(B)/systemd/bpftimed.service
 	$(Q)$(foreach f,$(INSTALLED_FILES),install -D -m $(call word_of,1,$(f)) $(call word_of,2,$(f)) \
-		$(DESTDIR)$(call word_of,3,$(f)) &&) install -d -m 755 $(DESTDIR)/etc/bpftimed/policy.d
+		$(DESTDIR)$(call word_of,3,$(f)) &&) install -d -m 755 $(DESTDIR)/etc/bpftimed/policy.d $(DESTDIR)$(PREFIX)/lib/bpftimed/policy.d
 	@echo "  installed under $(DESTDIR)$(PREFIX)"
 
 # Policy files stay: they are the administrator's. In a staged root all folders go that nothing else is in.

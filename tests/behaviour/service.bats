@@ -18,7 +18,7 @@ install_into() {
 		lib/systemd/system/bpftimed.socket lib/systemd/system-preset/60-bpftimed.preset lib/sysusers.d/bpftimed.conf \
 		lib/tmpfiles.d/bpftimed.conf share/bash-completion/completions/bpftimed \
 		share/man/man8/bpftimed.8 share/man/man1/bpftime.1 share/man/man5/bpftimed-policy.5 \
-		share/bash-completion/completions/bpftime; do
+		share/bash-completion/completions/bpftime share/bpftimed/policy.schema.json; do
 		[ -f "$SESSION/root/usr/$f" ]
 	done
 	[ -d "$SESSION/root/etc/bpftimed/policy.d" ]

@@ -156,7 +156,7 @@ offloaded() {
 	is_active
 	echo '{"version": 1, "tols": []}' | inside tee /etc/bpftimed/policy.d/b.json >/dev/null
 	inside systemctl reload bpftimed
-	wait_until 5 journal_has "b.json:1: tols: unknown key"
+	wait_until 5 journal_has "b.json:1:16: tols: unknown key"
 	is_active
 	inside rm /etc/bpftimed/policy.d/a.json /etc/bpftimed/policy.d/b.json
 }
@@ -246,7 +246,7 @@ offloaded() {
 	drop_in 'Restart=no'
 	echo '{"version": 2}' | inside tee /etc/bpftimed/policy.d/a.json >/dev/null
 	run ! inside systemctl start bpftimed
-	wait_until 5 journal_has "a.json:1: version: this bpftimed reads version 1 only"
+	wait_until 5 journal_has "a.json:1:13: version: this bpftimed reads version 1 only"
 	inside rm /etc/bpftimed/policy.d/a.json
 	no_drop_in
 }

@@ -21,6 +21,7 @@
 struct engine {
 	struct engine_opts opts;
 	const struct policy *policy;
+	char *policy_error;
 	sd_event_source *timer;
 	struct timespec seen;
 };
@@ -64,8 +65,10 @@ int engine__new(struct engine **out, sd_event *event, const struct policy *polic
 
 void engine__free(struct engine *e)
 {
-	if (e)
+	if (e) {
 		sd_event_source_disable_unref(e->timer);
+		free(e->policy_error);
+	}
 	free(e);
 }
 
@@ -82,14 +85,27 @@ int engine__handback_all(struct engine *e)
 int engine__set_policy(struct engine *e, const struct policy *policy)
 {
 	e->policy = policy;
+	engine__keep_policy(e, NULL);
 	return 0;
+}
+
+void engine__keep_policy(struct engine *e, const char *why)
+{
+	free(e->policy_error);
+	e->policy_error = why ? strdup(why) : NULL;
 }
 
 json_object *engine__status(struct engine *e)
 {
 	json_object *tools = read_tools();
 	struct status_daemon d = {
-		.hook = "none (test)", .way = "none (test)", .tools = json_object_array_length(tools)};
+		.hook = "none (test)",
+		.way = "none (test)",
+		.tools = json_object_array_length(tools),
+		.policy_files = policy__files(e->policy),
+		.policy_rules = policy__rules(e->policy),
+		.policy_error = e->policy_error,
+	};
 
 	json_object_put(tools);
 	return status_daemon__json(&d);
