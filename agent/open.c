@@ -29,7 +29,7 @@ int target_read(const struct target *t, uint64_t addr, void *buf, size_t size)
 	return n < 0 ? -errno : -ESRCH;
 }
 
-int target_write(struct target *t, uint64_t addr, const void *buf, size_t size)
+int target_write(const struct target *t, uint64_t addr, const void *buf, size_t size)
 {
 	ssize_t n = pwrite(t->mem, buf, size, (off_t)addr);
 

@@ -631,9 +631,12 @@ static int write_in_tracer(struct target *t, void *arg)
 	return rc;
 }
 
-int tracer_write(struct target *t, uint64_t addr, const void *buf, size_t size)
+int tracer_write(const struct target *t, uint64_t addr, const void *buf, size_t size)
 {
+	struct target *target = (struct target *)t; /* its tracer may have to be started */
 	struct write_job j = {addr, buf, size};
 
-	return daemon_pid && getpid() != daemon_pid ? write_in_tracer(t, &j) : tracer_run(t, write_in_tracer, &j);
+	if (daemon_pid && getpid() != daemon_pid)
+		return write_in_tracer(target, &j);
+	return tracer_run(target, write_in_tracer, &j);
 }

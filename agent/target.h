@@ -75,7 +75,7 @@ uint64_t elf_mapped_symbol(const uint8_t *image, size_t size, const char *name);
 /* ---- memory ---- */
 
 int target_read(const struct target *t, uint64_t addr, void *buf, size_t size);
-int target_write(struct target *t, uint64_t addr, const void *buf, size_t size);
+int target_write(const struct target *t, uint64_t addr, const void *buf, size_t size);
 
 /* ---- ptrace.c ---- */
 
@@ -100,7 +100,7 @@ void tracer_end(struct target *t);
  * may let nobody else write what is not writable (CONFIG_PROC_MEM_FORCE_PTRACE, proc_mem_foll_force() in
  * fs/proc/base.c). Both from the daemon and in the tracer.
  */
-int tracer_write(struct target *t, uint64_t addr, const void *buf, size_t size);
+int tracer_write(const struct target *t, uint64_t addr, const void *buf, size_t size);
 
 struct stopped {
 	pid_t tid;
