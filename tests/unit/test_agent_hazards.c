@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "agent/site.h"
 #include "agent/target.h"
 #include "agent_fixture.h"
 
