@@ -27,7 +27,7 @@ teardown_file() {
 
 # What a package could leave behind; not what dpkg, apt and the journal keep of everything.
 files_inside() {
-	find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path /mnt -o -path /opt -o -path /var/log -o -path /var/cache -o \
+	find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path /var/tmp -o -path /mnt -o -path /opt -o -path /var/log -o -path /var/cache -o \
 		-path /var/lib/apt -o -path /var/lib/dpkg -o -path /var/lib/systemd -o -path /root \) -prune -o -print | sort
 	find /run/bpftimed /sys/fs/bpf /var/lib/systemd/deb-systemd-helper-enabled /var/lib/systemd/deb-systemd-helper-masked -print 2>/dev/null |
 		grep bpftimed
@@ -197,6 +197,8 @@ offloaded() {
 	need_installed
 	inside systemctl stop bpftimed
 	[ "$(inside systemctl is-active bpftimed)" = inactive ]
+	socket_is_inactive() { [ "$(inside systemctl is-active bpftimed.socket)" = inactive ]; }
+	wait_until 5 socket_is_inactive
 	[ "$(show Result)" = success ]
 	[ "$(show ExecMainStatus)" = 0 ]
 	[ -z "$(inside ls -A /run/bpftimed)" ]
@@ -213,7 +215,7 @@ offloaded() {
 	load_start
 	offloaded
 	load_go
-	inside systemctl kill -s KILL bpftimed
+	inside systemctl kill --kill-whom=main -s KILL bpftimed
 	inside_or_tell bpftime status
 	is_active
 	[ "$(show MainPID)" != "$before" ]
