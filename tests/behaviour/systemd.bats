@@ -116,6 +116,7 @@ load_has_ended() {
 offloaded() {
 	inside_or_tell bpftime wait --tool "$TOOL" --timeout 15 || {
 		inside bpftime explain "$TOOL"
+		inside systemctl status --no-pager -n 3 load tool
 		return 1
 	}
 }
