@@ -271,6 +271,10 @@ offloaded() {
 	run ! inside systemctl start bpftimed
 	wait_until 5 journal_has "a.json:1: version: this bpftimed reads version 1 only"
 	inside rm /etc/bpftimed/policy.d/a.json
+	# What it pins would end with it.
+	drop_in $'Restart=no\nExecStartPre='
+	run ! inside systemctl start bpftimed
+	wait_until 5 journal_has "a BPF file system that it mounts would end with it"
 	no_drop_in
 }
 
