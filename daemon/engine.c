@@ -103,6 +103,7 @@ static void on_new_host(void *arg, pid_t pid)
 
 static int start(struct engine *e, const struct engine_opts *opts, char *err, size_t err_size)
 {
+	struct kernel_features kernel;
 	char path[PATH_MAX];
 	int ret, forks_fd, kin_fd;
 
@@ -117,6 +118,10 @@ static int start(struct engine *e, const struct engine_opts *opts, char *err, si
 		snprintf(err, err_size, "out of memory");
 		return -ENOMEM;
 	}
+	kernel_features__probe(&kernel);
+	ret = kernel_features__missing(&kernel, err, err_size);
+	if (ret)
+		return ret;
 	ret = pins__open(opts->runtime_dir, err, err_size);
 	if (ret)
 		return ret;
