@@ -122,6 +122,7 @@ static int enter(struct engine *e, const char *runtime_dir, int *left, char *err
 
 static int start(struct engine *e, const struct engine_opts *opts, char *err, size_t err_size)
 {
+	struct kernel_features kernel;
 	char path[PATH_MAX];
 	int ret, left, forks_fd, kin_fd;
 
@@ -136,6 +137,10 @@ static int start(struct engine *e, const struct engine_opts *opts, char *err, si
 		snprintf(err, err_size, "out of memory");
 		return -ENOMEM;
 	}
+	kernel_features__probe(&kernel);
+	ret = kernel_features__missing(&kernel, err, err_size);
+	if (ret)
+		return ret;
 	ret = enter(e, opts->runtime_dir, &left, err, err_size);
 	if (ret)
 		return ret;

@@ -246,13 +246,13 @@ static int on_tell(sd_event_source *source, void *arg)
 {
 	struct bpftimed *d = arg;
 	json_object *o = engine__status(d->engine);
-	int64_t probes = number_in(o, "probes_userspace");
 	char text[TOLD_SIZE];
 
 	snprintf(text, sizeof(text),
 		 "STATUS=Carries %" PRId64 " of %" PRId64 " tools; probes: %" PRId64 " in userspace, %" PRId64
 		 " in the kernel; %" PRId64 " targets%s",
-		 number_in(o, "tools_carried"), number_in(o, "tools"), probes, number_in(o, "probes_kernel"),
+		 number_in(o, "tools_carried"), number_in(o, "tools"), number_in(o, "probes_userspace"),
+		 number_in(o, "probes_kernel"),
 		 number_in(o, "targets"),
 		 json_object_object_get(json_object_object_get(o, "policy"), "error")
 			 ? "; the policy on disk has mistakes and does not hold"

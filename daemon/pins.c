@@ -39,6 +39,15 @@ static void wait_for_guard(const char *runtime_dir)
 	close(fd);
 }
 
+/* What is mounted here is seen by others, too, and is still there when this process has ended. */
+static bool mounts_stay(void)
+{
+	struct stat ours, first;
+
+	return stat("/proc/self/ns/mnt", &ours) || stat("/proc/1/ns/mnt", &first) ||
+	       (ours.st_dev == first.st_dev && ours.st_ino == first.st_ino);
+}
+
 int pins__open(const char *runtime_dir, char *err, size_t err_size)
 {
 	int ret;
@@ -47,6 +56,16 @@ int pins__open(const char *runtime_dir, char *err, size_t err_size)
 	snprintf(dir, sizeof(dir), "%s/bpf", runtime_dir);
 	if (mkdir(dir, 0700) && errno != EEXIST)
 		goto err_dir;
+	/* Targets need what is pinned when we have been killed. */
+	if (!is_bpffs(dir) && !mounts_stay()) {
+		snprintf(err, err_size,
+			 "this process has a mount namespace of its own, and a BPF file system that it mounts would "
+			 "end with "
+			 "it: mount one at %s where process 1 sees it",
+			 dir);
+		dir[0] = 0;
+		return -EXDEV;
+	}
 	if (!is_bpffs(dir) && mount("bpftimed", dir, "bpf", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700")) {
 		ret = -errno;
 		rmdir(dir);
