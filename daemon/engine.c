@@ -101,6 +101,30 @@ static void on_new_host(void *arg, pid_t pid)
 	observer__watch(e->observer, pid);
 }
 
+static int on_guard_gone(sd_event_source *source, int fd, uint32_t revents, void *arg);
+
+static int watch_guard(struct engine *e)
+{
+	e->guard_source = sd_event_source_disable_unref(e->guard_source);
+	if (guard__fd() < 0)
+		return 0;
+	return sd_event_add_io(e->event, &e->guard_source, guard__fd(), EPOLLIN, on_guard_gone, e);
+}
+
+/* Somebody has killed it. */
+static int on_guard_gone(sd_event_source *source, int fd, uint32_t revents, void *arg)
+{
+	struct engine *e = arg;
+	char err[REASON_SIZE];
+
+	e->guard_source = sd_event_source_disable_unref(e->guard_source);
+	if (guard__start(e->runtime_dir, err, sizeof(err)))
+		log_error("%s", err);
+	else
+		log_warning("the process that guards targets has ended, and was started again");
+	return watch_guard(e);
+}
+
 /* What a bpftimed that was killed has left in the runtime folder is handed back, by recover_state()'s answer. */
 static int enter(struct engine *e, const char *runtime_dir, int *left, char *err, size_t err_size)
 {
@@ -172,6 +196,8 @@ static int start(struct engine *e, const struct engine_opts *opts, char *err, si
 	if (ret >= 0)
 		ret = sd_event_add_io(e->event, &e->builder_source, builder__fd(e->builder), EPOLLIN, on_built, e);
 	if (ret >= 0)
+		ret = watch_guard(e);
+	if (ret >= 0)
 		ret = sd_event_add_time(e->event, &e->timer, CLOCK_MONOTONIC, 0, 1000, on_timer, e);
 	if (ret < 0) {
 		snprintf(err, err_size, "the event loop: %s", strerror(-ret));
@@ -196,6 +222,7 @@ int engine__new(struct engine **out, sd_event *event, const struct policy *polic
 	e->policy = policy;
 	e->changed = opts->changed;
 	e->changed_arg = opts->changed_arg;
+	e->runtime_dir = opts->runtime_dir;
 	e->hosts.noop_prog_fd = -1;
 	ret = start(e, opts, err, err_size);
 	if (ret) {
@@ -230,6 +257,7 @@ void engine__free(struct engine *e)
 		return;
 	e->changed = NULL;
 	sd_event_source_disable_unref(e->timer);
+	sd_event_source_disable_unref(e->guard_source);
 	sd_event_source_disable_unref(e->observer_source);
 	sd_event_source_disable_unref(e->builder_source);
 	e->timer = NULL;

@@ -167,6 +167,20 @@ killed_in_switches() {
 	exact_finish "$SESSION/x" count_tid
 }
 
+@test "its guard is killed: there is another one, which does its work when bpftimed is killed" {
+	local guard
+	export EXACT_TIMEOUT=120
+	exact_start "$SESSION/x" count_tid 4 2000000 --rate 100000
+	offloaded
+	exact_go "$SESSION/x"
+	guard=$(pgrep -P "$DAEMON" -x bpftimed-guard)
+	kill -9 "$guard"
+	wait_until 10 grep -q 'guards targets has ended, and was started again' "$SESSION/daemon.log"
+	[ "$(pgrep -P "$DAEMON" -x bpftimed-guard)" != "$guard" ]
+	killed_in_switches "$RESTARTS"
+	exact_finish "$SESSION/x" count_tid
+}
+
 @test "killed again and again, at random moments, also while it takes back what the last one left; 8 threads: the tool prints the truth" {
 	daemon_stop
 	run_alone flips count_tid 8 20000 $((KILLS * 6)) "$KILLS" kill
