@@ -16,6 +16,7 @@
 #include "daemon/observe.h"
 #include "daemon/park.h"
 #include "daemon/pins.h"
+#include "daemon/predecessor.h"
 #include "daemon/repair.h"
 #include "daemon/state.h"
 
@@ -141,6 +142,10 @@ static int enter(struct engine *e, const char *runtime_dir, int *left, char *err
 	state__open(runtime_dir);
 	park__open(runtime_dir);
 	*left = recover_state();
+	ret = predecessor__keep(runtime_dir);
+	if (ret)
+		log_warning("a later bpftimed of another version could not hand back, if this one were killed: %s",
+			    strerror(-ret));
 	return 0;
 }
 
@@ -233,6 +238,11 @@ int engine__new(struct engine **out, sd_event *event, const struct policy *polic
 	return 0;
 }
 
+void engine__before(const char *runtime_dir)
+{
+	predecessor__recover(runtime_dir);
+}
+
 int engine__recover(const char *runtime_dir, char *err, size_t err_size)
 {
 	struct engine *e = calloc(1, sizeof(*e));
@@ -243,6 +253,7 @@ int engine__recover(const char *runtime_dir, char *err, size_t err_size)
 		return ret;
 	}
 	e->hosts.noop_prog_fd = -1;
+	e->runtime_dir = runtime_dir;
 	ret = enter(e, runtime_dir, &left, err, err_size);
 	engine__free(e);
 	if (!ret && left)
@@ -275,6 +286,8 @@ void engine__free(struct engine *e)
 	pins__close(state__needs_pin);
 	park__close(false);
 	state__remove();
+	if (e->runtime_dir && !state__has_left())
+		predecessor__drop(e->runtime_dir);
 	sd_event_unref(e->event);
 	free(e);
 }

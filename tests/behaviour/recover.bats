@@ -22,6 +22,7 @@ setup() {
 }
 
 teardown() {
+	[ -z "${public:-}" ] || rm -r "$public"
 	exact_kill
 	session_end
 	"$B/bpftime" recover || true
@@ -71,9 +72,12 @@ work_address() {
 	[[ $stderr == *"another bpftimed (process $DAEMON) is running"* ]]
 	"$B/bpftime" status >/dev/null
 	daemon_stop
-	cp "$B/bpftime" "$B/bpftimed" "$BATS_FILE_TMPDIR/"
-	setpriv --reuid 65534 --regid 65534 --clear-groups test -x "$BATS_FILE_TMPDIR/bpftimed" || skip "the test folder is not open to others"
-	fails 1 setpriv --reuid 65534 --regid 65534 --clear-groups "$BATS_FILE_TMPDIR/bpftime" recover
+	public=$(mktemp -d)
+	chmod 755 "$public"
+	mkdir "$public/run"
+	cp "$B/bpftime" "$B/bpftimed" "$public/"
+	fails 1 setpriv --reuid 65534 --regid 65534 --clear-groups "$public/bpftime" recover --runtime-dir "$public/run"
+	[[ $stderr == *"only root"* ]]
 }
 
 @test "killed under load with all its processes, its programs removed: the target goes on, the tool prints the truth, recover cleans up" {
@@ -90,7 +94,6 @@ work_address() {
 	! untouched "$WORKLOAD_PID"
 	run -0 "$B/bpftime" recover
 	untouched "$WORKLOAD_PID"
-	code_is_the_files "$WORKLOAD_PID" "$(work_address "$WORKLOAD_PID")"
 	nothing_left
 	sleep 0.5
 	kill -USR2 "$WORKLOAD_PID"
@@ -129,6 +132,7 @@ work_address() {
 	kill -0 "$WORKLOAD_PID"
 	run -0 "$B/bpftime" recover
 	untouched "$WORKLOAD_PID"
+	code_is_the_files "$WORKLOAD_PID" "$(work_address "$WORKLOAD_PID")"
 	nothing_left
 	kill -USR2 "$WORKLOAD_PID"
 	exact_called "$SESSION/x"
