@@ -76,7 +76,11 @@ words_pins() { echo 'Read-only file system'; }
 
 # ---- bpftimed prepared for them ----
 
+# The address sanitizer has memory of its own, and ends the program when it gets none.
+need_unsanitized() { [ -z "${SANITIZE:-}" ] || skip "not with sanitizers"; }
+
 with_memory() {
+	need_unsanitized
 	printf '\0\0\0\0' >"$SESSION/fails"
 	FAULT_FILE=$SESSION/fails LD_PRELOAD=$B/tests/faults/memory.so daemon_start
 }
@@ -165,11 +169,13 @@ is_taken_over() {
 }
 
 @test "no addresses: a tool comes" {
+	need_unsanitized
 	daemon_start
 	comes_during addresses
 }
 
 @test "no addresses: a tool goes back and forth" {
+	need_unsanitized
 	daemon_start
 	flips_during addresses
 }
@@ -260,6 +266,7 @@ compiling_stops() {
 # ---- time ----
 
 @test "the clock of the day jumps all the time" {
+	need_unsanitized
 	LD_PRELOAD=$B/tests/faults/clock.so daemon_start
 	carried
 	flip
