@@ -75,19 +75,42 @@ void predecessor__drop(const char *runtime_dir)
 	unlink(path);
 }
 
-/* /run is often mounted so that nothing in it can be executed. */
-static int executable_copy(const char *runtime_dir)
+/* -1 when others than root could have put something into it. */
+static int open_folder(const char *runtime_dir)
 {
-	char path[PATH_MAX];
+	int dir = open(runtime_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	struct stat st;
-	int from, to, err;
 
-	copy_path(path, runtime_dir, "");
-	from = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	if (dir < 0)
+		return -1;
+	if (!fstat(dir, &st) && st.st_uid == geteuid() && !(st.st_mode & (S_IWGRP | S_IWOTH)))
+		return dir;
+	close(dir);
+	return -1;
+}
+
+static bool is_of_other(int dir)
+{
+	int fd = openat(dir, STATE_NAME, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	json_object *o = fd < 0 ? NULL : json_object_from_fd(fd);
+	bool is_other = o && state__is_of_other(o);
+
+	if (fd >= 0)
+		close(fd);
+	if (o)
+		json_object_put(o);
+	return is_other;
+}
+
+/* /run is often mounted so that nothing in it can be executed. */
+static int executable_copy(int dir)
+{
+	int from = openat(dir, COPY_NAME, O_RDONLY | O_NOFOLLOW | O_CLOEXEC), to, err;
+
 	if (from < 0)
 		return -errno;
-	to = fstat(from, &st) || st.st_uid ? -1 : exec_memfd("bpftimed-predecessor", MFD_CLOEXEC);
-	err = to < 0 ? -EPERM : copy_all(from, to);
+	to = exec_memfd("bpftimed-predecessor", MFD_CLOEXEC);
+	err = to < 0 ? -errno : copy_all(from, to);
 	close(from);
 	if (err && to >= 0)
 		close(to);
@@ -114,19 +137,16 @@ static int execute(int fd, const char *runtime_dir)
 
 void predecessor__recover(const char *runtime_dir)
 {
-	char path[PATH_MAX];
-	json_object *o;
-	bool is_other;
-	int fd, err;
+	int dir = getenv(IS_COPY) ? -1 : open_folder(runtime_dir), fd, err;
 
-	snprintf(path, sizeof(path), "%s/" STATE_NAME, runtime_dir);
-	o = getenv(IS_COPY) || access(path, F_OK) ? NULL : json_object_from_file(path);
-	is_other = o && state__is_of_other(o);
-	if (o)
-		json_object_put(o);
-	if (!is_other)
+	if (dir < 0)
 		return;
-	fd = executable_copy(runtime_dir);
+	if (!is_of_other(dir)) {
+		close(dir);
+		return;
+	}
+	fd = executable_copy(dir);
+	close(dir);
 	err = fd < 0 ? fd : execute(fd, runtime_dir);
 	if (fd >= 0)
 		close(fd);
