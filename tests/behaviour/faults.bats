@@ -13,7 +13,7 @@ load real
 
 setup_file() {
 	need_root
-	need bpftrace bpftool python3 prlimit
+	need bpftrace bpftool python3 prlimit unshare nsenter
 }
 teardown_file() { :; }
 
@@ -272,6 +272,45 @@ compiling_stops() {
 	run -0 "$B/bpftime" explain "$TOOL_PID" --json
 	[ "$(json '0 <= j["since"] < 600')" = True ]
 	is_taken_over
+}
+
+# Two days ahead of the kernel's programs. Sets AHEAD, which runs a program there.
+clock_ahead() {
+	unshare --time --monotonic 172800 --boottime 172800 --fork sleep 1000 3>&- &
+	started $!
+	wait_until 10 pgrep -P $! >/dev/null
+	AHEAD=(nsenter "--time=/proc/$(pgrep -P $!)/ns/time")
+}
+
+# As kernel's programs have it, which know nothing of time namespaces.
+sees_the_kernels_time() {
+	local limit=$(($(cut -d. -f1 /proc/uptime) + 86400))
+	EXACT_AS=("${AHEAD[@]}")
+	exact_workload "$SESSION/x" work 2 20000
+	EXACT_AS=()
+	tool_run "$SESSION/tool" bpftrace -p "$WORKLOAD_PID" -e "uprobe:$WORKLOAD:work { @n = count(); }
+		uprobe:$WORKLOAD:work /nsecs > ${limit}000000000/ { @ahead = count(); }"
+	offloaded "$TOOL_PID"
+	exact_go "$SESSION/x"
+	exact_called "$SESSION/x"
+	exact_tool_end "$TOOL_PID"
+	exact_workload_end "$SESSION/x" "$WORKLOAD_PID"
+	same calls "$(sed -n 's/^@n: //p' "$SESSION/tool")" "$(awk '/^calls/ { print $2 }' "$SESSION/x/workload")"
+	! grep '^@ahead: [1-9]' "$SESSION/tool"
+}
+
+@test "a target's clock is ahead: programs see the kernel's" {
+	clock_ahead
+	daemon_start
+	sees_the_kernels_time
+}
+
+@test "the clocks of a target and of bpftimed are ahead: programs see the kernel's" {
+	clock_ahead
+	printf '#!/bin/sh\nexec %s "%s/bpftimed" "$@"\n' "${AHEAD[*]}" "$B" >"$SESSION/ahead"
+	chmod 755 "$SESSION/ahead"
+	BPFTIMED=$SESSION/ahead daemon_start
+	sees_the_kernels_time
 }
 
 @test "stopped for a while: what is in userspace stays, and goes on" {
