@@ -239,6 +239,9 @@ enum agent_target_flags {
 	AGENT_TARGET_KERNEL_READ = 2, /* set by the agent: a program read a kernel address and got -EFAULT */
 	AGENT_TARGET_NO_SLOT = 4, /* set by the agent: a return was not probed, the thread table is full, no escape */
 	AGENT_TARGET_LATE_CHILD = 8, /* set by the agent: a fork child was not repaired in time, see hit.c */
+	AGENT_TARGET_STRANDED =
+		16,		/* set by the agent: a gate waited, nobody turned it, and a hit escaped, see hit.c */
+	AGENT_TARGET_LOST = 32, /* the same where there is no escape */
 };
 
 /* Filled by target__inject() up to flags; sites by the daemon; the rest by the kernel-side programs and the agent. */

@@ -234,16 +234,22 @@ service_nop:
 	ret
 	.size	agent_service, . - agent_service
 
-	/* Waits until the gate at rdi is not SHM_UGATE_WAIT (2) any more. A thread in here counts as outside. */
+	/*
+	 * Waits until the gate at rdi is not SHM_UGATE_WAIT (2) any more, or rsi times a moment have passed: rax is 0
+	 * then. A thread in here counts as outside.
+	 */
 	.balign	64
 	.globl	agent_wait
 	.hidden	agent_wait
 	.type	agent_wait, @function
 agent_wait:
-	pause
+	movq	%rsi, %rax
+1:	pause
 	cmpl	$2, (%rdi)
-	je	agent_wait
-	ret
+	jne	2f
+	decq	%rax
+	jnz	1b
+2:	ret
 wait_end:
 	.size	agent_wait, . - agent_wait
 

@@ -29,7 +29,7 @@ struct plain_call {
 };
 
 void agent_service(__u64 op, __u64 slot, __u64 a, __u64 b, __u64 c);
-void agent_wait(const __u32 *gate);
+long agent_wait(const __u32 *gate, __u64 moments);
 struct plain_call agent_hit(struct agent_site *site, const __u8 *called);
 long agent_hit_slowly(struct pt_regs *regs, struct agent_site *site, const __u8 *stub);
 int agent_push(struct agent_site *site, __u64 sp);
@@ -355,6 +355,29 @@ static int may_escape(const __u8 *stub)
 	return slot && agent_private.escape[(slot - (__u64)agent_escapes) / AGENT_ESCAPE_SIZE].on;
 }
 
+#define ESCAPE_MOMENTS (1ull << 27) /* some seconds */
+#define LOST_MOMENTS   (1ull << 32) /* longer than a daemon that stands still lives, on any processor */
+#define AGAIN_MOMENTS  (1ull << 12)
+
+/*
+ * At a gate that waits. The daemon, or when it has been killed its guard, turns it within milliseconds; when both have
+ * been killed nobody does, until the next daemon comes. 0: then, and the hit goes on by the escape, which is right at
+ * any moment, or where there is none, at last, without being served.
+ */
+static __attribute__((noinline)) int is_let_in(const __u32 *gate, const struct agent_site *site, int escapes)
+{
+	__u32 *flags = &((struct agent_target *)site->action[0].env.target)->flags;
+	__u32 seen = escapes ? AGENT_TARGET_STRANDED : AGENT_TARGET_LOST;
+	__u64 moments = escapes ? ESCAPE_MOMENTS : LOST_MOMENTS;
+
+	if (__atomic_load_n(flags, __ATOMIC_RELAXED) & seen)
+		moments = AGAIN_MOMENTS;
+	if (agent_wait(gate, moments))
+		return 1;
+	__atomic_fetch_or(flags, seen, __ATOMIC_RELAXED);
+	return 0;
+}
+
 /* What to do at a probed instruction, and where in the stub to go on: GO_*. */
 static long serve(struct pt_regs *regs, struct agent_site *site, const __u8 *stub)
 {
@@ -385,7 +408,8 @@ again:
 			return in_child && !await_repair(site) ? go_on : GO_BOUNCE;
 		if (in_child && !has_mappings(site))
 			return go_on;
-		agent_wait(gate);
+		if (!is_let_in(gate, site, may_escape(stub)))
+			return may_escape(stub) ? GO_ESCAPE : go_on;
 		goto again;
 	}
 	/* A fork child's returns are not probed. */

@@ -19,6 +19,7 @@
 /* AT_HWCAP2 bit: the kernel lets user code use rdfsbase (arch/x86/include/uapi/asm/hwcap2.h). */
 #define HWCAP2_HAS_FSGSBASE (1u << 1)
 #define MAX_VDSO	    (64u << 10)
+#define INITIAL_TIME_NS	    "time:[4026531834]" /* PROC_TIME_INIT_INO, include/linux/proc_ns.h */
 
 int target_read(const struct target *t, uint64_t addr, void *buf, size_t size)
 {
@@ -38,10 +39,11 @@ int target_write(const struct target *t, uint64_t addr, const void *buf, size_t 
 	return n < 0 && errno == EIO ? tracer_write(t, addr, buf, size) : n < 0 ? -errno : -ESRCH;
 }
 
-/* The vdso's clock is good when it needs no system call and the target lives in our time. */
+/* The vdso's clock is good when it needs no system call and the target lives in the time that the kernel's programs
+ * see. */
 static bool clock_is_readable(pid_t pid)
 {
-	char ours[64] = "", theirs[64] = "", path[64], source[32] = "";
+	char theirs[64] = "", path[64], source[32] = "";
 	FILE *f = fopen("/sys/devices/system/clocksource/clocksource0/current_clocksource", "re");
 
 	if (f) {
@@ -52,10 +54,9 @@ static bool clock_is_readable(pid_t pid)
 	if (strcmp(source, "tsc\n"))
 		return false;
 	snprintf(path, sizeof(path), "/proc/%d/ns/time", pid);
-	if (readlink(path, theirs, sizeof(theirs) - 1) < 0 ||
-	    readlink("/proc/self/ns/time", ours, sizeof(ours) - 1) < 0)
+	if (readlink(path, theirs, sizeof(theirs) - 1) < 0)
 		return errno == ENOENT; /* a kernel without time namespaces */
-	return !strcmp(ours, theirs);
+	return !strcmp(INITIAL_TIME_NS, theirs);
 }
 
 /* Strict seccomp (mode 1) also takes the time stamp counter away, from the thread that asked for it. */

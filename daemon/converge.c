@@ -26,6 +26,7 @@
 #define RETRY_FIRST_NS 200000000ull
 #define RETRY_MAX      6u
 #define SHORTAGE_NS    2000000000ull
+#define SHORTAGE_MAX   5u	    /* then once a minute */
 #define SHED_NS	       600000000ull /* the kernel takes 110 ms to detach a perf event, and tools do one by one */
 
 uint64_t now_ns(void)
@@ -403,7 +404,7 @@ static uint64_t retry_at(struct engine *e, struct group *g, int err, bool is_cla
 	if (is_claimed || err == -EDQUOT || converge__reaches_claimed(e, g))
 		return now_ns() + CLAIMS_NS;
 	if (shortage)
-		return now_ns() + SHORTAGE_NS;
+		return now_ns() + (SHORTAGE_NS << (g->attempts < SHORTAGE_MAX ? g->attempts++ : SHORTAGE_MAX));
 	return passing && ++g->attempts < RETRY_MAX ? now_ns() + (RETRY_FIRST_NS << g->attempts) : UINT64_MAX;
 }
 

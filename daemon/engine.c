@@ -16,6 +16,7 @@
 #include "daemon/observe.h"
 #include "daemon/park.h"
 #include "daemon/pins.h"
+#include "daemon/predecessor.h"
 #include "daemon/repair.h"
 #include "daemon/state.h"
 
@@ -101,6 +102,30 @@ static void on_new_host(void *arg, pid_t pid)
 	observer__watch(e->observer, pid);
 }
 
+static int on_guard_gone(sd_event_source *source, int fd, uint32_t revents, void *arg);
+
+static int watch_guard(struct engine *e)
+{
+	e->guard_source = sd_event_source_disable_unref(e->guard_source);
+	if (guard__fd() < 0)
+		return 0;
+	return sd_event_add_io(e->event, &e->guard_source, guard__fd(), EPOLLIN, on_guard_gone, e);
+}
+
+/* Somebody has killed it. */
+static int on_guard_gone(sd_event_source *source, int fd, uint32_t revents, void *arg)
+{
+	struct engine *e = arg;
+	char err[REASON_SIZE];
+
+	e->guard_source = sd_event_source_disable_unref(e->guard_source);
+	if (guard__start(e->runtime_dir, err, sizeof(err)))
+		log_error("%s", err);
+	else
+		log_warning("the process that guards targets has ended, and was started again");
+	return watch_guard(e);
+}
+
 /* What a bpftimed that was killed has left in the runtime folder is handed back, by recover_state()'s answer. */
 static int enter(struct engine *e, const char *runtime_dir, int *left, char *err, size_t err_size)
 {
@@ -117,6 +142,10 @@ static int enter(struct engine *e, const char *runtime_dir, int *left, char *err
 	state__open(runtime_dir);
 	park__open(runtime_dir);
 	*left = recover_state();
+	ret = predecessor__keep(runtime_dir);
+	if (ret)
+		log_warning("a later bpftimed of another version could not hand back, if this one were killed: %s",
+			    strerror(-ret));
 	return 0;
 }
 
@@ -177,6 +206,8 @@ static int start(struct engine *e, const struct engine_opts *opts, char *err, si
 	if (ret >= 0)
 		ret = sd_event_add_io(e->event, &e->builder_source, builder__fd(e->builder), EPOLLIN, on_built, e);
 	if (ret >= 0)
+		ret = watch_guard(e);
+	if (ret >= 0)
 		ret = sd_event_add_time(e->event, &e->timer, CLOCK_MONOTONIC, 0, 1000, on_timer, e);
 	if (ret < 0) {
 		snprintf(err, err_size, "the event loop: %s", strerror(-ret));
@@ -202,6 +233,7 @@ int engine__new(struct engine **out, sd_event *event, const struct policy *polic
 	e->changed = opts->changed;
 	e->changed_arg = opts->changed_arg;
 	e->decisions = opts->decisions;
+	e->runtime_dir = opts->runtime_dir;
 	e->hosts.noop_prog_fd = -1;
 	ret = start(e, opts, err, err_size);
 	if (ret) {
@@ -210,6 +242,11 @@ int engine__new(struct engine **out, sd_event *event, const struct policy *polic
 	}
 	*out = e;
 	return 0;
+}
+
+void engine__before(const char *runtime_dir)
+{
+	predecessor__recover(runtime_dir);
 }
 
 int engine__recover(const char *runtime_dir, char *err, size_t err_size)
@@ -222,6 +259,7 @@ int engine__recover(const char *runtime_dir, char *err, size_t err_size)
 		return ret;
 	}
 	e->hosts.noop_prog_fd = -1;
+	e->runtime_dir = runtime_dir;
 	ret = enter(e, runtime_dir, &left, err, err_size);
 	engine__free(e);
 	if (!ret && left)
@@ -236,6 +274,7 @@ void engine__free(struct engine *e)
 		return;
 	e->changed = NULL;
 	sd_event_source_disable_unref(e->timer);
+	sd_event_source_disable_unref(e->guard_source);
 	sd_event_source_disable_unref(e->observer_source);
 	sd_event_source_disable_unref(e->builder_source);
 	e->timer = NULL;
@@ -253,6 +292,8 @@ void engine__free(struct engine *e)
 	pins__close(state__needs_pin);
 	park__close(false);
 	state__remove();
+	if (e->runtime_dir && !state__has_left())
+		predecessor__drop(e->runtime_dir);
 	sd_event_unref(e->event);
 	free(e->policy_error);
 	free(e);

@@ -34,6 +34,12 @@ struct engine_opts {
 };
 
 /*
+ * Call before the runtime folder is entered: a bpftimed of another version that was killed hands back itself what it
+ * has left there, if it can.
+ */
+void engine__before(const char *runtime_dir);
+
+/*
  * Loads the kernel-side programs and begins to work. policy stays the caller's and must live until engine__set_policy()
  * or engine__free(). Returns 0 or -errno with a sentence in err.
  */

@@ -28,6 +28,8 @@ struct engine {
 	sd_event *event;
 	sd_event_source *observer_source;
 	sd_event_source *timer;
+	sd_event_source *guard_source;
+	const char *runtime_dir; /* the shell's */
 	const struct policy *policy;
 	char *policy_error; /* why the policy on disk does not hold, or NULL */
 	void (*changed)(void *arg);

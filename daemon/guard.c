@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -26,7 +27,8 @@
 #define INT3 0xcc
 
 static pid_t guard = -1;
-static int life = -1; /* its other end is the guard's: closed when this process ends, however it ends */
+static int guard_fd = -1; /* pidfd */
+static int life = -1;	  /* its other end is the guard's: closed when this process ends, however it ends */
 
 /* Groups that userspace does not serve when the daemon died. */
 struct stranded {
@@ -186,6 +188,7 @@ int guard__start(const char *runtime_dir, char *err, size_t err_size)
 {
 	int pipe_ends[2] = {-1, -1}, lock = open(runtime_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), ret;
 
+	guard__stop(); /* one that has ended */
 	if (lock < 0 || flock(lock, LOCK_EX | LOCK_NB) || pipe2(pipe_ends, O_CLOEXEC))
 		goto fail;
 	guard = fork();
@@ -198,6 +201,7 @@ int guard__start(const char *runtime_dir, char *err, size_t err_size)
 	close(lock);
 	close(pipe_ends[0]);
 	life = pipe_ends[1];
+	guard_fd = pidfd_open(guard, 0);
 	return 0;
 fail:
 	ret = -errno;
@@ -210,10 +214,18 @@ fail:
 	return ret;
 }
 
+int guard__fd(void)
+{
+	return guard_fd;
+}
+
 void guard__stop(void)
 {
 	if (guard < 0)
 		return;
+	if (guard_fd >= 0)
+		close(guard_fd);
+	guard_fd = -1;
 	close(life);
 	while (waitpid(guard, NULL, 0) < 0 && errno == EINTR)
 		;

@@ -12,8 +12,13 @@
 
 #include <stddef.h>
 
-/* Call after pins__open() and early: the guard is a copy of the process. 0 or -errno with a sentence. */
+/*
+ * Call after pins__open() and early: the guard is a copy of the process. Again when guard__fd() says that it has ended.
+ * 0 or -errno with a sentence.
+ */
 int guard__start(const char *runtime_dir, char *err, size_t err_size);
+/* Readable when the guard has ended, which nobody but the daemon is to make it do. It stays the guard's. */
+int guard__fd(void);
 /* The daemon ends in order: so does the guard. Call when no gate waits any more. */
 void guard__stop(void);
 

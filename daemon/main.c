@@ -412,6 +412,7 @@ static int start(struct bpftimed *d)
 		log_error("only root can run it");
 		return -EPERM;
 	}
+	engine__before(d->options.runtime_dir);
 	r = runtime_dir__enter(&d->runtime_dir, d->options.runtime_dir, err, sizeof(err));
 	if (r < 0)
 		goto err_text;
@@ -454,7 +455,11 @@ static int recover(struct bpftimed *d)
 	else if (access(d->options.runtime_dir, F_OK))
 		return 0; /* nothing is */
 	else
+		r = 0;
+	if (r >= 0) {
+		engine__before(d->options.runtime_dir);
 		r = runtime_dir__enter(&d->runtime_dir, d->options.runtime_dir, err, sizeof(err));
+	}
 	if (r >= 0) {
 		raise_descriptor_limit();
 		r = engine__recover(d->options.runtime_dir, err, sizeof(err));

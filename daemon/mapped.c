@@ -20,6 +20,8 @@ void *mapped__array(int fd, size_t least, size_t *size, uint32_t *id)
 	memory = mmap(NULL, PAGE_ROUND(info.value_size), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (memory == MAP_FAILED)
 		return NULL;
+	/* A guard that is started later does not keep a tool's map. */
+	madvise(memory, PAGE_ROUND(info.value_size), MADV_DONTFORK);
 	if (size)
 		*size = info.value_size;
 	if (id)

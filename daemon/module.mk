@@ -5,7 +5,7 @@ $(POLICY_OBJS): $(B)/config
 SHELL_OBJS  := $(addprefix $(B)/daemon/,main.o private_libs.o server.o runtime_dir.o log.o log_sink.o status.o utf8.o decision.o \
 	journal.o openmetrics.o metrics.o metrics_http.o) $(POLICY_OBJS)
 SHELL_LIBS  := -ljson-c -lsystemd -lmicrohttpd
-$(B)/daemon/main.o $(B)/daemon/status.o $(B)/daemon/metrics.o: $(B)/config
+$(B)/daemon/main.o $(B)/daemon/status.o $(B)/daemon/metrics.o $(B)/daemon/state.o: $(B)/config
 
 UNIT += $(B)/tests/unit/test_policy $(B)/tests/unit/test_subject $(B)/tests/unit/test_status $(B)/tests/unit/test_bytecode
 $(B)/tests/unit/test_policy: LIBS := -ljson-c
@@ -30,7 +30,7 @@ $(B)/tests/unit/test_claims: $(addprefix $(B)/daemon/,claims.o pins.o procfs.o)
 
 # The engine, and the whole daemon.
 ENGINE_OBJS := $(addprefix $(B)/daemon/,engine.o converge.o watch.o follow.o plan.o build.o builder.o hosts.o domain.o escape.o replace.o switch.o report.o measure.o host.o tell.o probes.o repair.o symbol.o uprobe.o tracepoint.o permit.o obey.o \
-	library.o claims.o views.o park.o mapped.o pins.o occupy.o guard.o state.o recover_state.o)
+	library.o claims.o views.o park.o mapped.o pins.o occupy.o guard.o predecessor.o state.o recover_state.o)
 $(B)/daemon/library.o: $(B)/agent/helpers.bc.inc
 $(B)/daemon/views.o: $(B)/bpf/views.skel.h
 $(B)/daemon/park.o: $(B)/bpf/park.skel.h

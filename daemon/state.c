@@ -23,7 +23,7 @@ static json_object *left; /* processes that a later daemon is to let go of, or N
 
 void state__open(const char *runtime_dir)
 {
-	snprintf(path, sizeof(path), "%s/state.json", runtime_dir);
+	snprintf(path, sizeof(path), "%s/" STATE_NAME, runtime_dir);
 }
 
 const char *state__path(void)
@@ -160,6 +160,7 @@ int state__save(const struct group *groups, const struct hosts *hosts)
 	for (size_t i = 0; state__has_left() && i < json_object_array_length(left); i++)
 		append(hs, json_object_get(json_object_array_get_idx(left, i)));
 	add(o, "version", number(STATE_VERSION));
+	add(o, "program", json_object_new_string(BPFTIMED_VERSION));
 	add(o, "records", number(AGENT_RECORD_VERSION));
 	add(o, "daemon", number((uint64_t)getpid()));
 	add(o, "daemon_start", number(procfs_start_time(getpid())));
@@ -175,6 +176,13 @@ int state__save(const struct group *groups, const struct hosts *hosts)
 	}
 	json_object_put(o);
 	return err;
+}
+
+bool state__is_of_other(json_object *state)
+{
+	const char *program = json_object_get_string(json_object_object_get(state, "program"));
+
+	return !program || strcmp(program, BPFTIMED_VERSION);
 }
 
 void state__remove(void)

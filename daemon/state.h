@@ -16,6 +16,7 @@ struct host;
 struct hosts;
 struct json_object;
 
+#define STATE_NAME    "state.json"
 #define STATE_VERSION 4
 
 /* Where; call once. */
@@ -25,6 +26,8 @@ void state__open(const char *runtime_dir);
  * was to be done to a target must not be done, because nobody could undo it.
  */
 int state__save(const struct group *groups, const struct hosts *hosts);
+/* Was what is read from the file written by another version than this? It may be understood all the same. */
+bool state__is_of_other(struct json_object *state);
 /* At the end: the file is removed, unless something is left. */
 void state__remove(void);
 
@@ -43,8 +46,8 @@ const char *state__path(void); /* NULL: not open */
 
 /*
  * recover_state.c: reads it, hands back what the daemon that wrote it had taken, removes all pins and the file; but for
- * what is left again. 0; -EBUSY: something is left; -EPROTO: that daemon was of another version, and what it had was not
- * handed back exactly.
+ * what is left again. 0; -EBUSY: something is left; -EPROTO: that daemon was of another version, and what it had was
+ * not handed back exactly.
  */
 int recover_state(void);
 /* If this process is left, tries again. false: it is left still, and must not be touched. */

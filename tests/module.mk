@@ -40,7 +40,7 @@ check: test-programs $(if $(filter %/systemd.bats,$(TESTS)),container-root)
 # The same for longer: what happens once in a hundred times.
 check-long: export FLIPS := 100
 check-long: export RESTARTS := 10
-check-long: export KILLS := 100
+check-long: export KILLS := 12
 check-long: export VISITORS := 500
 check-long: export HOSTILE_SECONDS := 60
 check-long: export FAULT_SECONDS := 60

@@ -167,10 +167,43 @@ killed_in_switches() {
 	exact_finish "$SESSION/x" count_tid
 }
 
+@test "killed, and the next one is of another version: the old one hands back itself, exactly" {
+	export EXACT_TIMEOUT=120
+	exact_start "$SESSION/x" count_tid 4 2000000 --rate 100000
+	offloaded
+	exact_go "$SESSION/x"
+	sleep 0.5
+	daemon_kill
+	sed -i -E 's/"program": *"[^"]*"/"program":"0.0.0"/' "$SESSION/run/state.json"
+	daemon_start
+	grep -q 'handed back to the kernel' "$SESSION/daemon.log"
+	grep -q 'was of another version, and has handed back itself' "$SESSION/daemon.log"
+	offloaded
+	sleep 0.5
+	kill -USR2 "$WORKLOAD_PID"
+	exact_finish "$SESSION/x" count_tid
+	daemon_stop
+	[ ! -e "$SESSION/run/bpftimed" ]
+}
+
+@test "its guard is killed: there is another one, which does its work when bpftimed is killed" {
+	local guard
+	export EXACT_TIMEOUT=120
+	exact_start "$SESSION/x" count_tid 4 2000000 --rate 100000
+	offloaded
+	exact_go "$SESSION/x"
+	guard=$(pgrep -P "$DAEMON" -x bpftimed-guard)
+	kill -9 "$guard"
+	wait_until 10 grep -q 'guards targets has ended, and was started again' "$SESSION/daemon.log"
+	[ "$(pgrep -P "$DAEMON" -x bpftimed-guard)" != "$guard" ]
+	killed_in_switches "$RESTARTS"
+	exact_finish "$SESSION/x" count_tid
+}
+
 @test "killed again and again, at random moments, also while it takes back what the last one left; 8 threads: the tool prints the truth" {
 	daemon_stop
-	run_alone flips count_tid 8 20000 $((KILLS * 6)) "$KILLS" kill
-	run_alone flips return 8 20000 $((KILLS * 6)) "$((KILLS / 2))" kill
+	run_alone flips count_tid 8 20000 $((KILLS * 30)) "$KILLS" kill
+	run_alone flips return 8 20000 $((KILLS * 30)) "$((KILLS / 2))" kill
 }
 
 @test "a tool that probes every process, two users, processes that come and go, killed and started again and again: the tool prints the truth" {

@@ -13,7 +13,7 @@ load real
 
 setup_file() {
 	need_root
-	need bpftrace bpftool python3 prlimit
+	need bpftrace bpftool python3 prlimit unshare nsenter
 }
 teardown_file() { :; }
 
@@ -59,10 +59,9 @@ inflict_addresses() { prlimit --pid "$DAEMON" --as=$(($(awk '/^VmSize/ { print $
 lift_addresses() { prlimit --pid "$DAEMON" --as=unlimited:; }
 words_addresses() { echo 'Cannot allocate memory|no memory|out of memory'; }
 
-# One allocation of 20 fails. The daemon must have been started by `with_memory`.
+# One allocation of 20 fails. bpftimed must have been started by `with_memory`; it may end of it, so there are no words.
 inflict_memory() { printf '\x14\0\0\0' | dd of="$SESSION/fails" conv=notrunc status=none; }
 lift_memory() { printf '\0\0\0\0' | dd of="$SESSION/fails" conv=notrunc status=none; }
-words_memory() { words_addresses; }
 
 # The runtime folder is a file system of its own, by `with_room`.
 inflict_room() { dd if=/dev/zero of="$SESSION/run/full" bs=4k status=none 2>/dev/null || true; }
@@ -76,7 +75,11 @@ words_pins() { echo 'Read-only file system'; }
 
 # ---- bpftimed prepared for them ----
 
+# The address sanitizer has memory of its own, and ends the program when it gets none.
+need_unsanitized() { [ -z "${SANITIZE:-}" ] || skip "not with sanitizers"; }
+
 with_memory() {
+	need_unsanitized
 	printf '\0\0\0\0' >"$SESSION/fails"
 	FAULT_FILE=$SESSION/fails LD_PRELOAD=$B/tests/faults/memory.so daemon_start
 }
@@ -165,11 +168,13 @@ is_taken_over() {
 }
 
 @test "no addresses: a tool comes" {
+	need_unsanitized
 	daemon_start
 	comes_during addresses
 }
 
 @test "no addresses: a tool goes back and forth" {
+	need_unsanitized
 	daemon_start
 	flips_during addresses
 }
@@ -260,12 +265,52 @@ compiling_stops() {
 # ---- time ----
 
 @test "the clock of the day jumps all the time" {
+	need_unsanitized
 	LD_PRELOAD=$B/tests/faults/clock.so daemon_start
 	carried
 	flip
 	run -0 "$B/bpftime" explain "$TOOL_PID" --json
 	[ "$(json '0 <= j["since"] < 600')" = True ]
 	is_taken_over
+}
+
+# Two days ahead of the kernel's programs. Sets AHEAD, which runs a program there.
+clock_ahead() {
+	unshare --time --monotonic 172800 --boottime 172800 --fork sleep 1000 3>&- &
+	started $!
+	wait_until 10 pgrep -P $! >/dev/null
+	AHEAD=(nsenter "--time=/proc/$(pgrep -P $!)/ns/time")
+}
+
+# As kernel's programs have it, which know nothing of time namespaces.
+sees_the_kernels_time() {
+	local limit=$(($(cut -d. -f1 /proc/uptime) + 86400))
+	EXACT_AS=("${AHEAD[@]}")
+	exact_workload "$SESSION/x" work 2 20000
+	EXACT_AS=()
+	tool_run "$SESSION/tool" bpftrace -p "$WORKLOAD_PID" -e "uprobe:$WORKLOAD:work { @n = count(); }
+		uprobe:$WORKLOAD:work /nsecs > ${limit}000000000/ { @ahead = count(); }"
+	offloaded "$TOOL_PID"
+	exact_go "$SESSION/x"
+	exact_called "$SESSION/x"
+	exact_tool_end "$TOOL_PID"
+	exact_workload_end "$SESSION/x" "$WORKLOAD_PID"
+	same calls "$(sed -n 's/^@n: //p' "$SESSION/tool")" "$(awk '/^calls/ { print $2 }' "$SESSION/x/workload")"
+	! grep '^@ahead: [1-9]' "$SESSION/tool"
+}
+
+@test "a target's clock is ahead: programs see the kernel's" {
+	clock_ahead
+	daemon_start
+	sees_the_kernels_time
+}
+
+@test "the clocks of a target and of bpftimed are ahead: programs see the kernel's" {
+	clock_ahead
+	printf '#!/bin/sh\nexec %s "%s/bpftimed" "$@"\n' "${AHEAD[*]}" "$B" >"$SESSION/ahead"
+	chmod 755 "$SESSION/ahead"
+	BPFTIMED=$SESSION/ahead daemon_start
+	sees_the_kernels_time
 }
 
 @test "stopped for a while: what is in userspace stays, and goes on" {

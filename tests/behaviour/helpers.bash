@@ -84,7 +84,7 @@ json() {
 
 # How often groups go there and back, how often bpftimed is stopped or killed meanwhile, how many processes come and go.
 # `make check-long` says more.
-FLIPS=${FLIPS:-30} RESTARTS=${RESTARTS:-3} VISITORS=${VISITORS:-100} KILLS=${KILLS:-10}
+FLIPS=${FLIPS:-30} RESTARTS=${RESTARTS:-3} VISITORS=${VISITORS:-100} KILLS=${KILLS:-4}
 
 # run_alone SCRIPT [ARGUMENT...]: one of the scripts of this folder that start a bpftimed of their own.
 run_alone() {

@@ -22,6 +22,7 @@ setup() {
 }
 
 teardown() {
+	[ -z "${public:-}" ] || rm -r "$public"
 	exact_kill
 	session_end
 	"$B/bpftime" recover || true
@@ -71,9 +72,12 @@ work_address() {
 	[[ $stderr == *"another bpftimed (process $DAEMON) is running"* ]]
 	"$B/bpftime" status >/dev/null
 	daemon_stop
-	cp "$B/bpftime" "$B/bpftimed" "$BATS_FILE_TMPDIR/"
-	setpriv --reuid 65534 --regid 65534 --clear-groups test -x "$BATS_FILE_TMPDIR/bpftimed" || skip "the test folder is not open to others"
-	fails 1 setpriv --reuid 65534 --regid 65534 --clear-groups "$BATS_FILE_TMPDIR/bpftime" recover
+	public=$(mktemp -d)
+	chmod 755 "$public"
+	mkdir "$public/run"
+	cp "$B/bpftime" "$B/bpftimed" "$public/"
+	fails 1 setpriv --reuid 65534 --regid 65534 --clear-groups "$public/bpftime" recover --runtime-dir "$public/run"
+	[[ $stderr == *"only root"* ]]
 }
 
 @test "killed under load with all its processes, its programs removed: the target goes on, the tool prints the truth, recover cleans up" {
@@ -90,7 +94,6 @@ work_address() {
 	! untouched "$WORKLOAD_PID"
 	run -0 "$B/bpftime" recover
 	untouched "$WORKLOAD_PID"
-	code_is_the_files "$WORKLOAD_PID" "$(work_address "$WORKLOAD_PID")"
 	nothing_left
 	sleep 0.5
 	kill -USR2 "$WORKLOAD_PID"
@@ -129,6 +132,7 @@ work_address() {
 	kill -0 "$WORKLOAD_PID"
 	run -0 "$B/bpftime" recover
 	untouched "$WORKLOAD_PID"
+	code_is_the_files "$WORKLOAD_PID" "$(work_address "$WORKLOAD_PID")"
 	nothing_left
 	kill -USR2 "$WORKLOAD_PID"
 	exact_called "$SESSION/x"
@@ -146,4 +150,33 @@ work_address() {
 	run -0 "$B/bpftime" recover
 	nothing_left
 	exact_tool_end "$TOOL_PID"
+}
+
+# Threads wait at a gate that nobody turns any more.
+@test "killed with all its processes while threads wait for it: they go on by themselves, nothing is lost, recover cleans up" {
+	local gdb asked
+	need gdb
+	# What not everybody can map has no escape.
+	public=$(mktemp -d)
+	chmod 755 "$public"
+	cp "$WORKLOAD" "$public/workload"
+	WORKLOAD=$public/workload
+	daemon_start
+	exact_start "$SESSION/x" count_tid 4 40000 --rate 10000
+	offloaded "$TOOL_PID"
+	exact_go "$SESSION/x"
+	gdb -nx -batch -p "$DAEMON" -ex 'break hold' -ex continue -ex 'break cpus_visit' -ex continue -ex 'printf "stands\n"' -ex 'shell sleep 15' >"$SESSION/gdb" 2>&1 3>&- &
+	gdb=$!
+	exact_pids+=("$gdb")
+	wait_for "$SESSION/gdb" "Breakpoint 1 at" 20
+	while "$B/bpftime" handback "$TOOL_PID" && "$B/bpftime" takeover "$TOOL_PID"; do :; done >/dev/null 2>&1 3>&- &
+	asked=$!
+	wait_for "$SESSION/gdb" stands 20
+	killed_for_good
+	wait "$asked" || true
+	exact_called "$SESSION/x"
+	run -0 "$B/bpftime" recover
+	untouched "$WORKLOAD_PID"
+	nothing_left
+	exact_finish "$SESSION/x" count_tid
 }

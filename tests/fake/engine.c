@@ -72,6 +72,10 @@ void engine__free(struct engine *e)
 	free(e);
 }
 
+void engine__before(const char *runtime_dir)
+{
+}
+
 int engine__recover(const char *runtime_dir, char *err, size_t err_size)
 {
 	return 0;
