@@ -938,6 +938,7 @@ uint64_t converge__run(struct engine *e)
 		    g->retry_at != UINT64_MAX && (!next || g->retry_at < next))
 			next = g->retry_at;
 	next = earlier(follow__run(e, now), next);
+	next = earlier(top__run(e, now), next);
 	return earlier(watch__run(e, now), next);
 }
 

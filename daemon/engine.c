@@ -17,6 +17,7 @@
 #include "daemon/park.h"
 #include "daemon/pins.h"
 #include "daemon/repair.h"
+#include "daemon/sampler.h"
 #include "daemon/state.h"
 
 static void arm_timer(struct engine *e, uint64_t at_ns)
@@ -208,6 +209,7 @@ void engine__free(struct engine *e)
 	e->timer = NULL;
 	if (e->observer)
 		converge__drop_all(e);
+	sampler__free(e->sampler);
 	builder__free(e->builder);
 	follow__free(&e->follow);
 	hosts__fini(&e->hosts);
@@ -222,6 +224,14 @@ void engine__free(struct engine *e)
 	state__remove();
 	sd_event_unref(e->event);
 	free(e);
+}
+
+json_object *engine__top(struct engine *e, double seconds)
+{
+	json_object *o = top__look(e, seconds);
+
+	run(e);
+	return o;
 }
 
 int engine__handback_all(struct engine *e)

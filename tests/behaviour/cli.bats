@@ -367,7 +367,7 @@ END
 for text in b"\n", b"junk\n", b"[]\n", b"1\n", b"{}\n", b'{"command":1}\n', b'{"command":"nonsense"}\n', b'{"command":"explain"}\n', \
         b'{"command":"explain","tool":"1"}\n', b'{"command":"explain","tool":-1}\n', b'{"command":"explain","tool":1e99}\n', \
         b'{"command":"events","timeout":1,"from":-1}\n', b'{"command":"events","timeout":1,"from":"x"}\n', b'{"command":"events"}\n', \
-        b'{"command":"wait","tool":1}\n', b'{"command":"wait","tool":1,"state":"offloaded","timeout":-1}\n', \
+        b'{"command":"top"}\n', b'{"command":"wait","tool":1}\n', b'{"command":"wait","tool":1,"state":"offloaded","timeout":-1}\n', \
         b'{"command":"wait","tool":1,"state":"offloaded","timeout":1e99}\n', b'\0\xff\n', b'{"command":"ps"}{"command":"ps"\n', \
         b'[' * 3000 + b'\n':
     reply = ask(text)
