@@ -59,6 +59,26 @@ fake=tests/fake/bpftimed
 	[ "$(json 'j["daemon"]')" = None ]
 }
 
+@test "bash completes every command, and options that it takes" {
+	# shellcheck source=systemd/bpftime.bash-completion
+	. "$BATS_TEST_DIRNAME/../../systemd/bpftime.bash-completion"
+	COMP_WORDS=(bpftime '') COMP_CWORD=1 _bpftime
+	for c in $(bpftime help | sed -n 's/^  \([a-z]*\) .*/\1/p'); do
+		[[ " ${COMPREPLY[*]} " == *" $c "* ]] || {
+			echo "$c is not completed"
+			return 1
+		}
+		for o in $(bpftime help "$c" | head -n 1 | grep -oE -- '--[a-z-]+'); do
+			[[ $c == vm || $c == aot ]] && continue
+			mapfile -t offered < <(COMP_WORDS=(bpftime "$c" --) COMP_CWORD=2 && _bpftime && printf '%s\n' "${COMPREPLY[@]}")
+			[[ " ${offered[*]} " == *" $o "* ]] || {
+				echo "$c $o is not completed"
+				return 1
+			}
+		done
+	done
+}
+
 @test "without a daemon commands end with 3 and name the socket" {
 	for c in status ps top events "events -f" metrics "explain 1" "wait --tool 1" "handback 1" "takeover 1"; do
 		# shellcheck disable=SC2086
