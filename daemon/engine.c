@@ -129,7 +129,7 @@ static int start(struct engine *e, const struct engine_opts *opts, char *err, si
 		return ret;
 	state__open(opts->runtime_dir);
 	park__open(opts->runtime_dir);
-	recover_state();
+	recover_state(opts->decisions);
 	ret = claims__pin(e->claims, err, err_size);
 	if (ret)
 		return ret;

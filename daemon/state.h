@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+struct decisions; /* daemon/decision.h */
 struct group;
 struct host;
 struct hosts;
@@ -45,7 +46,7 @@ const char *state__path(void); /* NULL: not open */
  * recover_state.c: reads it, hands back what the daemon that wrote it had taken, removes all pins and the file; but for
  * what is left again.
  */
-void recover_state(void);
+void recover_state(struct decisions *decisions);
 /* If this process is left, tries again. false: it is left still, and must not be touched. */
 bool recover_left(pid_t pid, uint64_t start_time);
 
