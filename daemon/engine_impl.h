@@ -86,8 +86,9 @@ void group__set_reasons(struct group *g); /* the group's reason is its probes' *
 /* tell.c: decisions about groups, targets and tools, for decisions__record(). */
 void tell__group(struct engine *e, enum decision_kind kind, enum reason_class class, const struct group *g,
 		 const char *reason, double seconds);
-/* Processes that the group's probes reach, and in which not all of them are in userspace; each once for a reason. */
-void tell__refused_targets(struct engine *e, const struct group *g);
+/* A process that the group's probes reach, and in which not all of them are in userspace; once for a reason. */
+void tell__refused_target(struct engine *e, const struct group *g, struct host *h);
+void tell__refused_targets(struct engine *e, const struct group *g); /* all such processes */
 /* Processes that carry the group since a moment ago; n may be 0. */
 void tell__joined(struct engine *e, const struct group *g, const pid_t *pid, size_t n);
 /* What the policy says of the tool, when that is another than before. refused: it keeps it in the kernel. */
