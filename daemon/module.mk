@@ -2,7 +2,7 @@
 # The shell: options, policy, control socket; knows the engine by engine.h only.
 POLICY_OBJS := $(B)/daemon/policy.o $(B)/daemon/json_place.o
 SHELL_OBJS  := $(addprefix $(B)/daemon/,main.o private_libs.o server.o runtime_dir.o log.o status.o utf8.o decision.o journal.o openmetrics.o metrics.o metrics_http.o) $(POLICY_OBJS)
-SHELL_LIBS  := -ljson-c -lsystemd -lmicrohttpd
+SHELL_LIBS  := -ljson-c -lsystemd
 $(B)/daemon/main.o $(B)/daemon/status.o $(B)/daemon/metrics.o: $(B)/config
 
 UNIT += $(B)/tests/unit/test_policy $(B)/tests/unit/test_status $(B)/tests/unit/test_bytecode
@@ -17,7 +17,7 @@ $(B)/tests/unit/test_decision: LIBS := -ljson-c -lsystemd
 $(B)/tests/unit/test_decision: $(addprefix $(B)/daemon/,decision.o journal.o log.o utf8.o)
 
 UNIT += $(B)/tests/unit/test_openmetrics
-$(B)/tests/unit/test_openmetrics: LIBS := -ljson-c -lsystemd -lmicrohttpd
+$(B)/tests/unit/test_openmetrics: LIBS := -ljson-c -lsystemd
 $(B)/tests/unit/test_openmetrics: $(addprefix $(B)/daemon/,openmetrics.o utf8.o metrics_http.o metrics.o decision.o journal.o log.o policy.o \
 	json_place.o) $(B)/tests/fake/engine.o $(B)/daemon/status.o
 
