@@ -21,6 +21,9 @@ $(B)/tests/unit/test_openmetrics: LIBS := -ljson-c -lsystemd
 $(B)/tests/unit/test_openmetrics: $(addprefix $(B)/daemon/,openmetrics.o utf8.o metrics_http.o metrics.o decision.o journal.o log.o policy.o \
 	json_place.o) $(B)/tests/fake/engine.o $(B)/daemon/status.o
 
+UNIT += $(B)/tests/unit/test_sampler
+$(B)/tests/unit/test_sampler: $(B)/daemon/sampler.o
+
 UNIT += $(B)/tests/unit/test_claims
 $(B)/tests/unit/test_claims: LIBS := -lbpf
 $(B)/tests/unit/test_claims: $(addprefix $(B)/daemon/,claims.o pins.o procfs.o)
