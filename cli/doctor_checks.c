@@ -323,6 +323,21 @@ static void check_holds(struct doctor *d)
 			"stay in the kernel.");
 }
 
+static void check_jit(struct doctor *d)
+{
+	long long on;
+
+	if (!read_number("/proc/sys/net/core/bpf_jit_enable", &on))
+		return;
+	if (on)
+		doctor__say(d, DOCTOR_OK, "The kernel compiles BPF programs.");
+	else
+		doctor__say(d, DOCTOR_WARNING,
+			    "net.core.bpf_jit_enable is 0: the kernel interprets BPF programs, which makes all hits "
+			    "that it "
+			    "serves slower.");
+}
+
 static void check_bpffs(struct doctor *d)
 {
 	FILE *f = fopen("/proc/filesystems", "re");
@@ -614,6 +629,7 @@ const struct doctor_check doctor_checks[] = {
 	{"hook", check_hook},
 	{"switch", check_switch},
 	{"holds", check_holds},
+	{"jit", check_jit},
 	{"bpffs", check_bpffs},
 	{"compiler", check_compiler},
 	{"capabilities", check_capabilities},

@@ -62,7 +62,10 @@ where() {
 	[ "$(level bpffs)" = error ]
 }
 
-@test "few descriptors cost offload: warning" {
+@test "few descriptors, and a kernel that interprets, cost something: warning" {
+	where /proc/sys/net/core/bpf_jit_enable 0
+	[ "$(level jit)" = warning ]
+	[ "$status" = 1 ]
 	where /proc/sys/fs/nr_open 1024
 	[ "$(level descriptors)" = warning ]
 	[ "$status" = 1 ]
