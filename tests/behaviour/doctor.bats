@@ -92,7 +92,7 @@ where() {
 	run --separate-stderr bpftime doctor --json
 	[ "$status" = 2 ]
 	[ "$(level policy)" = error ]
-	[[ "$(says policy)" == *"a.json:1: tols: unknown key"* ]]
+	[[ "$(says policy)" == *"a.json:1:"*"tols: unknown key"* ]]
 	rm "$BPFTIME_POLICY_DIR/a.json"
 	fake_start
 	policy a.json '{"version": 1, "tols": []}'
