@@ -229,7 +229,7 @@ s.accept()[0].close()
 	run -0 bpftime status
 	[[ $output == *"probes"*"in userspace"* ]]
 	run -0 bpftime status --json
-	[ "$(json 'sorted(j)')" = "['holds', 'hook', 'kernel', 'lockdown', 'metrics', 'probes_kernel', 'probes_userspace', 'switch', 'targets', 'tools', 'tools_carried', 'version']" ]
+	[ "$(json 'sorted(j)')" = "['holds', 'hook', 'kernel', 'lockdown', 'metrics', 'policy', 'probes_kernel', 'probes_userspace', 'switch', 'targets', 'tools', 'tools_carried', 'version']" ]
 	[ "$(json 'j["kernel"]')" = "$(uname -r)" ]
 	run -0 bpftime ps
 	[[ $output == *"/usr/bin/x:main"* && $output == *"/usr/bin/x:0x1234"* ]]

@@ -94,9 +94,9 @@ static void form_of_the_daemon(void **state)
 {
 	json_object *o = status_daemon__json(&(struct status_daemon){
 		.hook = "tracepoint", .way = "freplace", .holds = "links", .tools = 1, .targets = 4});
-	static const char *const keys[] = {"version",	       "hook",		"switch", "holds",
-					   "kernel",	       "lockdown",	"tools",  "tools_carried",
-					   "probes_userspace", "probes_kernel", "targets"};
+	static const char *const keys[] = {"version",	       "hook",		"switch",  "holds",
+					   "kernel",	       "lockdown",	"tools",   "tools_carried",
+					   "probes_userspace", "probes_kernel", "targets", "policy"};
 
 	assert_int_equal(json_object_object_length(o), sizeof(keys) / sizeof(keys[0]));
 	for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
