@@ -215,7 +215,8 @@ static void check_seccomp(struct doctor *d)
 		doctor__say(
 			d, DOCTOR_WARNING,
 			"Under the seccomp filter that is there %s cannot suspend those of other processes: probes in "
-			"processes that have one stay in the kernel.",
+			"processes that have one stay in the kernel. That of bpftimed.service goes by "
+			"seccomp-targets.conf, see bpftimed(8).",
 			daemon_name(d));
 }
 
