@@ -134,7 +134,7 @@ int target__exchange(struct target *t, const struct target_exchange *x, size_t n
 /* Addresses in the target after inject, for filling struct agent_env. */
 uint64_t target__arena_addr(const struct target *t);
 /* After a mapping has come or before one goes, the arena's generation is another; here the target is told of it. */
-int target__tell_generation(const struct target *t, uint64_t generation);
+int target__tell_generation(struct target *t, uint64_t generation);
 uint64_t target__fork_page(const struct target *t);
 uint64_t target__service_addr(const struct target *t);
 /* Is this address in the agent's own code there? */

@@ -692,7 +692,7 @@ int target__map(struct target *t, struct target_mapping *m, size_t n, struct age
 	return rc;
 }
 
-int target__tell_generation(const struct target *t, uint64_t generation)
+int target__tell_generation(struct target *t, uint64_t generation)
 {
 	return target_write(t, t->shadow - sizeof(struct agent_private) + offsetof(struct agent_private, generation),
 			    &generation, sizeof(generation));

@@ -29,13 +29,13 @@ int target_read(const struct target *t, uint64_t addr, void *buf, size_t size)
 	return n < 0 ? -errno : -ESRCH;
 }
 
-int target_write(const struct target *t, uint64_t addr, const void *buf, size_t size)
+int target_write(struct target *t, uint64_t addr, const void *buf, size_t size)
 {
 	ssize_t n = pwrite(t->mem, buf, size, (off_t)addr);
 
 	if (n == (ssize_t)size)
 		return 0;
-	return n < 0 ? -errno : -ESRCH;
+	return n < 0 && errno == EIO ? tracer_write(t, addr, buf, size) : n < 0 ? -errno : -ESRCH;
 }
 
 /* The vdso's clock is good when it needs no system call and the target lives in our time. */

@@ -171,7 +171,7 @@ int elf_function_at(const char *path, uint64_t offset, struct function *f);
  */
 int step_leave(const struct site *s, struct agent_error *err);
 /* The same for one stopped thread of the target or of a fork child; thread->regs may change. */
-int step_leave_stopped(const struct target *t, const struct site *s, struct stopped *thread);
+int step_leave_stopped(struct target *t, const struct site *s, struct stopped *thread);
 
 /* ---- patch.c ---- */
 

@@ -25,7 +25,7 @@
 #define TRIES	   5
 #define STOP_TRIES 100 /* of a millisecond */
 
-static int fix_frames(const struct target *t, const struct site *s, uint64_t sp)
+static int fix_frames(struct target *t, const struct site *s, uint64_t sp)
 {
 	uint64_t *words = malloc(STACK_SEARCHED);
 	ssize_t n;
@@ -42,7 +42,7 @@ static int fix_frames(const struct target *t, const struct site *s, uint64_t sp)
 	return rc;
 }
 
-int step_leave_stopped(const struct target *t, const struct site *s, struct stopped *thread)
+int step_leave_stopped(struct target *t, const struct site *s, struct stopped *thread)
 {
 	if (!s->step)
 		return 0;
@@ -74,7 +74,7 @@ static int stop_and_leave(struct target *t, const struct site *s, pid_t tid, str
 }
 
 /* A process that a signal has stopped: it stays so. */
-static int leave_while_stopped(const struct target *t, const struct site *s, pid_t tid)
+static int leave_while_stopped(struct target *t, const struct site *s, pid_t tid)
 {
 	struct stopped thread = {.tid = tid};
 	int status = 0, rc = -ETIMEDOUT;

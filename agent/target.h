@@ -75,7 +75,7 @@ uint64_t elf_mapped_symbol(const uint8_t *image, size_t size, const char *name);
 /* ---- memory ---- */
 
 int target_read(const struct target *t, uint64_t addr, void *buf, size_t size);
-int target_write(const struct target *t, uint64_t addr, const void *buf, size_t size);
+int target_write(struct target *t, uint64_t addr, const void *buf, size_t size);
 
 /* ---- ptrace.c ---- */
 
@@ -95,6 +95,12 @@ void tracer_lift(const struct target *t, int priority);
 /* In the tracer: a copy of the daemon's descriptor, or -errno. */
 int tracer_fd(const struct target *t, int fd);
 void tracer_end(struct target *t);
+/*
+ * Writes memory, code too, as the tracer of one of the target's threads, which is stopped meanwhile. Kernels since 6.12
+ * may let nobody else write what is not writable (CONFIG_PROC_MEM_FORCE_PTRACE, proc_mem_foll_force() in
+ * fs/proc/base.c). Both from the daemon and in the tracer.
+ */
+int tracer_write(struct target *t, uint64_t addr, const void *buf, size_t size);
 
 struct stopped {
 	pid_t tid;

@@ -82,6 +82,29 @@ static void counts_all(char *const argv[], bool has_return)
 		counts_all(argv, true);                                                                                \
 	}
 
+/* As a kernel wants it that lets nobody else write code; here it changes nothing. */
+static void test_written_by_the_tracer(void **state)
+{
+	char *const argv[] = {"signal", "500", NULL};
+	struct probed p = {0};
+	uint8_t byte;
+	long calls;
+
+	(void)state;
+	probe(&p, argv, true);
+	victim_go(&p.v);
+	for (int i = 0; i < 200; i++) {
+		assert_int_equal(target_read(p.rd.t, p.s->addr, &byte, 1), 0);
+		if (target__alive(p.rd.t) && tracer_write(p.rd.t, p.s->addr, &byte, 1) && target__alive(p.rd.t))
+			fail_msg("write %d", i);
+	}
+	calls = victim_number(&p.v, "calls");
+	assert_int_equal(rider_count(&p.rd, 0), calls);
+	assert_int_equal(rider_count(&p.rd, 1), calls);
+	assert_int_equal(victim_wait(&p.v), 0);
+	end(&p);
+}
+
 BOTH(test_fork, "fork", "50")
 BOTH(test_vfork, "vfork", "50")
 BOTH(test_signal, "signal", "500")
@@ -444,6 +467,7 @@ int main(void)
 		cmocka_unit_test(test_pidns),
 		cmocka_unit_test(test_dies),
 		cmocka_unit_test(test_killed_meanwhile),
+		cmocka_unit_test(test_written_by_the_tracer),
 		cmocka_unit_test(test_killed_while_stopped),
 	};
 
