@@ -137,6 +137,8 @@ uint64_t target__arena_addr(const struct target *t);
 int target__tell_generation(const struct target *t, uint64_t generation);
 uint64_t target__fork_page(const struct target *t);
 uint64_t target__service_addr(const struct target *t);
+/* Is this address in the agent's own code there? */
+bool target__is_agent_code(const struct target *t, uint64_t address);
 uint64_t target__vdso_gettime(const struct target *t); /* 0: time namespace, or clock not readable from userspace */
 
 /* ---- a site: one probed instruction in one target ---- */
@@ -184,6 +186,8 @@ enum site_result site__plan(struct target *t, const struct site_opts *opts, stru
 /* The same for many: the process is stopped as often as for one, and one link holds all of them. */
 void site__plan_all(struct target *t, const struct site_opts *opts, size_t n, struct site_plan *out);
 uint64_t site__address(const struct site *s);
+/* Is this address in what the agent has put between the site and itself? The relocated instructions are not. */
+bool site__is_stub_code(const struct site *s, uint64_t address);
 /*
  * May hits that the agent cannot serve exactly go to the escape slot, where all actions of the site are served? Nobody
  * may be inside. -errno: it is as it was. A site begins without.

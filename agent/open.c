@@ -230,6 +230,11 @@ uint64_t target__service_addr(const struct target *t)
 	return t->image + t->image_hdr.service;
 }
 
+bool target__is_agent_code(const struct target *t, uint64_t address)
+{
+	return t->image && address >= t->image && address < t->image + AGENT_IMAGE_SIZE;
+}
+
 uint64_t target__vdso_gettime(const struct target *t)
 {
 	return t->vdso_gettime;

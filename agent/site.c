@@ -417,6 +417,13 @@ uint64_t site__address(const struct site *s)
 	return s->addr;
 }
 
+bool site__is_stub_code(const struct site *s, uint64_t address)
+{
+	uint64_t own = s->has_return ? STUB_RET_RESUME : STUB_RESUME;
+
+	return s->area && address >= s->stub - STUB_BEFORE && address < s->stub + own;
+}
+
 struct agent_site *site__fill_addresses(const struct site *s, struct agent_target *arena)
 {
 	struct agent_site *as = &arena->site[s->index];

@@ -215,7 +215,8 @@ static void check_seccomp(struct doctor *d)
 		doctor__say(
 			d, DOCTOR_WARNING,
 			"Under the seccomp filter that is there %s cannot suspend those of other processes: probes in "
-			"processes that have one stay in the kernel.",
+			"processes that have one stay in the kernel. That of bpftimed.service goes by "
+			"seccomp-targets.conf, see bpftimed(8).",
 			daemon_name(d));
 }
 
@@ -321,6 +322,21 @@ static void check_holds(struct doctor *d)
 			d, DOCTOR_WARNING,
 			"The kernel has no uprobe_multi links (Linux 6.6): probes in programs that are not PIE mostly "
 			"stay in the kernel.");
+}
+
+static void check_jit(struct doctor *d)
+{
+	long long on;
+
+	if (!read_number("/proc/sys/net/core/bpf_jit_enable", &on))
+		return;
+	if (on)
+		doctor__say(d, DOCTOR_OK, "The kernel compiles BPF programs.");
+	else
+		doctor__say(d, DOCTOR_WARNING,
+			    "net.core.bpf_jit_enable is 0: the kernel interprets BPF programs, which makes all hits "
+			    "that it "
+			    "serves slower.");
 }
 
 static void check_bpffs(struct doctor *d)
@@ -614,6 +630,7 @@ const struct doctor_check doctor_checks[] = {
 	{"hook", check_hook},
 	{"switch", check_switch},
 	{"holds", check_holds},
+	{"jit", check_jit},
 	{"bpffs", check_bpffs},
 	{"compiler", check_compiler},
 	{"capabilities", check_capabilities},

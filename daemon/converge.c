@@ -429,7 +429,8 @@ static void takeover_failed(struct engine *e, struct group *g, int err, bool is_
 static bool renew(struct engine *e, struct group *g)
 {
 	/* As for a tool that is refused: run_tool(). */
-	if (g->state == GROUP_SHARED && switch_handback(&e->sw, g, !g->has_viewed && !g->is_parked))
+	if (g->state == GROUP_SHARED && converge__hand_back(e, g, !g->has_viewed && !g->is_parked, REASON_POLICY,
+							    "the policy says something else of it now"))
 		return false;
 	g->tool->dirty_at = now_ns() - SETTLE_NS;
 	g->tool->sheds = false;
@@ -1053,6 +1054,7 @@ uint64_t converge__run(struct engine *e)
 			next = g->retry_at;
 	next = earlier(renewal, earlier(e->look_at, next));
 	next = earlier(follow__run(e, now), next);
+	next = earlier(top__run(e, now), next);
 	return earlier(watch__run(e, now), next);
 }
 

@@ -18,6 +18,7 @@
 #include "daemon/pins.h"
 #include "daemon/predecessor.h"
 #include "daemon/repair.h"
+#include "daemon/sampler.h"
 #include "daemon/state.h"
 
 static void arm_timer(struct engine *e, uint64_t at_ns)
@@ -141,7 +142,7 @@ static int enter(struct engine *e, const char *runtime_dir, int *left, char *err
 		return ret;
 	state__open(runtime_dir);
 	park__open(runtime_dir);
-	*left = recover_state();
+	*left = recover_state(e->decisions);
 	ret = predecessor__keep(runtime_dir);
 	if (ret)
 		log_warning("a later bpftimed of another version could not hand back, if this one were killed: %s",
@@ -280,6 +281,7 @@ void engine__free(struct engine *e)
 	e->timer = NULL;
 	if (e->observer)
 		converge__drop_all(e);
+	sampler__free(e->sampler);
 	builder__free(e->builder);
 	follow__free(&e->follow);
 	hosts__fini(&e->hosts);
@@ -297,6 +299,14 @@ void engine__free(struct engine *e)
 	sd_event_unref(e->event);
 	free(e->policy_error);
 	free(e);
+}
+
+json_object *engine__top(struct engine *e, double seconds)
+{
+	json_object *o = top__look(e, seconds);
+
+	run(e);
+	return o;
 }
 
 int engine__handback_all(struct engine *e)

@@ -67,6 +67,13 @@ void engine__keep_policy(struct engine *e, const char *why);
 
 json_object *engine__status(struct engine *e); /* object: see status.h */
 json_object *engine__ps(struct engine *e);     /* array of tools */
+/*
+ * For `bpftime top`: {"tools": as engine__ps(), "entry_ns", "sample_ns"}, each probe with "program_id" (a string that
+ * is the same for probes that run the same code) and "program_ns". While somebody asks, for `seconds` after each time,
+ * the processors are sampled: *_ns are sums of processor time, in steps of sample_ns, that targets have spent in code
+ * around programs, and in the program's code; since sampling began. sample_ns is 0 where it cannot be done.
+ */
+json_object *engine__top(struct engine *e, double seconds);
 /* One tool, explained, or NULL with a sentence in err when no tool has this pid. */
 json_object *engine__explain(struct engine *e, pid_t tool, char *err, size_t err_size);
 

@@ -42,6 +42,9 @@ struct engine {
 	struct carriers *carriers;
 	struct claims *claims;
 	struct repairer *repairer;
+	struct sampler *sampler;    /* NULL: nobody looks at top */
+	uint64_t sampled_until;	    /* CLOCK_MONOTONIC ns */
+	uint64_t sampled_around_ns; /* in the agent's own code, of all targets */
 	struct hosts hosts;
 	struct switcher sw;
 	struct follow follow;
@@ -87,12 +90,16 @@ void group__set_reasons(struct group *g); /* the group's reason is its probes' *
 /* tell.c: decisions about groups, targets and tools, for decisions__record(). */
 void tell__group(struct engine *e, enum decision_kind kind, enum reason_class class, const struct group *g,
 		 const char *reason, double seconds);
-/* Processes that the group's probes reach, and in which not all of them are in userspace; each once for a reason. */
-void tell__refused_targets(struct engine *e, const struct group *g);
+/* A process that the group's probes reach, and in which not all of them are in userspace; once for a reason. */
+void tell__refused_target(struct engine *e, const struct group *g, struct host *h);
+void tell__refused_targets(struct engine *e, const struct group *g); /* all such processes */
 /* Processes that carry the group since a moment ago; n may be 0. */
 void tell__joined(struct engine *e, const struct group *g, const pid_t *pid, size_t n);
 /* What the policy says of the tool, when that is another than before. refused: it keeps it in the kernel. */
 void tell__policy(struct engine *e, struct tool *t, enum policy_action action, const char *rule);
+/* top.c: engine__top(); and reads samples while somebody looks; when to come back, or 0. */
+json_object *top__look(struct engine *e, double seconds);
+uint64_t top__run(struct engine *e, uint64_t now);
 /* watch.c: what no event tells. Does what is due; when to come back, or 0. */
 uint64_t watch__run(struct engine *e, uint64_t now);
 /* follow.c: a process hit a probe of a group that does not serve it in userspace; 0: some process did. */

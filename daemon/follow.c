@@ -160,6 +160,8 @@ static void join_group(struct engine *e, struct group *g, struct due_process *du
 		struct host *h = hosts__find(&e->hosts, j[i].pid);
 
 		of[i]->busy |= j[i].err == -EAGAIN;
+		if (h)
+			tell__refused_target(e, g, h);
 		if (!h || !host__lodging(h, g))
 			continue;
 		of[i]->joined = true;
@@ -167,8 +169,6 @@ static void join_group(struct engine *e, struct group *g, struct due_process *du
 			joined[n_joined++] = h->pid;
 	}
 	tell__joined(e, g, joined, n_joined);
-	if (n_joining)
-		tell__refused_targets(e, g);
 }
 
 static void join_all(struct engine *e, struct due_process *due, size_t n)

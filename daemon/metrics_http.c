@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: MIT */
+/*
+ * metrics_http.c: libmicrohttpd is loaded when somebody wants to be served, and not linked: with all that it needs it
+ * is as large as everything else that bpftimed has in memory (private_libs.h).
+ */
 #include "daemon/metrics_http.h"
 
 #include <arpa/inet.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <microhttpd.h>
 #include <netinet/in.h>
@@ -22,8 +27,38 @@
 #define SLACK_USEC   1000
 #define PORT_MAX     65535
 
+/* The functions of the library. */
+struct mhd {
+	typeof(&MHD_start_daemon) start_daemon;
+	typeof(&MHD_stop_daemon) stop_daemon;
+	typeof(&MHD_run) run;
+	typeof(&MHD_get_timeout) get_timeout;
+	typeof(&MHD_get_daemon_info) get_daemon_info;
+	typeof(&MHD_create_response_from_buffer) create_response_from_buffer;
+	typeof(&MHD_add_response_header) add_response_header;
+	typeof(&MHD_queue_response) queue_response;
+	typeof(&MHD_destroy_response) destroy_response;
+};
+
+static const struct {
+	const char *name;
+	size_t offset;
+} symbols[] = {
+	{"MHD_start_daemon", offsetof(struct mhd, start_daemon)},
+	{"MHD_stop_daemon", offsetof(struct mhd, stop_daemon)},
+	{"MHD_run", offsetof(struct mhd, run)},
+	{"MHD_get_timeout", offsetof(struct mhd, get_timeout)},
+	{"MHD_get_daemon_info", offsetof(struct mhd, get_daemon_info)},
+	{"MHD_create_response_from_buffer", offsetof(struct mhd, create_response_from_buffer)},
+	{"MHD_add_response_header", offsetof(struct mhd, add_response_header)},
+	{"MHD_queue_response", offsetof(struct mhd, queue_response)},
+	{"MHD_destroy_response", offsetof(struct mhd, destroy_response)},
+};
+
 struct metrics_http {
 	const struct metrics *metrics;
+	void *library;
+	struct mhd mhd;
 	struct MHD_Daemon *daemon;
 	sd_event_source *io, *timer;
 	struct MHD_Response *kept; /* the last answer */
@@ -88,18 +123,19 @@ static void write_address(const struct sockaddr_storage *address, unsigned int p
 
 /* ---- answers ---- */
 
-static enum MHD_Result answer_text(struct MHD_Connection *c, unsigned int status, const char *text)
+static enum MHD_Result answer_text(const struct metrics_http *h, struct MHD_Connection *c, unsigned int status,
+				   const char *text)
 {
-	struct MHD_Response *r = MHD_create_response_from_buffer(strlen(text), (void *)text, MHD_RESPMEM_PERSISTENT);
+	struct MHD_Response *r = h->mhd.create_response_from_buffer(strlen(text), (void *)text, MHD_RESPMEM_PERSISTENT);
 	enum MHD_Result ret;
 
 	if (!r)
 		return MHD_NO;
-	MHD_add_response_header(r, MHD_HTTP_HEADER_CONTENT_TYPE, "text/plain; charset=utf-8");
+	h->mhd.add_response_header(r, MHD_HTTP_HEADER_CONTENT_TYPE, "text/plain; charset=utf-8");
 	if (status == MHD_HTTP_METHOD_NOT_ALLOWED)
-		MHD_add_response_header(r, MHD_HTTP_HEADER_ALLOW, MHD_HTTP_METHOD_GET ", " MHD_HTTP_METHOD_HEAD);
-	ret = MHD_queue_response(c, status, r);
-	MHD_destroy_response(r);
+		h->mhd.add_response_header(r, MHD_HTTP_HEADER_ALLOW, MHD_HTTP_METHOD_GET ", " MHD_HTTP_METHOD_HEAD);
+	ret = h->mhd.queue_response(c, status, r);
+	h->mhd.destroy_response(r);
 	return ret;
 }
 
@@ -114,7 +150,7 @@ static uint64_t now_ns(void)
 static void forget_kept(struct metrics_http *h)
 {
 	if (h->kept)
-		MHD_destroy_response(h->kept);
+		h->mhd.destroy_response(h->kept);
 	h->kept = NULL;
 }
 
@@ -129,12 +165,12 @@ static struct MHD_Response *metrics_response(struct metrics_http *h)
 	text = metrics__text(h->metrics, &len);
 	if (!text)
 		return NULL;
-	h->kept = MHD_create_response_from_buffer(len, text, MHD_RESPMEM_MUST_FREE);
+	h->kept = h->mhd.create_response_from_buffer(len, text, MHD_RESPMEM_MUST_FREE);
 	if (!h->kept) {
 		free(text);
 		return NULL;
 	}
-	MHD_add_response_header(h->kept, MHD_HTTP_HEADER_CONTENT_TYPE, OM_CONTENT_TYPE);
+	h->mhd.add_response_header(h->kept, MHD_HTTP_HEADER_CONTENT_TYPE, OM_CONTENT_TYPE);
 	h->kept_at = now_ns();
 	return h->kept;
 }
@@ -146,13 +182,13 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *c, const cha
 	struct MHD_Response *r;
 
 	if (strcmp(method, MHD_HTTP_METHOD_GET) != 0 && strcmp(method, MHD_HTTP_METHOD_HEAD) != 0)
-		return answer_text(c, MHD_HTTP_METHOD_NOT_ALLOWED, "Only GET and HEAD are answered.\n");
+		return answer_text(h, c, MHD_HTTP_METHOD_NOT_ALLOWED, "Only GET and HEAD are answered.\n");
 	if (strcmp(url, METRICS_PATH) != 0)
-		return answer_text(c, MHD_HTTP_NOT_FOUND, "There is only " METRICS_PATH ".\n");
+		return answer_text(h, c, MHD_HTTP_NOT_FOUND, "There is only " METRICS_PATH ".\n");
 	r = metrics_response(h);
 	if (!r)
-		return answer_text(c, MHD_HTTP_INTERNAL_SERVER_ERROR, "Out of memory.\n");
-	return MHD_queue_response(c, MHD_HTTP_OK, r);
+		return answer_text(h, c, MHD_HTTP_INTERNAL_SERVER_ERROR, "Out of memory.\n");
+	return h->mhd.queue_response(c, MHD_HTTP_OK, r);
 }
 
 /* ---- the event loop ---- */
@@ -161,8 +197,8 @@ static void work(struct metrics_http *h)
 {
 	MHD_UNSIGNED_LONG_LONG ms;
 
-	MHD_run(h->daemon);
-	if (MHD_get_timeout(h->daemon, &ms) != MHD_YES) {
+	h->mhd.run(h->daemon);
+	if (h->mhd.get_timeout(h->daemon, &ms) != MHD_YES) {
 		sd_event_source_set_enabled(h->timer, SD_EVENT_OFF);
 		return;
 	}
@@ -184,7 +220,7 @@ static int on_time(sd_event_source *source, uint64_t usec, void *arg)
 
 static int add_events(struct metrics_http *h, sd_event *event)
 {
-	const union MHD_DaemonInfo *info = MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_EPOLL_FD);
+	const union MHD_DaemonInfo *info = h->mhd.get_daemon_info(h->daemon, MHD_DAEMON_INFO_EPOLL_FD);
 	int r = info ? sd_event_add_io(event, &h->io, info->epoll_fd, EPOLLIN, on_io, h) : -EOPNOTSUPP;
 
 	if (r >= 0)
@@ -192,22 +228,50 @@ static int add_events(struct metrics_http *h, sd_event *event)
 	return r;
 }
 
+#define LIBRARY "libmicrohttpd.so.12"
+
+static int load(struct metrics_http *h, char *err, size_t err_size)
+{
+	h->library = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL);
+	if (!h->library) {
+		snprintf(err, err_size, "metrics cannot be served without " LIBRARY " (package libmicrohttpd12): %s",
+			 dlerror());
+		return -ENOPKG;
+	}
+	for (size_t i = 0; i < sizeof(symbols) / sizeof(symbols[0]); i++) {
+		void *function = dlsym(h->library, symbols[i].name);
+
+		if (!function) {
+			snprintf(err, err_size, "metrics cannot be served: " LIBRARY " has no %s", symbols[i].name);
+			return -ENOPKG;
+		}
+		memcpy((char *)&h->mhd + symbols[i].offset, &function, sizeof(function));
+	}
+	return 0;
+}
+
 int metrics_http__new(struct metrics_http **out, sd_event *event, const struct metrics *metrics,
 		      const struct sockaddr_storage *address, char *err, size_t err_size)
 {
 	struct metrics_http *h = calloc(1, sizeof(*h));
 	const union MHD_DaemonInfo *info;
-	unsigned int flags = MHD_USE_EPOLL | (address->ss_family == AF_INET6 ? MHD_USE_IPv6 : 0);
+	const unsigned int flags = MHD_USE_EPOLL | (address->ss_family == AF_INET6 ? MHD_USE_IPv6 : 0);
 	int r;
 
 	*out = NULL;
 	if (!h)
 		return -ENOMEM;
 	h->metrics = metrics;
+	r = load(h, err, err_size);
+	if (r < 0) {
+		metrics_http__free(h);
+		return r;
+	}
 	errno = 0;
-	h->daemon = MHD_start_daemon(flags, 0, NULL, NULL, on_request, h, MHD_OPTION_SOCK_ADDR, address,
-				     MHD_OPTION_CONNECTION_LIMIT, CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT,
-				     IDLE_SECONDS, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)MEMORY, MHD_OPTION_END);
+	h->daemon =
+		h->mhd.start_daemon(flags, 0, NULL, NULL, on_request, h, MHD_OPTION_SOCK_ADDR, address,
+				    MHD_OPTION_CONNECTION_LIMIT, CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT,
+				    IDLE_SECONDS, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)MEMORY, MHD_OPTION_END);
 	r = h->daemon ? add_events(h, event) : errno ? -errno : -EIO;
 	if (r < 0) {
 		write_address(address, ntohs(((const struct sockaddr_in *)address)->sin_port), h->address,
@@ -216,7 +280,7 @@ int metrics_http__new(struct metrics_http **out, sd_event *event, const struct m
 		metrics_http__free(h);
 		return r;
 	}
-	info = MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_BIND_PORT);
+	info = h->mhd.get_daemon_info(h->daemon, MHD_DAEMON_INFO_BIND_PORT);
 	write_address(address, info ? info->port : 0, h->address, sizeof(h->address));
 	*out = h;
 	return 0;
@@ -229,8 +293,10 @@ void metrics_http__free(struct metrics_http *h)
 	sd_event_source_disable_unref(h->io);
 	sd_event_source_disable_unref(h->timer);
 	if (h->daemon)
-		MHD_stop_daemon(h->daemon);
+		h->mhd.stop_daemon(h->daemon);
 	forget_kept(h);
+	if (h->library)
+		dlclose(h->library);
 	free(h);
 }
 

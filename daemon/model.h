@@ -102,6 +102,7 @@ struct gprog {
 	uint64_t helpers[GPROG_HELPERS / 64]; /* a bit for each that it calls */
 	struct vm_code code;
 	int code_fd;
+	uint64_t sampled_ns;  /* in its code: top.c */
 	bool plain;	      /* a hit without AGENT_ACT_GENERAL does for its code */
 	int khalf_fd;	      /* the translated program, or -1 */
 	bool is_multi;	      /* it is for uprobe_multi links */

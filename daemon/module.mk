@@ -4,7 +4,7 @@ POLICY_OBJS := $(addprefix $(B)/daemon/,policy.o policy_read.o policy_reader.o p
 $(POLICY_OBJS): $(B)/config
 SHELL_OBJS  := $(addprefix $(B)/daemon/,main.o private_libs.o server.o runtime_dir.o log.o log_sink.o status.o utf8.o decision.o \
 	journal.o openmetrics.o metrics.o metrics_http.o) $(POLICY_OBJS)
-SHELL_LIBS  := -ljson-c -lsystemd -lmicrohttpd
+SHELL_LIBS  := -ljson-c -lsystemd
 $(B)/daemon/main.o $(B)/daemon/status.o $(B)/daemon/metrics.o $(B)/daemon/state.o: $(B)/config
 
 UNIT += $(B)/tests/unit/test_policy $(B)/tests/unit/test_subject $(B)/tests/unit/test_status $(B)/tests/unit/test_bytecode
@@ -20,16 +20,19 @@ $(B)/tests/unit/test_decision: LIBS := -ljson-c -lsystemd
 $(B)/tests/unit/test_decision: $(addprefix $(B)/daemon/,decision.o journal.o log.o log_sink.o utf8.o)
 
 UNIT += $(B)/tests/unit/test_openmetrics
-$(B)/tests/unit/test_openmetrics: LIBS := -ljson-c -lsystemd -lmicrohttpd
+$(B)/tests/unit/test_openmetrics: LIBS := -ljson-c -lsystemd
 $(B)/tests/unit/test_openmetrics: $(addprefix $(B)/daemon/,openmetrics.o utf8.o metrics_http.o metrics.o decision.o journal.o log.o log_sink.o) \
 	$(POLICY_OBJS) $(B)/tests/fake/engine.o $(B)/daemon/status.o
+
+UNIT += $(B)/tests/unit/test_sampler
+$(B)/tests/unit/test_sampler: $(B)/daemon/sampler.o
 
 UNIT += $(B)/tests/unit/test_claims
 $(B)/tests/unit/test_claims: LIBS := -lbpf
 $(B)/tests/unit/test_claims: $(addprefix $(B)/daemon/,claims.o pins.o procfs.o)
 
 # The engine, and the whole daemon.
-ENGINE_OBJS := $(addprefix $(B)/daemon/,engine.o converge.o watch.o follow.o plan.o build.o builder.o hosts.o domain.o escape.o replace.o switch.o report.o measure.o host.o tell.o probes.o repair.o symbol.o uprobe.o tracepoint.o permit.o obey.o \
+ENGINE_OBJS := $(addprefix $(B)/daemon/,engine.o converge.o watch.o follow.o plan.o build.o builder.o hosts.o domain.o escape.o replace.o switch.o report.o measure.o host.o top.o sampler.o tell.o probes.o repair.o symbol.o uprobe.o tracepoint.o permit.o obey.o \
 	library.o claims.o views.o park.o mapped.o pins.o occupy.o guard.o predecessor.o state.o recover_state.o)
 $(B)/daemon/library.o: $(B)/agent/helpers.bc.inc
 $(B)/daemon/views.o: $(B)/bpf/views.skel.h

@@ -18,6 +18,7 @@
 #include "agent/clock.h"
 #include "agent/cpus.h"
 #include "daemon/build.h"
+#include "daemon/decision.h"
 #include "daemon/khalf.h"
 #include "daemon/log.h"
 #include "daemon/mapped.h"
@@ -612,7 +613,27 @@ static void tell_left(const struct old *old)
 				    (long)number(old->host[i].record, "pid"));
 }
 
-int recover_state(void)
+static void tell_handed_back(const struct old *old, struct decisions *decisions)
+{
+	for (size_t i = 0; i < old->n_groups; i++) {
+		const struct old_group *g = &old->group[i];
+		struct decision what = {
+			.kind = g->tool_lives ? DECISION_HANDBACK : DECISION_RELEASE,
+			.class = REASON_END,
+			.reason = g->tool_lives ? "the bpftimed that carried it was killed"
+						: "the bpftimed that carried it was killed, and the tool has ended",
+		};
+		char comm[16] = "";
+
+		if (!g->shared)
+			continue;
+		procfs_comm(g->tool, comm, sizeof(comm));
+		what.tool = (struct decision_process){.pid = g->tool, .comm = comm[0] ? comm : "?"};
+		decisions__record(decisions, &what);
+	}
+}
+
+int recover_state(struct decisions *decisions)
 {
 	json_object *o = state__path() ? json_object_from_file(state__path()) : NULL;
 	struct old old = {0};
@@ -626,6 +647,7 @@ int recover_state(void)
 			  "back exactly");
 	} else if (o && (old.n_groups || old.n_hosts)) {
 		hand_back(&old);
+		tell_handed_back(&old, decisions);
 		log_info("after the last bpftimed was killed: %zu process(es) handed back to the kernel", old.n_hosts);
 	}
 	tell_left(&old);

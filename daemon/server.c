@@ -266,6 +266,11 @@ static int cmd_ps(struct client *c, const struct request *rq)
 	return client__answer(c, engine__ps(c->server->engine), NULL);
 }
 
+static int cmd_top(struct client *c, const struct request *rq)
+{
+	return client__answer(c, engine__top(c->server->engine, rq->timeout), NULL);
+}
+
 static int cmd_explain(struct client *c, const struct request *rq)
 {
 	char err[ERROR_SIZE] = "";
@@ -319,6 +324,7 @@ static const struct command {
 } commands[] = {
 	{"status", cmd_status, 0},
 	{"ps", cmd_ps, 0},
+	{"top", cmd_top, NEEDS_TIMEOUT},
 	{"explain", cmd_explain, NEEDS_TOOL},
 	{"wait", cmd_wait, NEEDS_TOOL | NEEDS_STATE | NEEDS_TIMEOUT},
 	{"metrics", cmd_metrics, 0},

@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+struct decisions; /* daemon/decision.h */
 struct group;
 struct host;
 struct hosts;
@@ -49,7 +50,7 @@ const char *state__path(void); /* NULL: not open */
  * what is left again. 0; -EBUSY: something is left; -EPROTO: that daemon was of another version, and what it had was
  * not handed back exactly.
  */
-int recover_state(void);
+int recover_state(struct decisions *decisions);
 /* If this process is left, tries again. false: it is left still, and must not be touched. */
 bool recover_left(pid_t pid, uint64_t start_time);
 

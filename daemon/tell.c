@@ -99,10 +99,11 @@ void tell__joined(struct engine *e, const struct group *g, const pid_t *pid, siz
 	decisions__record(e->decisions, &t.d);
 }
 
-/* FNV-1a. 0 is none. */
+/* FNV-1a. 0 is none. Of what stays the same when a group is made anew. */
 static uint64_t hash_of(const char *text, const struct group *g)
 {
-	uint64_t hash = 0xcbf29ce484222325u ^ g->id;
+	const struct obs_probe *first = &g->probe[0]->o;
+	uint64_t hash = 0xcbf29ce484222325u ^ (uint64_t)g->tool->pid ^ first->ino << 24 ^ first->offset << 8;
 
 	for (; *text; text++)
 		hash = (hash ^ (unsigned char)*text) * 0x100000001b3u;
@@ -137,7 +138,7 @@ static const char *why_not(struct engine *e, struct telling *t, const struct gro
 	return why;
 }
 
-static void tell_refused(struct engine *e, const struct group *g, struct host *h)
+void tell__refused_target(struct engine *e, const struct group *g, struct host *h)
 {
 	const char *why, *rule = NULL;
 	char forbidden[REASON_SIZE];
@@ -163,7 +164,7 @@ static void tell_refused(struct engine *e, const struct group *g, struct host *h
 void tell__refused_targets(struct engine *e, const struct group *g)
 {
 	for (struct host *h = e->hosts.list; h; h = h->next)
-		tell_refused(e, g, h);
+		tell__refused_target(e, g, h);
 }
 
 void tell__policy(struct engine *e, struct tool *t, enum policy_action action, const char *rule)

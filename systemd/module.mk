@@ -32,6 +32,7 @@ INSTALLED_FILES := \
 	644:LICENSE:$(DOC)/LICENSE \
 	644:systemd/seccomp-targets.conf:$(DOC)/examples/seccomp-targets.conf \
 	644:examples/policy/50-example.json:$(DOC)/examples/policy.d/50-example.json \
+	644:examples/metrics/bpftimed-metrics.conf:$(DOC)/examples/metrics/bpftimed-metrics.conf \
 	644:examples/metrics/prometheus.yml:$(DOC)/examples/metrics/prometheus.yml \
 	644:examples/metrics/grafana-dashboard.json:$(DOC)/examples/metrics/grafana-dashboard.json
 

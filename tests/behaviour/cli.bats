@@ -59,6 +59,26 @@ fake=tests/fake/bpftimed
 	[ "$(json 'j["daemon"]')" = None ]
 }
 
+@test "bash completes every command, and options that it takes" {
+	# shellcheck source=systemd/bpftime.bash-completion
+	. "$BATS_TEST_DIRNAME/../../systemd/bpftime.bash-completion"
+	COMP_WORDS=(bpftime '') COMP_CWORD=1 _bpftime
+	for c in $(bpftime help | sed -n 's/^  \([a-z]*\) .*/\1/p'); do
+		[[ " ${COMPREPLY[*]} " == *" $c "* ]] || {
+			echo "$c is not completed"
+			return 1
+		}
+		for o in $(bpftime help "$c" | head -n 1 | grep -oE -- '--[a-z-]+'); do
+			[[ $c == vm || $c == aot ]] && continue
+			mapfile -t offered < <(COMP_WORDS=(bpftime "$c" --) COMP_CWORD=2 && _bpftime && printf '%s\n' "${COMPREPLY[@]}")
+			[[ " ${offered[*]} " == *" $o "* ]] || {
+				echo "$c $o is not completed"
+				return 1
+			}
+		done
+	done
+}
+
 @test "without a daemon commands end with 3 and name the socket" {
 	for c in status ps top events "events -f" metrics "explain 1" "wait --tool 1" "handback 1" "takeover 1"; do
 		# shellcheck disable=SC2086
@@ -367,7 +387,7 @@ END
 for text in b"\n", b"junk\n", b"[]\n", b"1\n", b"{}\n", b'{"command":1}\n', b'{"command":"nonsense"}\n', b'{"command":"explain"}\n', \
         b'{"command":"explain","tool":"1"}\n', b'{"command":"explain","tool":-1}\n', b'{"command":"explain","tool":1e99}\n', \
         b'{"command":"events","timeout":1,"from":-1}\n', b'{"command":"events","timeout":1,"from":"x"}\n', b'{"command":"events"}\n', \
-        b'{"command":"wait","tool":1}\n', b'{"command":"wait","tool":1,"state":"offloaded","timeout":-1}\n', \
+        b'{"command":"top"}\n', b'{"command":"wait","tool":1}\n', b'{"command":"wait","tool":1,"state":"offloaded","timeout":-1}\n', \
         b'{"command":"wait","tool":1,"state":"offloaded","timeout":1e99}\n', b'\0\xff\n', b'{"command":"ps"}{"command":"ps"\n', \
         b'[' * 3000 + b'\n':
     reply = ask(text)

@@ -77,6 +77,7 @@ killed_in_switches() {
 		echo >"$SESSION/go.$probe"
 		exact_waited "$WORKLOAD_PID"
 		daemon_start
+		"$B/bpftime" events --tool "$TOOL_PID" | grep -q "  handback .*the bpftimed that carried it was killed"
 		exact_waited "$TOOL_PID" INT || true
 		[ "$(sed -n 's/^@: //p' "$SESSION/tool")" = $((20 * 52)) ]
 	done

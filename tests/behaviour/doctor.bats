@@ -62,7 +62,10 @@ where() {
 	[ "$(level bpffs)" = error ]
 }
 
-@test "few descriptors cost offload: warning" {
+@test "few descriptors, and a kernel that interprets, cost something: warning" {
+	where /proc/sys/net/core/bpf_jit_enable 0
+	[ "$(level jit)" = warning ]
+	[ "$status" = 1 ]
 	where /proc/sys/fs/nr_open 1024
 	[ "$(level descriptors)" = warning ]
 	[ "$status" = 1 ]
@@ -89,7 +92,7 @@ where() {
 	run --separate-stderr bpftime doctor --json
 	[ "$status" = 2 ]
 	[ "$(level policy)" = error ]
-	[[ "$(says policy)" == *"a.json:1: tols: unknown key"* ]]
+	[[ "$(says policy)" == *"a.json:1:"*"tols: unknown key"* ]]
 	rm "$BPFTIME_POLICY_DIR/a.json"
 	fake_start
 	policy a.json '{"version": 1, "tols": []}'

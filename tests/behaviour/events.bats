@@ -110,6 +110,11 @@ metric() { "$B/bpftime" metrics | sed -n "s|^$1 ||p"; }
 	exact_go "$dir"
 	exact_called "$dir"
 	run -0 "$B/bpftime" metrics
+	if /usr/bin/python3 -c 'import prometheus_client.openmetrics' 2>/dev/null; then
+		/usr/bin/python3 -c 'import sys
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse
+assert len(list(parse(sys.stdin.read()))) > 15' <<<"$output"
+	fi
 	[ "$(grep -cE "^bpftime_probe_hits_total\{tool_pid=\"$TOOL_PID\",tool=\"bpftrace\",kind=\"uprobe\",path=\"$WORKLOAD\",symbol=\"work\",.* 1000$" <<<"$output")" = 1 ]
 	[ "$(metric 'bpftime_tools')" = 1 ]
 	[ "$(metric 'bpftime_probes{state="userspace"}')" = 1 ]
@@ -168,4 +173,20 @@ metric() { "$B/bpftime" metrics | sed -n "s|^$1 ||p"; }
 	exact_go "$dir"
 	exact_called "$dir"
 	exact_workload_end "$dir" "$WORKLOAD_PID"
+}
+
+@test "a journal that stands still holds nobody up: records that it does not take are counted" {
+	local journald
+	journald=$(cat "$BATS_FILE_TMPDIR/journald")
+	kill -STOP "$journald"
+	reloads=$(metric 'bpftime_policy_reloads_total{result="success"}')
+	for ((i = 1; i <= 20; i++)); do
+		kill -HUP "$DAEMON"
+		wait_until 5 eval '[ "$(metric "bpftime_policy_reloads_total{result=\"success\"}")" -ge $((reloads + i)) ]'
+	done
+	kill -CONT "$journald"
+	[ "$(metric bpftime_journal_dropped_records_total)" -ge 1 ]
+	wait_until 5 eval '[ "$(records "r[-1][\"BPFTIME_DECISION\"]")" = "['\''policy-load'\'']" ]'
+	run -0 "$B/bpftime" events
+	[ "$(grep -c "policy reloaded" <<<"$output")" -ge 20 ]
 }

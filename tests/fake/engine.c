@@ -120,6 +120,14 @@ json_object *engine__ps(struct engine *e)
 	return read_tools();
 }
 
+json_object *engine__top(struct engine *e, double seconds)
+{
+	json_object *o = json_object_new_object();
+
+	json_object_object_add(o, "tools", read_tools());
+	return o;
+}
+
 json_object *engine__host(void)
 {
 	return json_object_new_object();
