@@ -87,9 +87,10 @@ static void observe_only(struct engine *e, struct group *g)
 {
 	char rule[REASON_SIZE], why[REASON_SIZE] = "";
 	struct reached r = {.n = 0};
-	int err = group__plan(g, e->observer);
+	int err;
 
 	snprintf(rule, sizeof(rule), "%s", g->reason);
+	err = group__plan(g, e->observer);
 	g->planned = !err;
 	if (!err)
 		err = obey__memory(e, g);
