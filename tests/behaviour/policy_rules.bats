@@ -169,7 +169,56 @@ with() {
 	with "$(rules '{"tool": {"comm": "bpftrace"}, "action": "offload", "grants": {"share_across_users": true}}')" "$ROOTS" "$OTHERS"
 	with "$(rules '{"tool": {"comm": "bpftrace"}, "target": {"comm": "workload"}, "action": "offload", "grants": {"share_across_users": true},
 		"limits": {"targets_per_tool": 2}}, {"action": "kernel"}')" "$ROOTS" "$OTHERS"
+	policy 10-rules.json '{"version": 1, "settings": {"share_across_users": true}, "limits": {"targets_per_tool": 1}}'
+	kill -HUP "$DAEMON"
+	wait_until 15 serves_one
 	two_users_finish
+	daemon_stop
+}
+
+serves_one() {
+	run -0 "$B/bpftime" explain "$TOOL_PID" --json
+	[ "$(json "len(j['probes'][0]['targets'])")" = 1 ] && [[ $output == *"policy allows a tool 1 processes"* ]]
+}
+
+@test "memory-mapped results in a process of another user" {
+	daemon_start
+	EXACT_AS=(setpriv --reuid 65534 --regid 65534 --clear-groups)
+	exact_start "$SESSION/x" bsscount 2 1000000 --rate 20000
+	offloaded "$TOOL_PID"
+	exact_go "$SESSION/x"
+	forbids '{"version": 1, "settings": {"writable_direct_maps": false}}' "policy lets memory-mapped arrays of a tool not be writable in processes of other users"
+	kill -USR2 "$WORKLOAD_PID"
+	exact_finish "$SESSION/x" bsscount
+	daemon_stop
+}
+
+@test "shared memory for one tool of two: the other has it when the first has gone" {
+	local first need n=0
+	export BPFTIME_POLICY_DIR=$SESSION/policy.d
+	policy 10-rules.json '{"version": 1, "limits": {"shared_memory_mib": 0}}'
+	daemon_start
+	exact_start "$SESSION/x" count_tid 1 20000
+	first=$TOOL_PID
+	in_kernel "$TOOL_PID"
+	tool_says "its maps need ([0-9.]+) more"
+	need=${BASH_REMATCH[1]}
+	policy 10-rules.json "{\"version\": 1, \"limits\": {\"shared_memory_mib\": $(awk -v n="$need" 'BEGIN { print int(n) + 1 }')}}"
+	kill -HUP "$DAEMON"
+	offloaded "$first"
+	# As many as it takes.
+	while exact_tool "$SESSION/x/$((++n))" count_tid "$WORKLOAD_PID"; do
+		"$B/bpftime" wait --tool "$TOOL_PID" --state offloaded --timeout 3 || break
+	done
+	in_kernel "$TOOL_PID"
+	tool_says "policy allows .* MiB of shared memory in all .*, of which .* are in use"
+	exact_tool_end "$first"
+	offloaded "$TOOL_PID"
+	exact_go "$SESSION/x"
+	exact_called "$SESSION/x"
+	exact_tool_end "$TOOL_PID"
+	exact_workload_end "$SESSION/x" "$WORKLOAD_PID"
+	exact_compare "$SESSION/x" "$SESSION/x/$n" count_tid
 	daemon_stop
 }
 
