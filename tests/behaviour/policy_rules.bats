@@ -236,19 +236,19 @@ serves_one() {
 }
 
 @test "policies come and go: 8 threads" {
-	run_alone flips count_tid 8 5000 90 "$FLIPS" policy
+	run_alone flips count_tid 8 5000 150 "$((FLIPS / 2))" policy
 }
 
 @test "policies come and go: entries and returns" {
-	run_alone flips latency 2 5000 90 "$FLIPS" policy
+	run_alone flips latency 2 5000 150 "$((FLIPS / 2))" policy
 }
 
 @test "policies come and go: memory-mapped results of one process" {
-	run_alone flips bsscount 2 5000 90 "$FLIPS" policy
+	run_alone flips bsscount 2 5000 150 "$((FLIPS / 2))" policy
 }
 
 @test "policies come and go: two users' processes, some of which the kernel serves" {
-	run_alone flips-everywhere count_tid 5000 90 "$FLIPS" 100 16 policy
+	run_alone flips-everywhere count_tid 5000 150 "$((FLIPS / 2))" 100 16 policy
 }
 
 @test "a PID namespace" {
