@@ -381,13 +381,7 @@ static bool renew(struct engine *e, struct group *g, uint64_t now)
 		return false;
 	g->tool->dirty_at = now_ns() - SETTLE_NS;
 	g->tool->sheds = false;
-	/* Where it may be taken over again its code and memory are kept, and no process has them meanwhile. */
-	if (g->built && !obey__group(e, g) && !obey__memory(e, g)) {
-		switch_forget(&e->sw, g);
-		g->outdated_since = 0;
-	} else {
-		destroy_group(e, g);
-	}
+	destroy_group(e, g);
 	return true;
 }
 
