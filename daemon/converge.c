@@ -26,8 +26,9 @@
 #define RETRY_FIRST_NS 200000000ull
 #define RETRY_MAX      6u
 #define SHORTAGE_NS    2000000000ull
-#define SHORTAGE_MAX   5u	    /* then once a minute */
-#define SHED_NS	       600000000ull /* the kernel takes 110 ms to detach a perf event, and tools do one by one */
+#define SHORTAGE_MAX   5u	      /* then once a minute */
+#define RENEW_EXACT_NS 10000000000ull /* for how long a group is tried to be handed back exactly */
+#define SHED_NS	       600000000ull   /* the kernel takes 110 ms to detach a perf event, and tools do one by one */
 
 uint64_t now_ns(void)
 {
@@ -425,12 +426,16 @@ static void takeover_failed(struct engine *e, struct group *g, int err, bool is_
 
 /* ---- policy ---- */
 
-/* The group is made anew, as far as the policy lets it. false: it could not be handed back yet. */
-static bool renew(struct engine *e, struct group *g)
+/*
+ * The group is made anew, as far as the policy lets it. false: it could not be handed back exactly yet, because a
+ * thread is in a function whose return is probed; one that stays there does not keep the policy from taking effect.
+ */
+static bool renew(struct engine *e, struct group *g, uint64_t now)
 {
-	/* As for a tool that is refused: run_tool(). */
-	if (g->state == GROUP_SHARED && converge__hand_back(e, g, !g->has_viewed && !g->is_parked, REASON_POLICY,
-							    "the policy says something else of it now"))
+	bool force = now - g->outdated_since >= RENEW_EXACT_NS && !g->has_viewed && !g->is_parked;
+
+	if (g->state == GROUP_SHARED &&
+	    converge__hand_back(e, g, force, REASON_POLICY, "the policy says something else of it now"))
 		return false;
 	g->tool->dirty_at = now_ns() - SETTLE_NS;
 	g->tool->sheds = false;
@@ -438,16 +443,43 @@ static bool renew(struct engine *e, struct group *g)
 	return true;
 }
 
+/* Processes that carry the agent for nobody any more, and may not. */
+static void forget_forbidden(struct engine *e)
+{
+	for (struct host *h = e->hosts.list, *next; h; h = next) {
+		next = h->next;
+		if (h->injected && !h->lodgings && !h->leaving && !permit__process(&e->hosts, h))
+			hosts__forget(&e->hosts, h);
+	}
+}
+
+/* Returns when to come back, or 0. */
 static uint64_t renew_outdated(struct engine *e, uint64_t now)
 {
 	uint64_t next = 0;
 
 	for (struct group *g = e->groups, *following; g; g = following) {
 		following = g->next;
-		if (g->is_outdated && !renew(e, g))
-			next = now + CLAIMS_NS;
+		if (!g->outdated_since)
+			continue;
+		if (now >= g->renew_at) {
+			g->renew_at = now + CLAIMS_NS;
+			if (renew(e, g, now)) {
+				forget_forbidden(e);
+				continue;
+			}
+		}
+		next = earlier(g->renew_at, next);
 	}
 	return next;
+}
+
+static bool has_outdated(const struct host *h)
+{
+	for (const struct lodging *l = h->lodgings; l; l = l->next)
+		if (l->group->outdated_since)
+			return true;
+	return false;
 }
 
 /* A process that carries the agent, of which the policy says something else for one of the groups in it; h->why says
@@ -464,12 +496,18 @@ static bool is_forbidden(struct engine *e, struct host *h)
 
 void converge__policy(struct engine *e)
 {
+	uint64_t now = now_ns();
+
 	hosts__look_anew();
 	for (struct group *g = e->groups; g; g = g->next) {
 		g->retry_at = 0;
-		g->is_outdated |= permit__fingerprint(&e->hosts, g) != g->permit;
+		if (permit__fingerprint(&e->hosts, g) == g->permit)
+			g->outdated_since = 0;
+		else if (!g->outdated_since)
+			g->outdated_since = now;
+		g->renew_at = 0;
 	}
-	renew_outdated(e, now_ns());
+	renew_outdated(e, now);
 	for (struct host *h = e->hosts.list, *next; h; h = next) {
 		next = h->next;
 		if (h->leaving)
@@ -477,7 +515,7 @@ void converge__policy(struct engine *e)
 		h->why[0] = 0;
 		if (!h->injected)
 			hosts__forget(&e->hosts, h);
-		else if (is_forbidden(e, h))
+		else if (!has_outdated(h) && is_forbidden(e, h))
 			converge__evict(e, h, REASON_POLICY, h->why);
 	}
 	/* Who was not allowed to join may be now. */
@@ -1011,7 +1049,7 @@ static void run_tool(struct engine *e, struct tool *t, uint64_t now)
 		if (t->refusal[0]) {
 			/* A tool under a debugger cannot be made to see its own memory, nor have its attachment
 			 * back: it goes on as it is. */
-			if (g->state == GROUP_SHARED)
+			if (g->state == GROUP_SHARED && !g->outdated_since)
 				converge__hand_back(e, g, !g->has_viewed && !g->is_parked, t->refusal_class,
 						    t->refusal);
 			else if (strcmp(g->probe[0]->reason, t->refusal))

@@ -96,7 +96,7 @@ static bool has_key_before(const char *s, const char *key, size_t len)
 	return false;
 }
 
-const char *json_place__repeated_key(const char *text, size_t *len)
+const char *json_place__repeated_key(const char *text, size_t nth, size_t *len)
 {
 	const char *s = text;
 
@@ -113,7 +113,7 @@ const char *json_place__repeated_key(const char *text, size_t *len)
 		for (const char *key = skip_space(s); *key == '"'; key = skip_space(end + (*end == ','))) {
 			end = skip_string(key);
 			*len = (size_t)(end - key);
-			if (has_key_before(object, key, *len))
+			if (has_key_before(object, key, *len) && !nth--)
 				return key;
 			end = skip_space(end);
 			end = skip_space(skip_value(skip_space(end + (*end == ':'))));

@@ -27,10 +27,10 @@ struct json_position {
 struct json_position json_place__of(const char *text, const struct json_step *steps, size_t n_steps);
 
 /*
- * A key that an object of the text has a second time: where it stands that time, from its quote to behind the closing
- * one, with the length in *len. NULL: there is none. text as above.
+ * Of the keys that an object of the text has had before, the nth, from 0: where it stands, from its quote to behind the
+ * closing one, with the length in *len. NULL: there are not so many. text as above.
  */
-const char *json_place__repeated_key(const char *text, size_t *len);
+const char *json_place__repeated_key(const char *text, size_t nth, size_t *len);
 
 /* Of the byte at offset. */
 struct json_position json_place__position(const char *text, size_t offset);

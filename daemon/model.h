@@ -159,10 +159,11 @@ struct group {
 	int arena_fd;
 	struct shm_group_hdr *arena; /* what it says is not asked, but for the gates: a target may have got at it */
 	size_t arena_size;
-	uint32_t n_cpus;		   /* possible CPUs, for which there are hit counters */
-	char reason[REASON_SIZE];	   /* why it is not shared, or empty */
-	uint64_t permit;		   /* permit__fingerprint() when it was last taken over or tried to be */
-	bool is_outdated;		   /* the policy says something else since: it is to be made anew */
+	uint32_t n_cpus;	  /* possible CPUs, for which there are hit counters */
+	char reason[REASON_SIZE]; /* why it is not shared, or empty */
+	uint64_t permit;	  /* permit__fingerprint() when it was last taken over or tried to be */
+	uint64_t outdated_since; /* CLOCK_MONOTONIC ns: the policy says something else, it is to be made anew; 0: not */
+	uint64_t renew_at;	 /* the same clock: when to try that */
 	uint64_t compile_seconds, stop_ms; /* limits of the policy, or POLICY_NO_LIMIT */
 	unsigned int attempts;		   /* take-overs that failed one after another */
 	uint64_t retry_at;		   /* CLOCK_MONOTONIC ns */

@@ -11,12 +11,13 @@
 
 #define MIB (1024 * 1024)
 
-static uint64_t memory_of(const struct engine *e, const struct tool *t)
+/* Of all groups but this one; of its tool's, or of all tools'. */
+static uint64_t memory_beside(const struct engine *e, const struct group *g, bool of_tool)
 {
 	uint64_t sum = 0;
 
-	for (const struct group *g = e->groups; g; g = g->next)
-		sum += g->arena && (!t || g->tool == t) ? g->arena_size : 0;
+	for (const struct group *other = e->groups; other; other = other->next)
+		sum += other != g && other->arena && (!of_tool || other->tool == g->tool) ? other->arena_size : 0;
 	return sum;
 }
 
@@ -33,17 +34,17 @@ static int refuse_memory(struct group *g, const char *whose, uint64_t limit, uin
 int obey__memory(struct engine *e, struct group *g)
 {
 	const char *rule = NULL;
-	uint64_t size, limit, used;
-	int err = group__lay_out(g, &size);
+	uint64_t size = g->arena_size, limit, used;
+	int err = g->arena ? 0 : group__lay_out(g, &size);
 
 	if (err)
 		return err;
 	limit = policy__limit(e->policy, POLICY_SHARED_MEMORY_MIB, &rule);
-	used = memory_of(e, NULL);
+	used = memory_beside(e, g, false);
 	if (limit != POLICY_NO_LIMIT && used + size > limit * MIB)
 		return refuse_memory(g, "in all", limit, used, size, rule);
 	limit = permit__limit(&e->hosts, g, NULL, POLICY_SHARED_MEMORY_PER_TOOL_MIB, &rule);
-	used = memory_of(e, g->tool);
+	used = memory_beside(e, g, true);
 	if (limit != POLICY_NO_LIMIT && used + size > limit * MIB)
 		return refuse_memory(g, "for a tool", limit, used, size, rule);
 	return 0;
@@ -87,9 +88,10 @@ static void observe_only(struct engine *e, struct group *g)
 {
 	char rule[REASON_SIZE], why[REASON_SIZE] = "";
 	struct reached r = {.n = 0};
-	int err = group__plan(g, e->observer);
+	int err;
 
 	snprintf(rule, sizeof(rule), "%s", g->reason);
+	err = group__plan(g, e->observer);
 	g->planned = !err;
 	if (!err)
 		err = obey__memory(e, g);

@@ -145,6 +145,7 @@ bool policy__each(const struct policy *p, const struct policy_query *q,
 			settled[r->list] = matches;
 			matches = both(settled[POLICY_TOOLS], settled[POLICY_TARGETS]);
 		}
+		v.unsure = matches == MAYBE ? r->json : NULL;
 		if (matches != NO && cb(&v, arg))
 			return true;
 		if (matches == YES)
@@ -153,6 +154,7 @@ bool policy__each(const struct policy *p, const struct policy_query *q,
 	v.action = p->fallback;
 	v.rule = p->fallback_place ? p->fallback_place : POLICY_THE_DEFAULT;
 	v.terms = NULL;
+	v.unsure = NULL;
 	return cb(&v, arg);
 }
 
@@ -241,6 +243,11 @@ uint64_t policy_verdict__fingerprint(const struct policy_verdict *v)
 	}
 	for (size_t i = 0; i < t->n_helpers; i++)
 		sum = mix(sum, t->helpers[i], strlen(t->helpers[i]) + 1);
+	if (v->unsure) {
+		const char *text = json_object_to_json_string_ext(v->unsure, JSON_C_TO_STRING_PLAIN);
+
+		sum = mix(sum, text, strlen(text));
+	}
 	return mix(sum, t->helpers_place ? "some" : "all", 3);
 }
 

@@ -95,6 +95,7 @@ struct policy_verdict {
 	const char *rule; /* that decided: "FILE:LINE", or "the default" */
 	const struct policy *policy;
 	const struct policy_terms *terms; /* of the rule; NULL: those of the policy */
+	json_object *unsure;		  /* the rule, when it may or may not match; else NULL */
 };
 
 /* Nothing of the query may be NULL, but for the probe's parts. */
@@ -111,7 +112,8 @@ bool policy_verdict__grants(const struct policy_verdict *v, enum policy_grant gr
 bool policy_verdict__grants_helper(const struct policy_verdict *v, const char *helper, const char **why);
 /* POLICY_NO_LIMIT: there is none. */
 uint64_t policy_verdict__limit(const struct policy_verdict *v, enum policy_limit limit, const char **why);
-/* The same number for verdicts that mean the same, whoever says it. */
+/* The same number for verdicts that mean the same, whoever says it; where the rule may not match, for the same rules.
+ */
 uint64_t policy_verdict__fingerprint(const struct policy_verdict *v);
 /* Of the host. */
 uint64_t policy__limit(const struct policy *p, enum policy_limit limit, const char **why);

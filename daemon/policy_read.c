@@ -487,6 +487,19 @@ static void add_rules(struct policy *p, struct file_list *lists)
 	p->n_rules += n;
 }
 
+static void find_repeated_keys(const char *path, const char *text, struct policy_errors *errors)
+{
+	const char *again;
+	size_t len;
+
+	for (size_t i = 0; (again = json_place__repeated_key(text, i, &len)); i++) {
+		struct json_position at = json_place__position(text, (size_t)(again - text));
+
+		policy_errors__add(errors, "%s:%u:%u: %.*s: this key is there twice", path, at.line, at.column,
+				   (int)len - 2, again + 1);
+	}
+}
+
 /* true: it is not to be trusted. */
 static bool read_policy_file(struct policy *p, const char *path, struct policy_errors *errors)
 {
@@ -499,15 +512,7 @@ static bool read_policy_file(struct policy *p, const char *path, struct policy_e
 		return untrusted;
 	root = parse(path, text, errors);
 	if (root) {
-		size_t len;
-		const char *again = json_place__repeated_key(text, &len);
-
-		if (again) {
-			struct json_position at = json_place__position(text, (size_t)(again - text));
-
-			policy_errors__add(errors, "%s:%u:%u: %.*s: this key is there twice", path, at.line, at.column,
-					   (int)len - 2, again + 1);
-		}
+		find_repeated_keys(path, text, errors);
 		r.text = text;
 		take_file(&r, root);
 		add_rules(p, r.lists);

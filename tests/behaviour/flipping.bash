@@ -78,10 +78,37 @@ kill_daemon() {
 	"$BUILD/bpftime" wait --tool "$TOOL_PID" --state offloaded --timeout "${BPFTIMED_PATIENCE:-15}" || failed=$((failed + 1))
 }
 
+# Most keep the tool in the kernel, or some of its targets.
+policies=(
+	'{"version": 1, "default": "kernel"}'
+	'{"version": 1, "settings": {"writable_code": false}}'
+	'{"version": 1, "settings": {"stop_tools": false, "share_across_users": true}}'
+	'{"version": 1, "limits": {"targets_per_tool": 1}}'
+	'{"version": 1, "limits": {"shared_memory_mib": 0}}'
+	'{"version": 1, "rules": [{"target": {"user": "root"}, "action": "kernel"}]}'
+	'{"version": 1, "rules": [{"target": {"comm": "workload"}, "probe": {"symbol": "w*"}, "action": "kernel"}]}'
+	'{"version": 1, "rules": [{"tool": {"user": "root"}, "action": "observe"}]}'
+)
+
+# change_policy: another one holds for a while, sometimes not for long enough to take effect; then none.
+change_policy() {
+	mkdir -p "$BPFTIME_POLICY_DIR"
+	echo "${policies[RANDOM % ${#policies[@]}]}" >"$BPFTIME_POLICY_DIR/flip.json"
+	chmod 644 "$BPFTIME_POLICY_DIR/flip.json"
+	kill -HUP "$DAEMON"
+	sleep "0.$((RANDOM % 4))$((RANDOM % 10))"
+	rm "$BPFTIME_POLICY_DIR/flip.json"
+	kill -HUP "$DAEMON"
+	sleep "0.$((RANDOM % 2))$((RANDOM % 10))"
+	"$BUILD/bpftime" wait --tool "$TOOL_PID" --state offloaded --timeout "${BPFTIMED_PATIENCE:-15}" >/dev/null || failed=$((failed + 1))
+}
+
 # flip: to the kernel and back. Counts in `failed` what was refused.
 flip() {
 	if [ "$how" = kill ]; then
 		kill_daemon || exit 1
+	elif [ "$how" = policy ]; then
+		change_policy
 	elif [ "$how" = restart ]; then
 		stop_daemon
 		sleep 0.0$((RANDOM % 9))

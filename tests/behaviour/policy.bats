@@ -47,7 +47,8 @@ manual_examples() {
 	need python3
 	python3 -c 'import jsonschema' || skip "needs python3-jsonschema"
 	manual_examples
-	run -0 "$BATS_TEST_DIRNAME/../tools/policy_schema.py" "$B/bpftime" "$BATS_TEST_DIRNAME/../../docs/policy.schema.json" "$SESSION/examples"/*.json
+	run -0 "$BATS_TEST_DIRNAME/../tools/policy_schema.py" "$B/bpftime" "$BATS_TEST_DIRNAME/../../docs/policy.schema.json" "$SESSION/examples"/*.json \
+		"$BATS_TEST_DIRNAME/../../examples/policy/50-example.json"
 	echo "$output"
 }
 

@@ -38,7 +38,7 @@ forbids() {
 	local hash
 	hash=$(sha256sum "$(command -v bpftrace)" | cut -d' ' -f1)
 	daemon_start
-	exact_start "$SESSION/x" str_key 2 400000 --rate 20000
+	exact_start "$SESSION/x" str_key 2 2000000 --rate 20000
 	offloaded "$TOOL_PID"
 	exact_go "$SESSION/x"
 	forbids "$(rules "{\"tool\": {\"sha256\": \"$hash\"}, \"action\": \"kernel\"}")" "policy keeps this tool in the kernel .*10-rules.json:1"
@@ -50,13 +50,14 @@ forbids() {
 	forbids "$(rules '{"tool": {"user": "root"}, "action": "observe"}')" \
 		"policy only observes work_name .*10-rules.json:1.; else it could run in userspace in 1 process.es.: $WORKLOAD_PID"
 	forbids "$(rules '{"target": {"comm": "other"}, "action": "offload"}, {"action": "kernel"}')" "policy keeps process $WORKLOAD_PID"
+	kill -USR2 "$WORKLOAD_PID"
 	exact_finish "$SESSION/x" str_key
 	daemon_stop
 }
 
 @test "rules for a probe that is limited to a process, to and fro under load" {
 	daemon_start
-	exact_start "$SESSION/x" funclatency 2 60000 --rate 20000
+	exact_start "$SESSION/x" funclatency 2 1000000 --rate 20000
 	offloaded "$TOOL_PID"
 	exact_go "$SESSION/x"
 	forbids "$(rules '{"target": {"exe": "*/workload"}, "probe": {"kind": "uretprobe"}, "action": "kernel"}')" "policy keeps work in process $WORKLOAD_PID in the kernel"
@@ -65,13 +66,14 @@ forbids() {
 	kill -HUP "$DAEMON"
 	wait_until 5 grep -q "policy reloaded: 1 files, 1 rules" "$SESSION/daemon.log"
 	offloaded "$TOOL_PID"
+	kill -USR2 "$WORKLOAD_PID"
 	exact_finish "$SESSION/x" funclatency
 	daemon_stop
 }
 
 @test "grants and limits, to and fro under load" {
 	daemon_start
-	exact_start "$SESSION/x" str_key 2 400000 --rate 20000
+	exact_start "$SESSION/x" str_key 2 2000000 --rate 20000
 	offloaded "$TOOL_PID"
 	exact_go "$SESSION/x"
 	forbids '{"version": 1, "settings": {"read_target_memory": false}}' "policy does not let program .* read the memory of targets .*10-rules.json:1"
@@ -87,26 +89,28 @@ forbids() {
 	kill -HUP "$DAEMON"
 	wait_until 5 grep -q "policy reloaded: 1 files, 1 rules" "$SESSION/daemon.log"
 	offloaded "$TOOL_PID"
+	kill -USR2 "$WORKLOAD_PID"
 	exact_finish "$SESSION/x" str_key
 	daemon_stop
 }
 
 @test "time that threads may be held, to and fro under load" {
 	daemon_start
-	exact_start "$SESSION/x" bsscount 2 100000 --rate 20000
+	exact_start "$SESSION/x" bsscount 2 1000000 --rate 20000
 	offloaded "$TOOL_PID"
 	exact_go "$SESSION/x"
 	forbids '{"version": 1, "limits": {"target_stop_ms": 0}}' "policy lets threads of targets be held for 0 ms .*10-rules.json:1"
+	kill -USR2 "$WORKLOAD_PID"
 	exact_finish "$SESSION/x" bsscount
 	daemon_stop
 }
 
 # two_users: a tool that probes every process, and two of them, root's and another's. Sets ROOTS, OTHERS.
 two_users() {
-	exact_workload "$SESSION/a" work 1 200000 --rate 10000
+	exact_workload "$SESSION/a" work 1 1000000 --rate 10000
 	ROOTS=$WORKLOAD_PID
 	EXACT_AS=(setpriv --reuid 65534 --regid 65534 --clear-groups)
-	exact_workload "$SESSION/b" work 1 200000 --rate 10000
+	exact_workload "$SESSION/b" work 1 1000000 --rate 10000
 	OTHERS=$WORKLOAD_PID
 	exact_tool "$SESSION/tool" count
 	offloaded "$TOOL_PID"
@@ -115,6 +119,7 @@ two_users() {
 }
 
 two_users_finish() {
+	kill -USR2 "$ROOTS" "$OTHERS"
 	exact_called "$SESSION/a"
 	exact_called "$SESSION/b"
 	exact_tool_end "$TOOL_PID"
@@ -164,7 +169,56 @@ with() {
 	with "$(rules '{"tool": {"comm": "bpftrace"}, "action": "offload", "grants": {"share_across_users": true}}')" "$ROOTS" "$OTHERS"
 	with "$(rules '{"tool": {"comm": "bpftrace"}, "target": {"comm": "workload"}, "action": "offload", "grants": {"share_across_users": true},
 		"limits": {"targets_per_tool": 2}}, {"action": "kernel"}')" "$ROOTS" "$OTHERS"
+	policy 10-rules.json '{"version": 1, "settings": {"share_across_users": true}, "limits": {"targets_per_tool": 1}}'
+	kill -HUP "$DAEMON"
+	wait_until 15 serves_one
 	two_users_finish
+	daemon_stop
+}
+
+serves_one() {
+	run -0 "$B/bpftime" explain "$TOOL_PID" --json
+	[ "$(json "len(j['probes'][0]['targets'])")" = 1 ] && [[ $output == *"policy allows a tool 1 processes"* ]]
+}
+
+@test "memory-mapped results in a process of another user" {
+	daemon_start
+	EXACT_AS=(setpriv --reuid 65534 --regid 65534 --clear-groups)
+	exact_start "$SESSION/x" bsscount 2 1000000 --rate 20000
+	offloaded "$TOOL_PID"
+	exact_go "$SESSION/x"
+	forbids '{"version": 1, "settings": {"writable_direct_maps": false}}' "policy lets memory-mapped arrays of a tool not be writable in processes of other users"
+	kill -USR2 "$WORKLOAD_PID"
+	exact_finish "$SESSION/x" bsscount
+	daemon_stop
+}
+
+@test "shared memory for one tool of two: the other has it when the first has gone" {
+	local first need n=0
+	export BPFTIME_POLICY_DIR=$SESSION/policy.d
+	policy 10-rules.json '{"version": 1, "limits": {"shared_memory_mib": 0}}'
+	daemon_start
+	exact_start "$SESSION/x" count_tid 1 20000
+	first=$TOOL_PID
+	in_kernel "$TOOL_PID"
+	tool_says "its maps need ([0-9.]+) more"
+	need=${BASH_REMATCH[1]}
+	policy 10-rules.json "{\"version\": 1, \"limits\": {\"shared_memory_mib\": $(awk -v n="$need" 'BEGIN { print int(n) + 1 }')}}"
+	kill -HUP "$DAEMON"
+	offloaded "$first"
+	# As many as it takes.
+	while exact_tool "$SESSION/x/$((++n))" count_tid "$WORKLOAD_PID"; do
+		"$B/bpftime" wait --tool "$TOOL_PID" --state offloaded --timeout 3 || break
+	done
+	in_kernel "$TOOL_PID"
+	tool_says "policy allows .* MiB of shared memory in all .*, of which .* are in use"
+	exact_tool_end "$first"
+	offloaded "$TOOL_PID"
+	exact_go "$SESSION/x"
+	exact_called "$SESSION/x"
+	exact_tool_end "$TOOL_PID"
+	exact_workload_end "$SESSION/x" "$WORKLOAD_PID"
+	exact_compare "$SESSION/x" "$SESSION/x/$n" count_tid
 	daemon_stop
 }
 
@@ -178,5 +232,44 @@ with() {
 	! grep -q bpftimed "/proc/$WORKLOAD_PID/maps"
 	exact_go "$SESSION/x"
 	exact_finish "$SESSION/x" count
+	daemon_stop
+}
+
+@test "policies come and go: 8 threads" {
+	run_alone flips count_tid 8 5000 150 "$((FLIPS / 2))" policy
+}
+
+@test "policies come and go: entries and returns" {
+	run_alone flips latency 2 5000 150 "$((FLIPS / 2))" policy
+}
+
+@test "policies come and go: memory-mapped results of one process" {
+	run_alone flips bsscount 2 5000 150 "$((FLIPS / 2))" policy
+}
+
+@test "policies come and go: two users' processes, some of which the kernel serves" {
+	run_alone flips-everywhere count_tid 5000 150 "$((FLIPS / 2))" 100 16 policy
+}
+
+@test "a PID namespace" {
+	local dir=$SESSION/x app
+	export BPFTIME_POLICY_DIR=$SESSION/policy.d
+	policy 10-rules.json "$(rules '{"target": {"pid_namespace": "other"}, "action": "kernel"}')"
+	daemon_start
+	EXACT_AS=(unshare --pid --fork --kill-child)
+	exact_workload "$dir" work 1 20000
+	app=$(pgrep -P "$WORKLOAD_PID")
+	exact_tool "$dir/tool" count
+	in_kernel "$TOOL_PID"
+	tool_says "policy keeps process $app .workload. in the kernel"
+	rm "$BPFTIME_POLICY_DIR/10-rules.json"
+	kill -HUP "$DAEMON"
+	offloaded "$TOOL_PID"
+	serves "$app"
+	exact_go "$dir"
+	exact_called "$dir"
+	exact_tool_end "$TOOL_PID"
+	exact_workload_end "$dir" "$WORKLOAD_PID"
+	exact_compare "$dir" "$dir/tool" count
 	daemon_stop
 }

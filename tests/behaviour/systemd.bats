@@ -162,7 +162,19 @@ offloaded() {
 	inside systemctl reload bpftimed
 	wait_until 5 journal_has "b.json:1:16: tols: unknown key"
 	is_active
-	inside rm /etc/bpftimed/policy.d/a.json /etc/bpftimed/policy.d/b.json
+	inside bpftime status | grep -q "NOT the one on disk"
+	[[ "$(inside systemctl show -P StatusText bpftimed)" == *"the policy on disk has mistakes"* ]]
+	inside rm /etc/bpftimed/policy.d/b.json
+	# The administrator's files, and those of /run: by name.
+	inside mkdir -p /run/bpftimed/policy.d
+	echo '{"version": 1, "tools": [{"comm": "y", "action": "kernel"}]}' | inside tee /run/bpftimed/policy.d/b.json >/dev/null
+	inside systemctl reload bpftimed
+	wait_until 5 journal_has "policy reloaded: 2 files, 2 rules"
+	inside ln -s /dev/null /etc/bpftimed/policy.d/b.json
+	inside bpftime policy show | grep -q "mask .*/etc/bpftimed/policy.d/b.json"
+	inside systemctl reload bpftimed
+	wait_until 5 eval 'inside bpftime status | grep -q "1 files, 1 rules"'
+	inside rm -r /etc/bpftimed/policy.d/a.json /etc/bpftimed/policy.d/b.json /run/bpftimed/policy.d
 }
 
 @test "who is in the group may look and change nothing, others may not even look" {

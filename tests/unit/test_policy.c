@@ -495,8 +495,10 @@ static void all_mistakes_at_once(void **state)
 	put("a.json", "{\"version\": 1, \"x\": 1, \"y\": 2}");
 	put("b.json", "{\"version\": 1, \"z\": 3}");
 	put("c.json", "{\"version\": 1}");
+	put("d.json", "{\"version\": 1, \"version\": 1, \"tools\": [{\"comm\": \"a\", \"comm\": \"b\", \"action\": "
+		      "\"kernel\"}]}");
 	assert_int_equal(policy__load(dir, &p, &errors), -EINVAL);
-	assert_int_equal(errors.n, 3);
+	assert_int_equal(errors.n, 5);
 	policy_errors__clear(&errors);
 }
 
