@@ -446,9 +446,12 @@ static bool renew(struct engine *e, struct group *g, uint64_t now)
 /* Processes that carry the agent for nobody any more, and may not. */
 static void forget_forbidden(struct engine *e)
 {
+	const char *rule;
+
 	for (struct host *h = e->hosts.list, *next; h; h = next) {
 		next = h->next;
-		if (h->injected && !h->lodgings && !h->leaving && !permit__process(&e->hosts, h))
+		if (h->injected && !h->lodgings && !h->leaving &&
+		    !permit__process(&e->hosts, h, &rule, h->why, sizeof(h->why)))
 			hosts__forget(&e->hosts, h);
 	}
 }
@@ -1052,7 +1055,7 @@ static void run_tool(struct engine *e, struct tool *t, uint64_t now)
 			if (g->state == GROUP_SHARED && !g->outdated_since)
 				converge__hand_back(e, g, !g->has_viewed && !g->is_parked, t->refusal_class,
 						    t->refusal);
-			else if (strcmp(g->probe[0]->reason, t->refusal))
+			else if (g->state != GROUP_SHARED && strcmp(g->probe[0]->reason, t->refusal))
 				tell__group(e, DECISION_REFUSAL, t->refusal_class, g, t->refusal, 0);
 			snprintf(g->reason, sizeof(g->reason), "%s", t->refusal);
 			group__set_reasons(g);
