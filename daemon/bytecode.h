@@ -32,8 +32,4 @@ bool bytecode__sees_ip(const struct bpf_insn *insns, size_t n);
  */
 bool bytecode__has_tag(const struct bpf_insn *insns, size_t n, const uint8_t tag[BPF_TAG_LEN]);
 
-/* FIPS 180-4; exposed for the unit test. */
-void sha1(const void *data, size_t size, uint8_t digest[20]);
-void sha256(const void *data, size_t size, uint8_t digest[32]);
-
 #endif

@@ -1,6 +1,6 @@
 # daemon: see ../Makefile for the rules
 # The shell: options, policy, control socket; knows the engine by engine.h only.
-POLICY_OBJS := $(addprefix $(B)/daemon/,policy.o policy_read.o policy_reader.o policy_files.o json_place.o nearest.o subject.o sha256.o procfs.o)
+POLICY_OBJS := $(addprefix $(B)/daemon/,policy.o policy_read.o policy_reader.o policy_files.o json_place.o nearest.o subject.o digest.o procfs.o)
 $(POLICY_OBJS): $(B)/config
 SHELL_OBJS  := $(addprefix $(B)/daemon/,main.o private_libs.o server.o runtime_dir.o log.o log_sink.o status.o utf8.o decision.o \
 	journal.o openmetrics.o metrics.o metrics_http.o) $(POLICY_OBJS)
@@ -10,10 +10,10 @@ $(B)/daemon/main.o $(B)/daemon/status.o $(B)/daemon/metrics.o $(B)/daemon/state.
 UNIT += $(B)/tests/unit/test_policy $(B)/tests/unit/test_subject $(B)/tests/unit/test_status $(B)/tests/unit/test_bytecode
 $(B)/tests/unit/test_policy: LIBS := -ljson-c
 $(B)/tests/unit/test_policy: $(POLICY_OBJS)
-$(B)/tests/unit/test_subject: $(addprefix $(B)/daemon/,subject.o sha256.o procfs.o nearest.o)
+$(B)/tests/unit/test_subject: $(addprefix $(B)/daemon/,subject.o digest.o procfs.o nearest.o)
 $(B)/tests/unit/test_status: LIBS := -ljson-c
 $(B)/tests/unit/test_status: $(addprefix $(B)/daemon/,status.o utf8.o)
-$(B)/tests/unit/test_bytecode: $(B)/daemon/bytecode.o
+$(B)/tests/unit/test_bytecode: $(B)/daemon/bytecode.o $(B)/daemon/digest.o
 
 UNIT += $(B)/tests/unit/test_decision
 $(B)/tests/unit/test_decision: LIBS := -ljson-c -lsystemd

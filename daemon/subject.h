@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#include "daemon/sha256.h"
+#include "daemon/digest.h"
 
 #define SUBJECT_NAME_SIZE 256
 

@@ -76,7 +76,7 @@ where() {
 	sleep 60 3>&- &
 	started $!
 	target=$!
-	gdb -q -batch -p "$target" -ex 'shell sleep 30' >/dev/null 2>&1 3>&- &
+	gdb -q -batch -p "$target" -ex 'python import time; time.sleep(30)' >/dev/null 2>&1 3>&- &
 	started $!
 	wait_until 20 eval 'grep -q "^TracerPid:.[1-9]" /proc/$target/status'
 	run --separate-stderr bpftime doctor --json

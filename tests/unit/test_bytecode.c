@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "daemon/bytecode.h"
+#include "daemon/digest.h"
 
 #define LDX(dst, src, offset)                                                                                          \
 	{                                                                                                              \
