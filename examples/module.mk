@@ -30,3 +30,9 @@ PROGRAMS += $(B)/examples/aot/firewall
 
 demo: all
 	@examples/demo.sh $(B)
+
+# What the README shows, of a real run.
+picture: all
+	examples/before_after.sh $(B) >$(B)/terminal.txt
+	examples/terminal_svg.py <$(B)/terminal.txt >docs/terminal.svg
+.PHONY: picture
