@@ -43,6 +43,7 @@ check-long: export RESTARTS := 10
 check-long: export KILLS := 12
 check-long: export VISITORS := 500
 check-long: export HOSTILE_SECONDS := 60
+check-long: export FAULT_MEMORY := 1
 check-long: export FAULT_SECONDS := 60
 check-long: check
 
