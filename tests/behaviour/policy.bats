@@ -101,7 +101,7 @@ three_folders() {
 	echo '{"version": 1, "tools": [{"comm": "c", "action": "kernel"}]}' >"$SESSION/run/20.json"
 	ln -s /dev/null "$SESSION/etc/10.json"
 	echo '{"version": 1, "limits": {"probes_per_target": 3}, "default": "observe"}' >"$SESSION/etc/30.json"
-	chmod 644 "$SESSION"/*/*.json 2>/dev/null || true
+	find "$SESSION" -name '*.json' -type f -exec chmod 644 {} +
 }
 
 @test "policy show: folders are merged by file name" {
