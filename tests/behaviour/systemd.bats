@@ -281,7 +281,7 @@ offloaded() {
 	drop_in 'Restart=no'
 	echo '{"version": 2}' | inside tee /etc/bpftimed/policy.d/a.json >/dev/null
 	run ! inside systemctl start bpftimed
-	wait_until 5 journal_has "a.json:1:13: version: this bpftimed reads version 1 only"
+	wait_until 5 journal_has "a.json:1:2: version: this bpftimed reads version 1 only"
 	inside rm /etc/bpftimed/policy.d/a.json
 	# What it pins would end with it.
 	drop_in $'Restart=no\nExecStartPre='
