@@ -164,7 +164,8 @@ enum cli_exit client_ask(const struct cli_args *args, json_object *request, doub
 	if (code != CLI_DONE)
 		goto out;
 	text = json_object_to_json_string_ext(request, JSON_C_TO_STRING_PLAIN);
-	if (send_all(&t, text, strlen(text)) && send_all(&t, "\n", 1))
+	/* Who is turned away is told so before anything is read. */
+	if ((send_all(&t, text, strlen(text)) && send_all(&t, "\n", 1)) || errno == EPIPE)
 		line = receive_line(&t);
 	if (line)
 		code = read_reply(&t, line, result);

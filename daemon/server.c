@@ -515,6 +515,10 @@ static void turn_away(int fd, const char *why)
 
 	if (send(fd, line, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
 		log_debug("a client that was turned away did not hear why");
+	/* With something unread in it the end of this side would take back what was sent (unix_release_sock()). */
+	shutdown(fd, SHUT_RD);
+	while (recv(fd, line, sizeof(line), MSG_DONTWAIT) > 0)
+		;
 	close(fd);
 }
 
