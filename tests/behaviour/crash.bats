@@ -23,11 +23,7 @@ setup() {
 teardown() {
 	exact_kill
 	session_end
-	# A daemon that starts and ends cleans up; when even that fails, the kernel forgets what nobody has pinned any more.
-	if [ -e "$SESSION/run/bpf" ]; then
-		daemon_start && daemon_stop
-	fi
-	umount -l "$SESSION/run/bpf" 2>/dev/null || true
+	remains_end
 }
 
 # Without a chance to do anything.

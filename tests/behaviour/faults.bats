@@ -18,12 +18,7 @@ setup_file() {
 teardown_file() { :; }
 
 setup() {
-	SESSION=$BATS_TEST_TMPDIR
-	export BUILD=$B EXACT_TIMEOUT=120
-	export BPFTIME_RUNTIME_DIR=$SESSION/run BPFTIME_POLICY_DIR=$SESSION/policy.d
-	. "$BATS_TEST_DIRNAME/exact.bash"
-	need_root
-	need_alone
+	own_setup 120
 	mkdir "$SESSION/run"
 	LIFT=
 }
@@ -32,11 +27,7 @@ teardown() {
 	[ -z "$LIFT" ] || "lift_$LIFT"
 	exact_kill
 	session_end
-	# What one that did not survive has left.
-	if [ -e "$SESSION/run/bpf" ]; then
-		daemon_start && daemon_stop
-	fi
-	umount -l "$SESSION/run/bpf" 2>/dev/null || true
+	remains_end
 	umount -l "$SESSION/run" 2>/dev/null || true
 	exec 8>&-
 }

@@ -20,6 +20,15 @@ need_root() {
 	[ "$(id -u)" = 0 ] || skip "needs root"
 }
 
+# remains_end: at the end of a test in which a bpftimed may have been killed: one that starts and ends takes away what it has left; when even that
+# fails, the kernel forgets what nobody has pinned any more.
+remains_end() {
+	if [ -e "$SESSION/run/bpf" ]; then
+		daemon_start && daemon_stop
+	fi
+	umount -l "$SESSION/run/bpf" 2>/dev/null || true
+}
+
 # need COMMAND...
 need() {
 	local c

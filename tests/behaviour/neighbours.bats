@@ -14,12 +14,7 @@ setup_file() {
 teardown_file() { :; }
 
 setup() {
-	SESSION=$BATS_TEST_TMPDIR
-	export BUILD=$B EXACT_TIMEOUT=90
-	. "$BATS_TEST_DIRNAME/exact.bash"
-	need_root
-	need_alone
-	export BPFTIME_RUNTIME_DIR=$SESSION/run BPFTIME_POLICY_DIR=$SESSION/policy.d
+	own_setup 90
 	cp "$(command -v bpftrace)" "$SESSION/kept"
 	policy kept.json "{\"version\": 1, \"tools\": [{\"exe\": \"$SESSION/kept\", \"action\": \"kernel\"}]}"
 	daemon_start

@@ -48,6 +48,16 @@ teardown() {
 	session_end
 }
 
+# own_setup SECONDS: in setup() where each test has a daemon of its own, which it starts; a workload may take so long.
+own_setup() {
+	SESSION=$BATS_TEST_TMPDIR
+	export BUILD=$B EXACT_TIMEOUT=$1
+	export BPFTIME_RUNTIME_DIR=$SESSION/run BPFTIME_POLICY_DIR=$SESSION/policy.d
+	. "$BATS_TEST_DIRNAME/exact.bash"
+	need_root
+	need_alone
+}
+
 real_daemon_lives() {
 	[ -z "${DAEMON:-}" ] || "$B/bpftime" status >/dev/null
 }

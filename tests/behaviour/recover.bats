@@ -13,12 +13,7 @@ setup_file() {
 teardown_file() { :; }
 
 setup() {
-	SESSION=$BATS_TEST_TMPDIR
-	export BUILD=$B EXACT_TIMEOUT=90
-	export BPFTIME_RUNTIME_DIR=$SESSION/run BPFTIME_POLICY_DIR=$SESSION/policy.d
-	. "$BATS_TEST_DIRNAME/exact.bash"
-	need_root
-	need_alone
+	own_setup 90
 }
 
 teardown() {

@@ -33,10 +33,7 @@ setup() {
 teardown() {
 	exact_kill
 	session_end
-	if [ -e "$SESSION/run/bpf" ]; then
-		daemon_start && daemon_stop
-	fi
-	umount -l "$SESSION/run/bpf" 2>/dev/null || true
+	remains_end
 	rm -rf "$SESSION"
 }
 
