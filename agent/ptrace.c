@@ -601,17 +601,18 @@ static int write_by(const struct target *t, pid_t tid, const struct write_job *j
 	return rc;
 }
 
-static int stop_and_write_by(struct target *t, pid_t tid, const struct write_job *j)
+/* false: the thread cannot be stopped, another one may. */
+static bool stop_and_write_by(struct target *t, pid_t tid, const struct write_job *j, int *rc)
 {
 	struct agent_error err;
 	struct stopped s;
-	int rc = thread_stop(t, tid, WRITE_STOP_MS, &s, &err);
 
-	if (rc)
-		return rc;
-	rc = write_by(t, tid, j);
+	*rc = thread_stop(t, tid, WRITE_STOP_MS, &s, &err);
+	if (*rc)
+		return false;
+	*rc = write_by(t, tid, j);
 	thread_resume(t, &s);
-	return rc;
+	return true;
 }
 
 static int write_in_tracer(struct target *t, void *arg)
@@ -626,7 +627,8 @@ static int write_in_tracer(struct target *t, void *arg)
 	for (int i = 0; i < n && rc && holds_some; i++)
 		rc = write_by(t, tids[i], arg);
 	for (int i = 0; i < n && rc; i++)
-		rc = stop_and_write_by(t, tids[i], arg);
+		if (stop_and_write_by(t, tids[i], arg, &rc))
+			break;
 	free(tids);
 	return rc;
 }
