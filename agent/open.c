@@ -33,10 +33,13 @@ int target_read(const struct target *t, uint64_t addr, void *buf, size_t size)
 int target_write(const struct target *t, uint64_t addr, const void *buf, size_t size)
 {
 	ssize_t n = pwrite(t->mem, buf, size, (off_t)addr);
+	int err = n < 0 ? -errno : -ESRCH;
+	uint8_t there;
 
 	if (n == (ssize_t)size)
 		return 0;
-	return n < 0 && errno == EIO ? tracer_write(t, addr, buf, size) : n < 0 ? -errno : -ESRCH;
+	/* Nothing may be there; or something that this kernel lets a tracer only write. */
+	return err == -EIO && !target_read(t, addr, &there, 1) ? tracer_write(t, addr, buf, size) : err;
 }
 
 /* The vdso's clock is good when it needs no system call and the target lives in the time that the kernel's programs
