@@ -393,6 +393,15 @@ static int kill_while_stopped(struct target *t, void *arg)
 	return 0;
 }
 
+static int n_threads(pid_t pid)
+{
+	pid_t *tids = NULL;
+	int n = proc_threads(pid, &tids);
+
+	free(tids);
+	return n;
+}
+
 /* Who waits for a process that was killed while one of its threads was traced waits for it alone, not for us. */
 static void test_killed_while_stopped(void **state)
 {
@@ -404,6 +413,8 @@ static void test_killed_while_stopped(void **state)
 	(void)state;
 	victim_start(&v, argv);
 	victim_go(&v);
+	for (int i = 0; i < 10000 && n_threads(v.pid) < 2; i++)
+		usleep(1000);
 	assert_int_equal(target__open(v.pid, &t, &err), 0);
 	assert_int_equal(tracer_run(t, kill_while_stopped, NULL), 0);
 	alarm(10);
