@@ -654,7 +654,7 @@ int target__inject(struct target *t, const struct agent_image *img, int arena_fd
 	t->image = want[IMAGE].at;
 	t->arena = want[ARENA].at;
 	arena->version = AGENT_ABI_VERSION;
-	arena->tgid = (uint32_t)t->pid;
+	arena->tgid = t->tgid;
 	arena->flags = cpu_has_rdpid() ? AGENT_TARGET_RDPID : 0;
 	arena->self = t->arena;
 	/* A thread without an fs base has no slot, and must not find that of nobody. */

@@ -30,7 +30,7 @@ $(B)/agent/image.bin: $(B)/agent/image.elf
 # ---- from outside ----
 
 AGENT_OBJS := $(addprefix $(B)/agent/,image.o open.o proc.o ptrace.o choose.o inject.o decode.o form.o place.o step.o stub.o stubs.o stand.o hold.o bury.o elf.o \
-	aside.o counters.o site.o patch.o children.o pages.o adopt.o quiesce.o threads.o cpus.o service.o)
+	aside.o counters.o site.o patch.o children.o pages.o adopt.o quiesce.o threads.o cpus.o service.o pid_ns.o)
 AGENT_LIBS := -lZydis -lbpf -lpthread
 
 $(B)/agent/image.o: $(B)/agent/image.bin.inc

@@ -12,6 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "pid_ns.h"
 #include "target.h"
 
 /* Field of /proc/PID/stat, see proc(5). */
@@ -169,6 +170,12 @@ int target__open(pid_t pid, struct target **out, struct agent_error *err)
 		return agent_fail(err, -ENOMEM, "out of memory");
 	t->pid = pid;
 	t->mem = -1;
+	t->tgid = pid_ns__initial(pid);
+	if (!t->tgid) {
+		rc = agent_fail(err, -EOPNOTSUPP, "the initial PID namespace's number of process %d cannot be told",
+				pid);
+		goto err_free;
+	}
 	t->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	if (t->pidfd < 0) {
 		rc = agent_fail(err, -errno, "process %d ended", pid);

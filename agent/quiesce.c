@@ -21,6 +21,7 @@
 #include "cpus.h"
 #include "clock.h"
 #include "frame.h"
+#include "pid_ns.h"
 #include "site.h"
 #include "target.h"
 
@@ -361,6 +362,23 @@ int target__left(struct target *t, const struct code_range *ranges, size_t n_ran
 	return look(t, &q, timeout_ms);
 }
 
+/* The thread in our PID namespace; 0: gone, or cannot be told. */
+static pid_t thread_number(const struct target *t, uint64_t pid_tgid)
+{
+	struct thread_rec *rec;
+	pid_t tid = 0;
+	int n;
+
+	if (pid_ns__is_initial())
+		return (pid_t)(uint32_t)pid_tgid;
+	n = threads_read(t, &rec);
+	for (int i = 0; i < n && !tid; i++)
+		if (rec[i].pid_tgid == pid_tgid)
+			tid = rec[i].tid;
+	free(rec);
+	return tid;
+}
+
 /* A pending return whose frame is gone: overwritten, or below the stack pointer (left by longjmp). */
 static bool is_pending(const struct target *t, const struct agent_target *arena, uint32_t slot,
 		       const struct agent_return *r)
@@ -373,7 +391,7 @@ static bool is_pending(const struct target *t, const struct agent_target *arena,
 	if (r->site < first || index >= AGENT_MAX_SITES || target_read(t, r->sp, &word, sizeof(word)) ||
 	    word != arena->site[index].call_resume)
 		return false;
-	at = proc_task_at(t->pid, (pid_t)(uint32_t)arena->thread[slot].pid_tgid);
+	at = proc_task_at(t->pid, thread_number(t, arena->thread[slot].pid_tgid));
 	return at.where != TASK_IN_SYSCALL || r->sp >= at.sp || at.sp - r->sp > (8ull << 20);
 }
 

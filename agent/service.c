@@ -196,21 +196,21 @@ static int change(struct agent_service *s, __u32 tgid, __u32 arena_fd, __u32 id)
 	return err;
 }
 
-int agent_service__add(struct agent_service *s, pid_t tgid, int arena_fd, struct agent_error *err)
+int agent_service__add(struct agent_service *s, const struct target *t, int arena_fd, struct agent_error *err)
 {
 	struct bpf_map_info info = {0};
 	__u32 len = sizeof(info);
 	int rc = bpf_obj_get_info_by_fd(arena_fd, &info, &len) ? -errno : 0;
 
 	if (!rc)
-		rc = change(s, (__u32)tgid, (__u32)arena_fd, info.id);
+		rc = change(s, t->tgid, (__u32)arena_fd, info.id);
 	/* A fork child of another target was answered in that one's arena; now it has its own. */
 	if (!rc)
-		bpf_map_delete_elem(bpf_map__fd(s->skel->maps.children), &tgid);
-	return rc ? agent_fail(err, rc, "the arena of process %d cannot be registered: %s", tgid, strerror(-rc)) : 0;
+		bpf_map_delete_elem(bpf_map__fd(s->skel->maps.children), &t->tgid);
+	return rc ? agent_fail(err, rc, "the arena of process %d cannot be registered: %s", t->pid, strerror(-rc)) : 0;
 }
 
-int agent_service__remove(struct agent_service *s, pid_t tgid)
+int agent_service__remove(struct agent_service *s, const struct target *t)
 {
-	return change(s, (__u32)tgid, NO_FD, 0);
+	return change(s, t->tgid, NO_FD, 0);
 }

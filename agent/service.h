@@ -20,7 +20,7 @@ void agent_service__free(struct agent_service *s);
 /* A new target arena: a BPF array map of one struct agent_target, mmapable. Returns its fd or -errno. */
 int agent_service__new_arena(struct agent_service *s, struct agent_error *err);
 /* From now on service calls of this process are answered. Call before target__inject(). */
-int agent_service__add(struct agent_service *s, pid_t tgid, int arena_fd, struct agent_error *err);
-int agent_service__remove(struct agent_service *s, pid_t tgid);
+int agent_service__add(struct agent_service *s, const struct target *t, int arena_fd, struct agent_error *err);
+int agent_service__remove(struct agent_service *s, const struct target *t);
 
 #endif

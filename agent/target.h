@@ -16,6 +16,7 @@ struct stand;
 
 struct target {
 	pid_t pid;
+	uint32_t tgid; /* the same in the initial PID namespace, for the kernel's programs */
 	int pidfd;
 	int mem;	       /* /proc/PID/mem: stays with the mm; reads nothing after exec */
 	struct tracer *tracer; /* runs every ptrace call; its end detaches whatever it holds */

@@ -125,6 +125,7 @@ int threads(struct bpf_iter__task *ctx)
 	if (!task)
 		return 0;
 	rec.tid = tid_for_reader(task);
+	rec.pid_tgid = (__u64)(__u32)task->tgid << 32 | (__u32)task->pid;
 	rec.cpu = cpu_of(task);
 	rec.where = where_is(&rec, task);
 	rec.forks = may_fork(task);

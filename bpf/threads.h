@@ -17,7 +17,8 @@ struct thread_rec {
 	__u32 cpu; /* it runs there or ran there last */
 	/* It may be in a system call that copies the process, and is so if it has been for longer than a moment. */
 	__u32 forks;
-	__u64 ip, sp; /* of user mode; not with THREAD_ON_CPU */
+	__u64 pid_tgid; /* as bpf_get_current_pid_tgid(): the initial namespace's */
+	__u64 ip, sp;	/* of user mode; not with THREAD_ON_CPU */
 };
 
 #endif

@@ -14,13 +14,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "agent/pid_ns.h"
 #include "daemon/bytecode.h"
 #include "daemon/escape.h"
 #include "daemon/khalf.h"
 #include "daemon/library.h"
 #include "daemon/log.h"
 #include "daemon/mapped.h"
-#include "daemon/pid_ns.h"
 #include "daemon/pins.h"
 #include "daemon/replace.h"
 #include "daemon/switch.h"
@@ -89,8 +89,9 @@ int group__lay_out(struct group *g, uint64_t *size)
 
 uint32_t shm_daemon(void)
 {
-	/* Elsewhere its number in the initial namespace is not known. */
-	return pid_ns__level() ? SHM_NOBODY : (uint32_t)getpid();
+	uint32_t tgid = pid_ns__initial(getpid());
+
+	return tgid ? tgid : SHM_NOBODY;
 }
 
 int group__make_arena(struct group *g)

@@ -18,6 +18,7 @@
 #include <bpf/libbpf.h>
 
 #include "agent/cpus.h"
+#include "agent/pid_ns.h"
 #include "bpf/carry.h"
 #include "bpf/carry.skel.h"
 #include "bpf/carry_hook.skel.h"
@@ -162,12 +163,12 @@ int carriers__inherit(const char *dir)
 {
 	int fd = pin_get(dir, "carry-state"), ret;
 	struct carry_hook_bpf__bss state;
-	uint32_t zero = 0;
+	uint32_t zero = 0, own = pid_ns__initial(getpid());
 
 	if (fd < 0)
 		return fd;
 	ret = bpf_map_lookup_elem(fd, &zero, &state);
-	state.own_tgid = (uint32_t)getpid();
+	state.own_tgid = own;
 	if (!ret)
 		ret = bpf_map_update_elem(fd, &zero, &state, BPF_ANY);
 	close(fd);
@@ -345,7 +346,11 @@ int carriers__new_with(struct carriers **out, enum bpf_hook hook, char *err, siz
 		     strerror(-ret));
 		goto err_free;
 	}
-	c->hook->bss->own_tgid = (uint32_t)getpid();
+	c->hook->bss->own_tgid = pid_ns__initial(getpid());
+	if (!c->hook->bss->own_tgid) {
+		ret = fail(err, err_size, -ESRCH, "cannot tell the daemon's number in the initial PID namespace");
+		goto err_free;
+	}
 	*out = c;
 	return 0;
 

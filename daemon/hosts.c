@@ -90,7 +90,7 @@ static void host__free(struct hosts *hs, struct host *h)
 		free_lodging(l);
 	}
 	if (h->injected)
-		agent_service__remove(hs->service, h->pid);
+		agent_service__remove(hs->service, h->target);
 	for_each_used_place(pl, h) put_escape(hs, h, pl);
 	if (h->target)
 		target__free(h->target);
@@ -346,15 +346,14 @@ static int inject(struct hosts *hs, struct host *h, struct agent_error *err)
 		return ret;
 	}
 	h->arena->version = AGENT_ABI_VERSION;
-	h->arena->tgid = (uint32_t)h->pid;
-	ret = agent_service__add(hs->service, h->pid, h->arena_fd, err);
+	ret = agent_service__add(hs->service, h->target, h->arena_fd, err);
 	if (!ret)
 		ret = pins__add(h->arena_fd, PIN_HOST, h->pid, (unsigned long long)h->start_time);
 	if (!ret)
 		ret = target__inject(h->target, hs->image, h->arena_fd, h->sites_fd, err);
 	if (ret) {
 		pins__drop(PIN_HOST, h->pid, (unsigned long long)h->start_time);
-		agent_service__remove(hs->service, h->pid);
+		agent_service__remove(hs->service, h->target);
 		claims__drop_target(hs->claims, h->pid);
 		agent_arena__unmap(h->arena);
 		close(h->arena_fd);

@@ -14,11 +14,11 @@
 #include <unistd.h>
 #include <bpf/bpf.h>
 
+#include "agent/pid_ns.h"
 #include "bpf/arrivals.h"
 #include "bpf/observe.skel.h"
 #include "bpf/scan.skel.h"
 #include "observer.h"
-#include "pid_ns.h"
 #include "recover.h"
 
 enum { MAX_READY = 64 };

@@ -17,6 +17,7 @@
 
 #include "agent/agent.h"
 #include "agent/aside.h"
+#include "agent/pid_ns.h"
 #include "bpf/park.h"
 #include "bpf/park.skel.h"
 #include "daemon/fail.h"
@@ -24,7 +25,6 @@
 #include "daemon/kernel_features.h"
 #include "daemon/log.h"
 #include "daemon/observer.h"
-#include "daemon/pid_ns.h"
 #include "daemon/pins.h"
 #include "daemon/procfs.h"
 

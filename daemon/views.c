@@ -11,11 +11,11 @@
 #include <unistd.h>
 
 #include "agent/agent.h"
+#include "agent/pid_ns.h"
 #include "bpf/views.h"
 #include "bpf/views.skel.h"
 #include "daemon/fail.h"
 #include "daemon/observer.h"
-#include "daemon/pid_ns.h"
 
 #define MAX_VIEWERS	 16
 #define STAND_TIMEOUT_MS 50

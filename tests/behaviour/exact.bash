@@ -41,7 +41,7 @@ tool_command() { # NAME [PID]: without, every process is probed
 	esac
 	case $1 in
 	count) exec bpftrace "${limit[@]}" -e "$probe { @ = count(); }" ;;
-	count_tid*) exec bpftrace "${limit[@]}" -e "$probe { @[tid] = count(); }" ;;
+	count_tid* | count_each) exec bpftrace "${limit[@]}" -e "$probe { @[tid] = count(); }" ;;
 	hist) exec bpftrace "${limit[@]}" -e "$probe { @ = hist(arg1); }" ;;
 	# A slow machine drains the map slowly: it must not be full.
 	changing) BPFTRACE_MAP_KEYS_MAX=512 exec bpftrace "${limit[@]}" -e "$probe { @[nsecs / $((200000 * ${BPFTIMED_PATIENCE:-15}))] = count(); }" ;;
@@ -70,6 +70,8 @@ truth_of() { # NAME WORKLOAD_OUTPUT
 	case $1 in
 	count) awk '/^calls/ { print "n", $2 }' "$2" ;;
 	count_tid*) awk '/^thread/ { print $2, $4 }' "$2" | sort ;;
+	# Where the workload does not know the numbers of its threads as the kernel does.
+	count_each) awk '/^thread/ { print $4 }' "$2" | sort ;;
 	return) awk '/^thread/ { print $2, $4 } /^arg0/ { v += $NF } /^total/ { v += $2 } END { printf "v %.0f\n", v }' "$2" | sort ;;
 	hist) awk '/^log2/ { print $2, $3 }' "$2" | sort ;;
 	sum) awk '/^sum/ { print $2, $3, $5 }' "$2" | sort ;;
@@ -92,6 +94,7 @@ answer_of() { # NAME TOOL_OUTPUT
 	choice) sed -nE 's/^@(n|rest): ([0-9]+)$/\1 \2/p' "$2" | sort ;;
 	count | filter) awk '/^@: / { print "n", $2 }' "$2" ;;
 	count_tid*) sed -nE 's/^@\[([0-9]+)\]: ([0-9]+)$/\1 \2/p' "$2" | sort ;;
+	count_each) sed -nE 's/^@\[[0-9]+\]: ([0-9]+)$/\1/p' "$2" | sort ;;
 	return) sed -nE 's/^@\[([0-9]+)\]: ([0-9]+)$/\1 \2/p; s/^@v: ([0-9]+)$/v \1/p' "$2" | sort ;;
 	hist)
 		awk '

@@ -58,3 +58,21 @@ setup_file() {
 @test "bpftimed stops and starts: latency, 8 threads" {
 	run_alone flips latency 8 5000 90 "$RESTARTS" restart
 }
+
+# What the kernel calls processes and threads is not what bpftimed, in a container, calls them.
+in_pid_namespace() {
+	env -u BPFTIME_RUNTIME_DIR -u BPFTIME_POLICY_DIR BPFTIMED_TESTS_ALONE=1 \
+		unshare --pid --fork --mount-proc "$BATS_TEST_DIRNAME/flips" "$B" "$@"
+}
+
+@test "in another PID namespace, there and back: hashcount, 4 threads" {
+	in_pid_namespace hashcount 4 20000 60 60
+}
+
+@test "in another PID namespace, there and back: count_each, 4 threads" {
+	in_pid_namespace count_each 4 20000 60 20
+}
+
+@test "in another PID namespace, bpftimed is killed: count_each, 4 threads" {
+	in_pid_namespace count_each 4 20000 60 "$KILLS" kill
+}

@@ -226,14 +226,14 @@ void rider_start(struct rider *rd, struct rig *rig, pid_t pid)
 	assert_non_null(rd->arena);
 	rd->map[0] = (struct target_mapping){.fd = rd->code_fd, .size = 4096, .prot = PROT_READ | PROT_EXEC};
 	rd->map[1] = (struct target_mapping){.fd = rd->group_fd, .size = GROUP_SIZE, .prot = PROT_READ | PROT_WRITE};
-	if (target__open(pid, &rd->t, &err) || agent_service__add(rig->service, pid, rd->arena_fd, &err) ||
+	if (target__open(pid, &rd->t, &err) || agent_service__add(rig->service, rd->t, rd->arena_fd, &err) ||
 	    target__inject(rd->t, rig->image, rd->arena_fd, rd->sites_fd, &err) || target__map(rd->t, rd->map, 2, &err))
 		fail_msg("%s", err.text);
 }
 
 void rider_stop(struct rider *rd)
 {
-	agent_service__remove(rd->rig->service, target__pid(rd->t));
+	agent_service__remove(rd->rig->service, rd->t);
 	target__free(rd->t);
 	agent_arena__unmap(rd->arena);
 	close(rd->sites_fd);
