@@ -394,6 +394,11 @@ const struct obs_prog *observer__prog(struct observer *o, uint32_t prog_id)
 	sleepable = known ? known->sleepable : observer__is_sleepable(o, prog_id);
 	err = recover__prog(fd, &info, &insns, &n_insns, sleepable, reason, sizeof(reason));
 	close(fd);
+	/* Not for ever: the next time there may be memory, or descriptors. */
+	if (err == -ENOMEM || err == -EMFILE || err == -ENFILE) {
+		errno = -err;
+		return NULL;
+	}
 	if (known)
 		return captures__recovered(o->captures, known, insns, n_insns, reason);
 	snprintf(why, sizeof(why), "%s, and its bytecode cannot be recovered (%s)",
