@@ -9,9 +9,16 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "agent/clock.h"
+#include "daemon/procfs.h"
+
 #define LOCK_NAME "lock"
+
+#define HOLDER_US 300000   /* what a holder is waited for: it may be ending, */
+#define ENDING_US 10000000 /* and what one that certainly is, or of which a tracer is left */
 
 struct runtime_dir {
 	char *path, *lock_path;
@@ -45,17 +52,34 @@ static int make_dir(struct runtime_dir *d, char *err, size_t err_size)
 	return 0;
 }
 
-/* Tells who holds the lock, by the pid that the holder wrote into it. */
-static int busy(const struct runtime_dir *d, char *err, size_t err_size)
+/* Who holds the lock, by the pid that the holder wrote into it; or 0. */
+static pid_t holder(const struct runtime_dir *d)
 {
-	char text[16] = "", who[48] = "";
+	char text[16] = "";
 	ssize_t n = pread(d->lock_fd, text, sizeof(text) - 1, 0);
 
 	text[n > 0 ? n : 0] = 0;
-	if (atoi(text) > 0)
-		snprintf(who, sizeof(who), " (process %d)", atoi(text));
+	return atoi(text);
+}
+
+static int busy(const struct runtime_dir *d, char *err, size_t err_size)
+{
+	pid_t pid = holder(d);
+	char who[48] = "";
+
+	if (pid > 0)
+		snprintf(who, sizeof(who), " (process %d)", pid);
 	snprintf(err, err_size, "another bpftimed%s is running with the runtime folder %s", who, d->path);
 	return -EBUSY;
+}
+
+/* A process that has been killed has no executable any more some time before it has closed what it has open. */
+static bool is_ending(pid_t pid)
+{
+	char exe[8];
+
+	procfs_exe(pid, exe, sizeof(exe));
+	return !exe[0];
 }
 
 /*
@@ -64,10 +88,12 @@ static int busy(const struct runtime_dir *d, char *err, size_t err_size)
  */
 static int take_lock(struct runtime_dir *d, char *err, size_t err_size)
 {
+	const struct timespec step = {.tv_nsec = 20000000};
+	int64_t begin = clock_us(), waited;
 	struct stat mine, named;
 	int r;
 
-	for (;;) {
+	for (;; nanosleep(&step, NULL)) {
 		d->lock_fd = open(d->lock_path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 		if (d->lock_fd < 0) {
 			r = -errno;
@@ -75,10 +101,14 @@ static int take_lock(struct runtime_dir *d, char *err, size_t err_size)
 			return r;
 		}
 		if (flock(d->lock_fd, LOCK_EX | LOCK_NB)) {
-			r = busy(d, err, err_size);
+			waited = clock_us() - begin;
+			r = waited < HOLDER_US || (waited < ENDING_US && is_ending(holder(d))) ? 0
+											       : busy(d, err, err_size);
 			close(d->lock_fd);
 			d->lock_fd = -1;
-			return r;
+			if (r)
+				return r;
+			continue;
 		}
 		if (fstat(d->lock_fd, &mine) == 0 && stat(d->lock_path, &named) == 0 && mine.st_dev == named.st_dev &&
 		    mine.st_ino == named.st_ino)
