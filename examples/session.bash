@@ -42,9 +42,9 @@ session_end() {
 	done
 }
 
-# wait_until SECONDS COMMAND...: until it succeeds.
+# wait_until SECONDS COMMAND...: until it succeeds. BPFTIMED_PATIENCE, 15 on a machine that is not emulated, makes all of them longer.
 wait_until() {
-	local limit=$((SECONDS + $1))
+	local limit=$((SECONDS + ($1 * ${BPFTIMED_PATIENCE:-15} + 14) / 15))
 	shift
 	until "$@"; do
 		((SECONDS <= limit)) || return 1

@@ -4,12 +4,23 @@
 # namespace of the container's, and go with it. It has cgroups of its own below the machine's.
 #
 # Without a seccomp filter (SYSTEMD_SECCOMP), which would be all processes' in it.
+#
+# BPFTIMED_SYSTEMD=here: the machine itself, which is a virtual one and soon forgotten (tests/vm/run), stands for the container.
 
 CONTAINER_PACKAGE_ROOT=$B/container/root
+
+is_here() { [ "${BPFTIMED_SYSTEMD:-}" = here ]; }
 
 # In $BATS_FILE_TMPDIR/leader the pid of its systemd, or in .../skip why there is none.
 container_boot() {
 	local dir=$BATS_FILE_TMPDIR/container c
+	if is_here; then
+		mkdir -p "$dir/share"
+		mount --bind "$dir/share" /mnt
+		mount --bind "$B/examples" /opt
+		echo 1 >"$BATS_FILE_TMPDIR/leader"
+		return
+	fi
 	if [ "$(id -u)" != 0 ]; then
 		echo "needs root" >"$BATS_FILE_TMPDIR/skip"
 	elif [ -n "${SANITIZE:-}" ]; then
@@ -52,6 +63,10 @@ container_cgroups() {
 
 container_end() {
 	local shell c
+	if is_here; then
+		umount /mnt /opt 2>/dev/null || true
+		return
+	fi
 	if [ -e "$BATS_FILE_TMPDIR/container.pid" ]; then
 		shell=$(cat "$BATS_FILE_TMPDIR/container.pid")
 		kill -TERM "$shell" 2>/dev/null || true

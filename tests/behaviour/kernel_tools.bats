@@ -21,7 +21,7 @@ needs_fentry() { needs_probe kfunc:__task_pid_nr_ns; }
 # kernel that preempts programs several would lose some of each other's counts without any bpftimed.
 shared() {
 	exact_start "$SESSION/x" "$1" 1 5000
-	wait_until "${BPFTIMED_PATIENCE:-15}" explains 'runs in the kernel .*also used by program'
+	wait_until 15 explains 'runs in the kernel .*also used by program'
 	exact_go "$SESSION/x"
 	exact_finish "$SESSION/x" "$1"
 }
