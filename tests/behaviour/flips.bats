@@ -61,8 +61,8 @@ setup_file() {
 
 # What the kernel calls processes and threads is not what bpftimed, in a container, calls them.
 in_pid_namespace() {
-	env -u BPFTIME_RUNTIME_DIR -u BPFTIME_POLICY_DIR BPFTIMED_TESTS_ALONE=1 \
-		unshare --pid --fork --mount-proc "$BATS_TEST_DIRNAME/flips" "$B" "$@"
+	local RUN_BY=(unshare --pid --fork --mount-proc)
+	run_alone flips "$@"
 }
 
 @test "in another PID namespace, there and back: hashcount, 4 threads" {

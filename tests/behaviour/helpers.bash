@@ -95,7 +95,8 @@ json() {
 # `make check-long` says more.
 FLIPS=${FLIPS:-30} RESTARTS=${RESTARTS:-3} VISITORS=${VISITORS:-100} KILLS=${KILLS:-4}
 
-# run_alone SCRIPT [ARGUMENT...]: one of the scripts of this folder that start a bpftimed of their own.
+# run_alone SCRIPT [ARGUMENT...]: one of the scripts of this folder that start a bpftimed of their own. RUN_BY is a command that runs it.
+RUN_BY=()
 run_alone() {
-	env -u BPFTIME_RUNTIME_DIR -u BPFTIME_POLICY_DIR BPFTIMED_TESTS_ALONE=1 "$BATS_TEST_DIRNAME/$1" "$B" "${@:2}"
+	env -u BPFTIME_RUNTIME_DIR -u BPFTIME_POLICY_DIR BPFTIMED_TESTS_ALONE=1 "${RUN_BY[@]}" "$BATS_TEST_DIRNAME/$1" "$B" "${@:2}"
 }
