@@ -20,6 +20,7 @@
 #include "daemon/khalf.h"
 #include "daemon/library.h"
 #include "daemon/log.h"
+#include "daemon/map_look.h"
 #include "daemon/mapped.h"
 #include "daemon/pins.h"
 #include "daemon/replace.h"
@@ -696,8 +697,11 @@ void group__unbuild(struct group *g)
 		close_fd(&p->khalf_fd);
 	}
 	g->n_progs = g->n_user_progs = 0;
-	for (unsigned int i = 0; i < g->n_maps; i++)
+	for (unsigned int i = 0; i < g->n_maps; i++) {
+		map_look__free(g->map[i].look);
+		g->map[i].look = NULL;
 		close_fd(&g->map[i].fd);
+	}
 	g->n_maps = 0;
 	mapped__end(g->arena, g->arena_size);
 	g->arena = NULL;

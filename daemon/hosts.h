@@ -22,6 +22,7 @@ struct hosts {
 	struct claims *claims;
 	struct escapes *escapes;
 	int noop_prog_fd;
+	bool is_preempted; /* threads can lose the processor in the middle of a program of the kernel's */
 	struct repairer *repairer;
 	/* Called when a process is to get the agent for the first time: from now on its forks are to be known. */
 	void (*on_new)(void *arg, pid_t pid);

@@ -15,6 +15,8 @@
 #include "../shm-runtime/shm.h"
 #include "kernel_features.h"
 
+struct map_look; /* daemon/map_look.h */
+
 /* The name of programs of ours that use a tool's maps, because they hold what the tool's own program does, too. */
 #define KHALF_BOTH "bpftimed_both"
 
@@ -116,12 +118,20 @@ int carriers__wait_for_programs(struct carriers *c);
 
 /* ---- whole maps, by the daemon, while nobody else writes ---- */
 
+struct map_copy {
+	int fd; /* the tool's map */
+	void *arena;
+	const struct shm_geo *g;
+	struct map_look *look; /* NULL: none */
+};
+
 /*
  * Tool's map -> arena, and arena -> tool's map: exactly the same keys and values afterwards, or -errno with a sentence.
  * again: the arena has what the map had some time ago, and only what differs is written. Somebody may change the tool's
- * map while it is copied into the arena: then it is not the same, of which the caller has to know, or -EAGAIN.
+ * map while it is copied into the arena: then it is not the same, of which the caller has to know, or -EAGAIN. Quick is
+ * what has been copied before, with a look that finds the differences.
  */
-int map_copy_in(int tool_map_fd, void *arena, const struct shm_geo *g, bool again, char *err, size_t err_size);
-int map_copy_out(void *arena, const struct shm_geo *g, int tool_map_fd, char *err, size_t err_size);
+int map_copy_in(const struct map_copy *m, bool again, char *err, size_t err_size);
+int map_copy_out(const struct map_copy *m, char *err, size_t err_size);
 
 #endif

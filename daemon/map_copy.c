@@ -14,6 +14,8 @@
 
 #include <linux/bpf.h>
 
+#include "daemon/map_look.h"
+#include "daemon/raw_call.h"
 #include "shm-runtime/shm_map.h"
 
 #define BATCH_BYTES (4u << 20)
@@ -25,8 +27,9 @@ struct copy {
 	int fd;
 	void *arena;
 	const struct shm_geo *g;
-	size_t stride; /* of an entry's values as system calls take them */
-	uint32_t room; /* entries that keys and values have room for */
+	struct map_look *look; /* or NULL */
+	size_t stride;	       /* of an entry's values as system calls take them */
+	uint32_t room;	       /* entries that keys and values have room for */
 	char *keys, *values;
 	uint8_t *same; /* by node: the kernel has the entry as it is here */
 	uint64_t seen; /* entries that the kernel has */
@@ -67,12 +70,8 @@ static char *buffer(struct kept *k, size_t size)
 /* 0 or -errno. */
 static int bpf(long cmd, union bpf_attr *attr)
 {
-	long ret;
+	long ret = raw_call(SYS_bpf, cmd, (long)attr, sizeof(*attr));
 
-	__asm__ volatile("syscall"
-			 : "=a"(ret)
-			 : "a"(SYS_bpf), "D"(cmd), "S"(attr), "d"(sizeof(*attr))
-			 : "rcx", "r11", "memory");
 	return (int)(ret < 0 ? ret : 0);
 }
 
@@ -152,6 +151,23 @@ static int each_batch(struct copy *c, int (*each)(struct copy *c, const char *ke
 	}
 }
 
+/*
+ * Only those entries that are not the same here. 1: the map must be gone through; else 0, c->seen and d, or what each()
+ * has returned.
+ */
+static int each_difference(struct copy *c, int (*each)(struct copy *c, const char *key, const char *values),
+			   struct map_differences *d)
+{
+	int ret = 0;
+
+	if (!c->look || map_look__now(c->look, d))
+		return 1;
+	for (size_t i = 0; i < d->n && !ret; i++)
+		ret = each(c, map_look__key(c->look, i), map_look__values(c->look, i));
+	c->seen = d->seen;
+	return ret;
+}
+
 /* ---- kernel to arena ---- */
 
 static int put_entry(struct copy *c, const char *key, const char *values)
@@ -190,28 +206,33 @@ static int in_by_keys(struct copy *c)
 /* Upon what the arena holds. -ESTALE: that is more than the kernel has. */
 static int in_all(struct copy *c)
 {
-	int ret;
+	struct map_differences d;
+	int ret = each_difference(c, put_entry, &d);
 
-	c->seen = 0;
-	ret = each_batch(c, put_entry);
+	if (ret == 1) {
+		c->seen = 0;
+		ret = each_batch(c, put_entry);
+	}
 	if (ret == 1) {
 		c->seen = 0;
 		ret = in_by_keys(c);
 	}
-	return !ret && shm_is_hash(c->g) && shm_map_count(c->arena, c->g) != c->seen ? -ESTALE : ret;
+	return !ret && shm_is_hash(c->g) && shm_map_claimed(c->arena, c->g) != c->seen ? -ESTALE : ret;
 }
 
-int map_copy_in(int tool_map_fd, void *arena, const struct shm_geo *g, bool again, char *err, size_t err_size)
+int map_copy_in(const struct map_copy *m, bool again, char *err, size_t err_size)
 {
-	struct copy c = {.fd = tool_map_fd, .arena = arena, .g = g, .err = err, .err_size = err_size};
+	struct copy c = {.fd = m->fd, .arena = m->arena, .g = m->g, .err = err, .err_size = err_size};
 	int ret = copy_open(&c);
 
 	if (ret)
 		return ret;
-	shm_work_begin(g);
+	shm_work_begin(m->g);
+	c.look = again ? m->look : NULL;
 	ret = again ? in_all(&c) : -ESTALE;
 	if (ret) {
-		shm_map_init(arena, g);
+		c.look = NULL;
+		shm_map_init(m->arena, m->g);
 		ret = in_all(&c);
 	}
 	shm_work_end();
@@ -301,23 +322,36 @@ static int out_all(struct copy *c)
 	return flush(c, n);
 }
 
-int map_copy_out(void *arena, const struct shm_geo *g, int tool_map_fd, char *err, size_t err_size)
+/* What the kernel has is looked at: what the arena has not goes, c->same tells what need not be written. */
+static int out_looked(struct copy *c)
 {
-	struct copy c = {.fd = tool_map_fd, .arena = arena, .g = g, .err = err, .err_size = err_size};
+	struct map_differences d;
+	int ret = each_difference(c, compare, &d);
+
+	if (ret == 1)
+		ret = each_batch(c, compare);
+	else
+		c->same = d.same;
+	if (!ret)
+		return 0;
+	memset(c->same, 0, c->g->n_nodes);
+	return drop_stale(c);
+}
+
+int map_copy_out(const struct map_copy *m, char *err, size_t err_size)
+{
+	struct copy c = {.fd = m->fd, .arena = m->arena, .g = m->g, .look = m->look, .err = err, .err_size = err_size};
 	int ret = copy_open(&c);
 
-	c.same = (uint8_t *)buffer(&kept_same, g->n_nodes);
+	c.same = (uint8_t *)buffer(&kept_same, m->g->n_nodes);
 	if (!ret && !c.same)
 		ret = fail(&c, -ENOMEM, "no memory to copy a map");
-	shm_work_begin(g);
+	shm_work_begin(m->g);
 	if (!ret) {
 		/* Now that nobody works on the map any more, all has arrived. */
-		shm_map_settle(arena, g);
-		memset(c.same, 0, g->n_nodes);
-		if (each_batch(&c, compare)) {
-			memset(c.same, 0, g->n_nodes);
-			ret = drop_stale(&c);
-		}
+		shm_map_settle(m->arena, m->g);
+		memset(c.same, 0, m->g->n_nodes);
+		ret = out_looked(&c);
 	}
 	if (!ret)
 		ret = out_all(&c);

@@ -79,6 +79,8 @@ struct probe {
 			   nothing */
 };
 
+struct map_look; /* daemon/map_look.h */
+
 struct gmap {
 	struct obs_map m;
 	int fd;
@@ -88,6 +90,8 @@ struct gmap {
 	bool is_viewed;	    /* memory-mapped, and yet in the arena, which is what the tool then sees: daemon/views.h */
 	bool is_copied;	    /* into the arena, since the take-over began: it holds nothing but older values */
 	int carrier;	    /* handle, or -1 */
+	struct map_look *look; /* NULL: it is read as a whole */
+	bool has_no_look;      /* it cannot be looked at */
 	uint64_t waste;	    /* nodes that can be used again when nobody holds them: shm_map_collect(); 0: none */
 };
 

@@ -14,6 +14,7 @@
 
 #include "agent/clock.h"
 #include "agent/cpus.h"
+#include "daemon/raw_call.h"
 
 #define ARRIVE_MS 20 /* a processor may be in a long system call */
 #define STAY_MS	  50
@@ -41,12 +42,8 @@ static struct {
 static int64_t raw_clock_us(void)
 {
 	struct timespec ts;
-	long ret;
+	long ret = raw_call(SYS_clock_gettime, CLOCK_MONOTONIC, (long)&ts, 0);
 
-	__asm__ volatile("syscall"
-			 : "=a"(ret)
-			 : "a"(SYS_clock_gettime), "D"(CLOCK_MONOTONIC), "S"(&ts)
-			 : "rcx", "r11", "memory");
 	return ret ? INT64_MAX : ts.tv_sec * 1000000ll + ts.tv_nsec / 1000;
 }
 

@@ -392,9 +392,12 @@ static void copy_out(struct old_group *g)
 {
 	char err[160] = "";
 
-	for (unsigned int i = 0; i < g->n_maps; i++)
-		if (map_copy_out(g->arena, &g->map[i].geo, g->map[i].fd, err, sizeof(err)))
+	for (unsigned int i = 0; i < g->n_maps; i++) {
+		const struct map_copy m = {.fd = g->map[i].fd, .arena = g->arena, .g = &g->map[i].geo};
+
+		if (map_copy_out(&m, err, sizeof(err)))
 			log_warning("a map of a tool cannot be handed back: %s", err);
+	}
 }
 
 /* One try, as in switch.c. */

@@ -16,6 +16,7 @@
 #include "agent/cpus.h"
 #include "daemon/domain.h"
 #include "daemon/log.h"
+#include "daemon/map_look.h"
 #include "daemon/occupy.h"
 #include "daemon/park.h"
 #include "daemon/permit.h"
@@ -32,6 +33,10 @@
 #define MOST_HELD_S		10 /* longer than all that is waited for meanwhile */
 #define VIEW_TRIES		10
 #define MANY_HITS		10 /* while maps are copied */
+#define BRIEF_TRIES		3
+#define OCCUPIED_MOST_US	2000 /* for the maps, */
+#define OCCUPIED_MS		4    /* and with what comes before and after */
+#define LOOK_ENTRIES		256  /* fewer are read in as short a time */
 #define MAX_RANGES		256
 #define SWITCH_MOST		48   /* processes that are held for a switch */
 #define SWITCH_PLACES		2000 /* places in them, at most, but in the first */
@@ -206,6 +211,15 @@ static long microseconds_since(const struct timespec *then)
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return (now.tv_sec - then->tv_sec) * 1000000 + (now.tv_nsec - then->tv_nsec) / 1000;
+}
+
+/* Processor time of the calling thread. */
+static long own_us(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+	return now.tv_sec * 1000000 + now.tv_nsec / 1000;
 }
 
 static void hold(struct switcher *sw, struct group *g)
@@ -490,14 +504,14 @@ static int wait_for_returns(struct switcher *sw, struct group *g, int timeout_ms
 static int copy_map(struct group *g, unsigned int i, bool in)
 {
 	struct gmap *m = &g->map[i];
+	const struct map_copy copy = {.fd = m->fd, .arena = g->arena, .g = &m->geo, .look = m->look};
 	char text[160] = "";
 	int err;
 
 	if (m->geo.kind == SHM_DIRECT)
 		return 0;
 	m->waste = 0;
-	err = in ? map_copy_in(m->fd, g->arena, &m->geo, m->is_copied, text, sizeof(text))
-		 : map_copy_out(g->arena, &m->geo, m->fd, text, sizeof(text));
+	err = in ? map_copy_in(&copy, m->is_copied, text, sizeof(text)) : map_copy_out(&copy, text, sizeof(text));
 	if (err)
 		return fail(g, err, "map %s cannot be copied: %s", m->m.name, text[0] ? text : strerror(-err));
 	m->is_copied = in;
@@ -511,6 +525,26 @@ static int copy_maps(struct group *g, bool in)
 	for (unsigned int i = 0; i < g->n_maps && !err; i++)
 		err = copy_map(g, i, in);
 	return err;
+}
+
+static bool has_many_entries(const struct group *g, const struct gmap *m)
+{
+	return (shm_is_hash(&m->geo) ? shm_map_count(g->arena, &m->geo) : m->geo.max_entries) >= LOOK_ENTRIES;
+}
+
+/* At leisure: it takes a program for each map. Is there any to be looked at? */
+static bool prepare_looks(struct group *g)
+{
+	bool some = false;
+
+	for (unsigned int i = 0; i < g->n_maps; i++) {
+		struct gmap *m = &g->map[i];
+
+		if (m->geo.kind != SHM_DIRECT && !m->look && !m->has_no_look && has_many_entries(g, m))
+			m->has_no_look = map_look__new(&m->look, m->fd, g->arena_fd, &m->geo) != 0;
+		some |= m->look != NULL;
+	}
+	return some;
 }
 
 static int add_carriers(struct switcher *sw, struct group *g)
@@ -807,20 +841,52 @@ static int move(struct switcher *sw, struct group *g, struct viewing *v, bool in
 }
 
 /*
- * Where the kernel alone serves and hits come rarely there is such a moment by itself: nobody has to be held. Not for
+ * Everything on the machine stands still for as long as the last look takes, which is shorter than what the scheduler
+ * makes tasks wait.
+ */
+static int move_occupied(struct switcher *sw, struct group *g, bool in)
+{
+	struct timespec begun;
+	int err;
+
+	clock_gettime(CLOCK_MONOTONIC, &begun);
+	if (cpus_occupy())
+		return -EAGAIN;
+	err = copy_and_turn(sw, g, in);
+	cpus_release();
+	histogram__add(&sw->held, (double)microseconds_since(&begun) / 1e6);
+	return err;
+}
+
+static bool may_occupy(const struct switcher *sw, const struct group *g, long us)
+{
+	return us <= OCCUPIED_MOST_US && g->stop_ms > OCCUPIED_MS && !sw->hosts->is_preempted;
+}
+
+/*
+ * Where the kernel alone serves and hits come rarely there is such a moment by itself: nobody has to be held. Where
+ * they come often it can be made, if it is short: what is left to be copied is little, and found by looks. Not for
  * memory that the tool maps. What was copied in vain is not copied again later.
  */
 static int move_unnoticed(struct switcher *sw, struct group *g, const struct viewing *v, bool in)
 {
 	int err = -EAGAIN;
+	long us = 0;
 
-	for (int i = 0; i < FREE_TRIES && err == -EAGAIN && !v->views; i++) {
+	if (v->views)
+		return err;
+	for (int i = 0; i < FREE_TRIES && err == -EAGAIN; i++) {
 		uint64_t seen = kgate_of(g);
 
+		/* All that it takes when nobody else runs. */
+		us = -own_us();
 		err = copy_and_turn(sw, g, in);
-		if (err && kgate_of(g) - seen > MANY_HITS)
+		us += own_us();
+		if (err && !prepare_looks(g) && kgate_of(g) - seen > MANY_HITS)
 			break;
 	}
+	for (int i = 0; i < BRIEF_TRIES && err == -EAGAIN && may_occupy(sw, g, us); i++)
+		err = move_occupied(sw, g, in);
 	return err;
 }
 

@@ -242,6 +242,11 @@ static __u64 count_list(void *arena, const struct shm_geo *g, __u32 list)
 	return n;
 }
 
+__u64 shm_map_claimed(void *arena, const struct shm_geo *g)
+{
+	return shm_is_hash(g) ? shm_read(shm_at(arena, g->ctl_off + SHM_CTL_COUNT)) : 0;
+}
+
 __u64 shm_map_hasty(void *arena, const struct shm_geo *g)
 {
 	return shm_is_hash(g) ? shm_read(shm_at(arena, g->ctl_off + SHM_CTL_HASTY)) : 0;

@@ -1162,6 +1162,8 @@ void shm_map_settle(void *arena, const struct shm_geo *g);
 long shm_map_repair(void *arena, const struct shm_geo *g);
 /* Entries; an array's are all there. */
 __u64 shm_map_count(void *arena, const struct shm_geo *g);
+/* What a hash says of itself: the same when nobody works on the map, and nobody was killed at it. */
+__u64 shm_map_claimed(void *arena, const struct shm_geo *g);
 #endif
 
 #endif

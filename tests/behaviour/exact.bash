@@ -45,6 +45,7 @@ tool_command() { # NAME [PID]: without, every process is probed
 	hist) exec bpftrace "${limit[@]}" -e "$probe { @ = hist(arg1); }" ;;
 	# A slow machine drains the map slowly: it must not be full.
 	changing) BPFTRACE_MAP_KEYS_MAX=512 exec bpftrace "${limit[@]}" -e "$probe { @[nsecs / $((200000 * ${BPFTIMED_PATIENCE:-15}))] = count(); }" ;;
+	many) exec bpftrace "${limit[@]}" -e "$probe { @[nsecs / 1000 % 2048] = count(); }" ;;
 	sum) exec bpftrace "${limit[@]}" -e "$probe { @[comm, arg0] = sum(arg2); }" ;;
 	filter) exec bpftrace "${limit[@]}" -e "$probe /arg0 == 3/ { @ = count(); }" ;;
 	choice) exec bpftrace "${limit[@]}" -e "$probe { if (arg0 == 3) { @n++; } else { @rest += 2; } }" ;;
@@ -68,7 +69,7 @@ tool_ready='Attaching|Tracing|attached|ready'
 # Brings both outputs to the same sorted lines.
 truth_of() { # NAME WORKLOAD_OUTPUT
 	case $1 in
-	count) awk '/^calls/ { print "n", $2 }' "$2" ;;
+	count | many) awk '/^calls/ { print "n", $2 }' "$2" ;;
 	count_tid*) awk '/^thread/ { print $2, $4 }' "$2" | sort ;;
 	# Where the workload does not know the numbers of its threads as the kernel does.
 	count_each) awk '/^thread/ { print $4 }' "$2" | sort ;;
@@ -93,6 +94,7 @@ answer_of() { # NAME TOOL_OUTPUT
 	case $1 in
 	choice) sed -nE 's/^@(n|rest): ([0-9]+)$/\1 \2/p' "$2" | sort ;;
 	count | filter) awk '/^@: / { print "n", $2 }' "$2" ;;
+	many) awk '/^@\[/ { n += $2 } END { printf "n %.0f\n", n }' "$2" ;;
 	count_tid*) sed -nE 's/^@\[([0-9]+)\]: ([0-9]+)$/\1 \2/p' "$2" | sort ;;
 	count_each) sed -nE 's/^@\[[0-9]+\]: ([0-9]+)$/\1/p' "$2" | sort ;;
 	return) sed -nE 's/^@\[([0-9]+)\]: ([0-9]+)$/\1 \2/p; s/^@v: ([0-9]+)$/v \1/p' "$2" | sort ;;

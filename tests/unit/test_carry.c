@@ -24,6 +24,7 @@
 #include <cmocka.h>
 
 #include "daemon/khalf.h"
+#include "daemon/map_look.h"
 #include "shm-runtime/shm_map.h"
 #include "tests/unit/map_fixture.h"
 
@@ -899,42 +900,66 @@ static void test_crowd(void **state)
 	}
 }
 
-/* In, out, and the map is the tool's own again. */
+static int change(int map, bool sets, const void *key, const void *values)
+{
+	return code(sets ? bpf_map_update_elem(map, key, values, 0) : bpf_map_delete_elem(map, key));
+}
+
+/* In, once more when it has changed, out, and the map is the tool's own again. */
+static void copy_in_and_out(const struct shape *s, bool looks)
+{
+	static char key[SHM_MAX_KEY], values[SHM_MAX_VALUE_ALL];
+	struct map_look *look = NULL;
+	struct map_copy copy;
+	char err[256] = "";
+	struct world w;
+
+	world_open(&w, s);
+	if (looks)
+		assert_int_equal(map_look__new(&look, w.tool, w.arena_fd, &w.g),
+				 s->value_size > 1024 ? -EOPNOTSUPP : 0);
+	copy = (struct map_copy){.fd = w.tool, .arena = w.arena, .g = &w.g, .look = look};
+	for (uint32_t k = 0; k < s->max_entries; k++) {
+		make_key(key, s, k);
+		make_values(&w, values);
+		assert_int_equal(bpf_map_update_elem(w.tool, key, values, 0), 0);
+		assert_int_equal(bpf_map_update_elem(w.oracle, key, values, 0), 0);
+	}
+	assert_int_equal(map_copy_in(&copy, false, err, sizeof(err)), 0);
+	assert_int_equal(shm_map_count(w.arena, &w.g), s->max_entries);
+	for (uint32_t n = 0; n < 20; n++) {
+		bool sets = rnd(&w) % 2;
+
+		make_key(key, s, rnd(&w) % s->n_keys);
+		make_values(&w, values);
+		assert_int_equal(change(w.tool, sets, key, values), change(w.oracle, sets, key, values));
+	}
+	assert_int_equal(map_copy_in(&copy, true, err, sizeof(err)), 0);
+	for (uint32_t n = 0; n < 200; n++) {
+		make_key(key, s, rnd(&w) % s->n_keys);
+		make_values(&w, values);
+		if (rnd(&w) % 2)
+			assert_int_equal(arena_set(&w, key, values, 0),
+					 code(bpf_map_update_elem(w.oracle, key, values, 0)));
+		else
+			assert_int_equal(shm_map_delete(w.arena, &w.g, key), code(bpf_map_delete_elem(w.oracle, key)));
+	}
+	assert_int_equal(map_copy_out(&copy, err, sizeof(err)), 0);
+	map_look__free(look);
+	assert_int_equal(carriers__remove(carriers, w.handle), 0);
+	assert_int_equal(carriers__remove(carriers, w.handle), -ENOENT);
+	compare_all(&w, s->name);
+	munmap(w.arena, w.size);
+	close(w.tool);
+	close(w.oracle);
+	close(w.arena_fd);
+}
+
 static void test_copy(void **state)
 {
 	for (size_t i = 0; i < N_SHAPES; i++) {
-		static char key[SHM_MAX_KEY], values[SHM_MAX_VALUE_ALL];
-		const struct shape *s = &shapes[i];
-		char err[256] = "";
-		struct world w;
-
-		world_open(&w, s);
-		for (uint32_t k = 0; k < s->max_entries; k++) {
-			make_key(key, s, k);
-			make_values(&w, values);
-			assert_int_equal(bpf_map_update_elem(w.tool, key, values, 0), 0);
-			assert_int_equal(bpf_map_update_elem(w.oracle, key, values, 0), 0);
-		}
-		assert_int_equal(map_copy_in(w.tool, w.arena, &w.g, false, err, sizeof(err)), 0);
-		assert_int_equal(shm_map_count(w.arena, &w.g), s->max_entries);
-		for (uint32_t n = 0; n < 200; n++) {
-			make_key(key, s, rnd(&w) % s->n_keys);
-			make_values(&w, values);
-			if (rnd(&w) % 2)
-				assert_int_equal(arena_set(&w, key, values, 0),
-						 code(bpf_map_update_elem(w.oracle, key, values, 0)));
-			else
-				assert_int_equal(shm_map_delete(w.arena, &w.g, key),
-						 code(bpf_map_delete_elem(w.oracle, key)));
-		}
-		assert_int_equal(map_copy_out(w.arena, &w.g, w.tool, err, sizeof(err)), 0);
-		assert_int_equal(carriers__remove(carriers, w.handle), 0);
-		assert_int_equal(carriers__remove(carriers, w.handle), -ENOENT);
-		compare_all(&w, s->name);
-		munmap(w.arena, w.size);
-		close(w.tool);
-		close(w.oracle);
-		close(w.arena_fd);
+		copy_in_and_out(&shapes[i], false);
+		copy_in_and_out(&shapes[i], true);
 	}
 }
 
