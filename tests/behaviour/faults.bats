@@ -54,6 +54,27 @@ words_addresses() { echo 'Cannot allocate memory|no memory|out of memory'; }
 inflict_memory() { printf '\x14\0\0\0' | dd of="$SESSION/fails" conv=notrunc status=none; }
 lift_memory() { printf '\0\0\0\0' | dd of="$SESSION/fails" conv=notrunc status=none; }
 
+# A control group with 64 KiB for what it needs from now on. Who needs more is killed, or does not get it. Sets MEMORY_GROUP.
+inflict_group() {
+	local most=memory.limit_in_bytes group=/sys/fs/cgroup/memory
+	[ -d "$group" ] || most=memory.max group=/sys/fs/cgroup
+	MEMORY_GROUP=$group/bpftimed-test-$$
+	mkdir "$MEMORY_GROUP"
+	echo 65536 >"$MEMORY_GROUP/$most"
+	echo "$DAEMON" >"$MEMORY_GROUP/cgroup.procs"
+}
+lift_group() {
+	local pid
+	grep -qsvx 0 "$MEMORY_GROUP/memory.failcnt" || grep -qsE '^max [1-9]' "$MEMORY_GROUP/memory.events" || {
+		echo "it had memory enough"
+		return 1
+	}
+	for pid in $(cat "$MEMORY_GROUP/cgroup.procs"); do
+		echo "$pid" >"${MEMORY_GROUP%/*}/cgroup.procs"
+	done
+	wait_until 5 rmdir "$MEMORY_GROUP"
+}
+
 # The runtime folder is a file system of its own, by `with_room`.
 inflict_room() { dd if=/dev/zero of="$SESSION/run/full" bs=4k status=none 2>/dev/null || true; }
 lift_room() { rm -f "$SESSION/run/full"; }
@@ -75,6 +96,12 @@ with_memory() {
 	[ -n "${FAULT_MEMORY:-}" ] || skip "by make check-long"
 	printf '\0\0\0\0' >"$SESSION/fails"
 	FAULT_FILE=$SESSION/fails LD_PRELOAD=$B/tests/faults/memory.so daemon_start
+}
+
+with_group() {
+	need_unsanitized
+	[ -w /sys/fs/cgroup/memory/cgroup.procs ] || grep -qs memory /sys/fs/cgroup/cgroup.subtree_control || skip "no control groups for memory"
+	daemon_start
 }
 
 with_room() {
@@ -200,6 +227,29 @@ attached() { attached_in_kernel "$TOOL_PID" 1 || "$B/bpftime" ps 2>/dev/null | g
 	inflict memory
 	flip
 	lift memory
+	wait_until 20 goes_on
+	is_taken_over
+}
+
+@test "no memory in its control group: a tool comes" {
+	with_group
+	exact_workload "$SESSION/x" work 4 4000000 --rate 100000
+	inflict group
+	exact_tool "$SESSION/x/tool" count_tid "$WORKLOAD_PID"
+	wait_until 20 attached
+	exact_go "$SESSION/x"
+	sleep 2
+	lift group
+	wait_until 20 goes_on
+	is_taken_over
+}
+
+@test "no memory in its control group: a tool goes back and forth" {
+	with_group
+	carried
+	inflict group
+	flip
+	lift group
 	wait_until 20 goes_on
 	is_taken_over
 }

@@ -105,6 +105,25 @@ forbids() {
 	daemon_stop
 }
 
+@test "time for compiling" {
+	local compiler
+	daemon_start
+	policy 10-rules.json '{"version": 1, "limits": {"compile_seconds": 2}}'
+	kill -HUP "$DAEMON"
+	exact_start "$SESSION/first" count 1 1000
+	offloaded "$TOOL_PID"
+	compiler=$(pgrep -P "$DAEMON" -f bpftimed-jit)
+	kill -STOP "$compiler"
+	exact_start "$SESSION/x" count_tid 2 1000000 --rate 20000
+	wait_until 10 tool_says "the compiler did not finish a program of .* in 2000 ms"
+	exact_go "$SESSION/x"
+	[ ! -e "/proc/$compiler" ]
+	offloaded "$TOOL_PID"
+	kill -USR2 "$WORKLOAD_PID"
+	exact_finish "$SESSION/x" count_tid
+	daemon_stop
+}
+
 # two_users: a tool that probes every process, and two of them, root's and another's. Sets ROOTS, OTHERS.
 two_users() {
 	exact_workload "$SESSION/a" work 1 1000000 --rate 10000
