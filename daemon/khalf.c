@@ -2,10 +2,10 @@
 /*
  * khalf.c: makes the kernel half of a program and loads it.
  *
- *	prologue	counts the hit in the group's kgate; closed: return 0; tells of a process that is new here
- *	the program	every instruction at its place: `map = ...` of a mirrored map becomes its number, calls on
- *mirrored maps become calls of the subprograms, additions in place become atomic subprograms	of bpf/khalf.bpf.c,
- *those that are called
+ *	prologue	looks at the group's kgate, and counts the hit in it when it says so; closed: return 0; tells of a
+ *process that is new here the program	every instruction at its place: `map = ...` of a mirrored map becomes its
+ *number, calls on mirrored maps become calls of the subprograms, additions in place become atomic subprograms	of
+ *bpf/khalf.bpf.c, those that are called
  */
 #include "daemon/khalf.h"
 
@@ -90,7 +90,14 @@ static int closed_answer(const struct khalf_opts *o)
 	return o->prog_type == BPF_PROG_TYPE_TRACEPOINT;
 }
 
-/* One fetch-and-add counts the hit and tells, in the sign, whether the gate is open. */
+#define COUNTS_TO_SIGN 2
+
+_Static_assert(SHM_KGATE_COUNTS << COUNTS_TO_SIGN == 1ull << 63, "see emit_prologue()");
+
+/*
+ * The gate's word tells, in the sign, whether it is open. When hits are counted, one fetch-and-add counts this one and
+ * tells the same.
+ */
 static void emit_prologue(struct khalf *k, const struct khalf_opts *o)
 {
 	const struct bpf_insn nothing[] = {
@@ -102,6 +109,10 @@ static void emit_prologue(struct khalf *k, const struct khalf_opts *o)
 	const struct bpf_insn gate[] = {
 		INSN(BPF_LD | BPF_IMM | BPF_DW, 2, BPF_PSEUDO_MAP_VALUE, 0, k->fds.arena),
 		INSN(0, 0, 0, 0, offsetof(struct shm_group_hdr, kgate)),
+		INSN(BPF_LDX | BPF_MEM | BPF_DW, 3, 2, 0, 0),
+		INSN(BPF_ALU64 | BPF_MOV | BPF_X, 4, 3, 0, 0),
+		INSN(BPF_ALU64 | BPF_LSH | BPF_K, 4, 0, 0, COUNTS_TO_SIGN),
+		INSN(BPF_JMP | BPF_JSGE | BPF_K, 4, 0, 2, 0),
 		INSN(BPF_ALU64 | BPF_MOV | BPF_K, 3, 0, 0, 1),
 		INSN(BPF_STX | BPF_ATOMIC | BPF_DW, 2, 3, 0, BPF_ADD | BPF_FETCH),
 		INSN(BPF_JMP | BPF_JSLT | BPF_K, 3, 0, (short)n_closed, 0),
@@ -131,12 +142,14 @@ static void emit_sparing_prologue(struct khalf *k, const struct khalf_opts *o)
 		INSN(BPF_ALU64 | BPF_RSH | BPF_K, 0, 0, 0, 32),
 		INSN(BPF_LD | BPF_IMM | BPF_DW, 2, BPF_PSEUDO_MAP_VALUE, 0, k->fds.arena),
 		INSN(0, 0, 0, 0, 0),
-		INSN(BPF_LDX | BPF_MEM | BPF_W, 3, 2, (short)daemon, 0),
-		INSN(BPF_JMP | BPF_JEQ | BPF_X, 3, 0, 3, 0),
+		INSN(BPF_LDX | BPF_MEM | BPF_W, 4, 2, (short)daemon, 0),
+		INSN(BPF_LDX | BPF_MEM | BPF_DW, 3, 2, (short)kgate, 0),
+		INSN(BPF_JMP | BPF_JEQ | BPF_X, 4, 0, 5, 0),
+		INSN(BPF_ALU64 | BPF_MOV | BPF_X, 4, 3, 0, 0),
+		INSN(BPF_ALU64 | BPF_LSH | BPF_K, 4, 0, 0, COUNTS_TO_SIGN),
+		INSN(BPF_JMP | BPF_JSGE | BPF_K, 4, 0, 2, 0),
 		INSN(BPF_ALU64 | BPF_MOV | BPF_K, 3, 0, 0, 1),
 		INSN(BPF_STX | BPF_ATOMIC | BPF_DW, 2, 3, (short)kgate, BPF_ADD | BPF_FETCH),
-		INSN(BPF_JMP | BPF_JA, 0, 0, 1, 0),
-		INSN(BPF_LDX | BPF_MEM | BPF_DW, 3, 2, (short)kgate, 0),
 		INSN(BPF_JMP | BPF_JSLT | BPF_K, 3, 0, 2, 0),
 		INSN(BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, closed_answer(o)),
 		INSN(BPF_JMP | BPF_EXIT, 0, 0, 0, 0),

@@ -403,7 +403,7 @@ static void copy_out(struct old_group *g)
 /* One try, as in switch.c. */
 static bool copy_out_and_close(struct old_group *g, bool crowded)
 {
-	uint64_t seen = __atomic_load_n(&g->arena->kgate, __ATOMIC_SEQ_CST);
+	uint64_t seen = __atomic_or_fetch(&g->arena->kgate, SHM_KGATE_COUNTS, __ATOMIC_SEQ_CST);
 	bool passed = cpus_pass();
 
 	copy_out(g);

@@ -682,7 +682,7 @@ static void end_views(const struct group *g, struct viewing *v)
 /* One compare-and-swap on the word that also counts hits: fails when one came since `seen` was read. */
 static bool turn_kgate(struct group *g, uint64_t seen, bool open)
 {
-	uint64_t want = open ? seen | SHM_KGATE_STATE : seen & ~SHM_KGATE_STATE;
+	uint64_t want = (open ? seen | SHM_KGATE_STATE : seen & ~SHM_KGATE_STATE) & ~SHM_KGATE_COUNTS;
 
 	return __atomic_compare_exchange_n(&g->arena->kgate, &seen, want, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }
@@ -700,9 +700,20 @@ static bool is_held_too_long(const struct switcher *sw, const struct group *g)
 	       microseconds_since(&sw->held_since) / 1000 >= (long)g->stop_ms;
 }
 
-static uint64_t kgate_of(const struct group *g)
+/* What was under way may go uncounted still. */
+static uint64_t start_counting(struct group *g)
 {
-	return __atomic_load_n(&g->arena->kgate, __ATOMIC_SEQ_CST);
+	return __atomic_or_fetch(&g->arena->kgate, SHM_KGATE_COUNTS, __ATOMIC_SEQ_CST);
+}
+
+uint64_t group__count_hits(struct group *g)
+{
+	return start_counting(g) & SHM_KGATE_HITS;
+}
+
+void group__stop_counting(struct group *g)
+{
+	__atomic_and_fetch(&g->arena->kgate, ~SHM_KGATE_COUNTS, __ATOMIC_SEQ_CST);
 }
 
 /* May the tool's program run before the kernel half at a hit? At uprobes consumers run newest first. */
@@ -712,13 +723,13 @@ static bool is_tool_first(const struct group *g)
 }
 
 /*
- * For both directions: kgate is read, and every processor is passed, so that the programs of hits that were counted
- * before have ended; the maps are copied; the gate is turned if it counts no other hit. At a uprobe the kernel half
- * runs before the tool's program, so that a hit that changes the tool's map during the copy has been counted. At a
- * tracepoint it is the other way round, and where the tool's program has been parked since, but nothing comes between
- * the two: so every processor is passed once more when the copy is done. A hit of which a part was copied, or was
- * written over, has ended then and is counted; one that begins later has no part in the copy, and is served by the one
- * side that the gate says when its kernel half looks.
+ * For both directions: from now on hits are counted, and every processor is passed, so that the programs of those that
+ * were not, or before kgate was read, have ended; the maps are copied; the gate is turned if it counts no other hit. At
+ * a uprobe the kernel half runs before the tool's program, so that a hit that changes the tool's map during the copy
+ * has been counted. At a tracepoint it is the other way round, and where the tool's program has been parked since, but
+ * nothing comes between the two: so every processor is passed once more when the copy is done. A hit of which a part
+ * was copied, or was written over, has ended then and is counted; one that begins later has no part in the copy, and is
+ * served by the one side that the gate says when its kernel half looks.
  *
  * Calls of bpf() go on. Those that change a map change both sides while the gate is open, so that a map which was
  * copied out stays as it is in the arena; nobody may come between while it is copied. While the gate is closed they
@@ -795,7 +806,7 @@ static int turn(struct switcher *sw, struct group *g, uint64_t seen, const uint6
 /* On failure the truth is where it was. */
 static int copy_and_turn(struct switcher *sw, struct group *g, bool in)
 {
-	uint64_t seen = kgate_of(g), ended[SHM_MAX_MAPS];
+	uint64_t seen = start_counting(g), ended[SHM_MAX_MAPS];
 	int err = cpus_pass() ? 0 : -EAGAIN;
 
 	for (unsigned int i = 0; i < g->n_maps; i++)
@@ -876,13 +887,13 @@ static int move_unnoticed(struct switcher *sw, struct group *g, const struct vie
 	if (v->views)
 		return err;
 	for (int i = 0; i < FREE_TRIES && err == -EAGAIN; i++) {
-		uint64_t seen = kgate_of(g);
+		uint64_t seen = group__count_hits(g);
 
 		/* All that it takes when nobody else runs. */
 		us = -own_us();
 		err = copy_and_turn(sw, g, in);
 		us += own_us();
-		if (err && !prepare_looks(g) && kgate_of(g) - seen > MANY_HITS)
+		if (err && !prepare_looks(g) && group__count_hits(g) - seen > MANY_HITS)
 			break;
 	}
 	for (int i = 0; i < BRIEF_TRIES && err == -EAGAIN && may_occupy(sw, g, us); i++)
@@ -1215,6 +1226,7 @@ int switch_takeover(struct switcher *sw, struct group *g)
 	if (err)
 		err = take_over_held(sw, g, &viewing);
 	disarm_places(sw);
+	group__stop_counting(g);
 	if (err) {
 		enable_carriers(sw, g, false);
 		return err;
@@ -1428,6 +1440,7 @@ int switch_handback(struct switcher *sw, struct group *g, bool force)
 	settle_places(sw, g);
 	let_go(sw, g);
 	disarm_places(sw);
+	group__stop_counting(g);
 	if (err)
 		return err;
 	enable_carriers(sw, g, false);

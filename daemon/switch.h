@@ -83,6 +83,9 @@ bool group_has_tracepoint(const struct group *g);
 bool group_reaches(const struct group *g, struct host *h);
 /* Calls cb for every process on the host that maps a file in which a probe is that is not limited to one. */
 void group__each_process(const struct group *g, void (*cb)(pid_t pid, void *arg), void *arg);
+/* From now on the kernel half's hits are counted. How many there have been while they were. */
+uint64_t group__count_hits(struct group *g);
+void group__stop_counting(struct group *g);
 /* Is a uprobe of the group not limited to a process? prog: only those of this program; NULL: all. */
 bool group_is_host_wide(const struct group *g, const struct gprog *prog);
 

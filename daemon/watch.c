@@ -452,14 +452,16 @@ static uint64_t watch_parking(struct engine *e, uint64_t now)
 
 		if (g->state != GROUP_SHARED || g->is_parked || g->tool->dirty_at || !park__suits(g) ||
 		    !may_park(e, g)) {
+			if (g->park_at)
+				group__stop_counting(g);
 			g->park_at = 0;
 			continue;
 		}
-		hits = __atomic_load_n(&g->arena->kgate, __ATOMIC_RELAXED);
 		if (g->park_at && now < g->park_at) {
 			next = earlier(g->park_at, next);
 			continue;
 		}
+		hits = group__count_hits(g);
 		if (!delay || (g->park_at && hits - g->park_seen >= PARK_LEAST_HITS))
 			try_to_park(e, g);
 		if (g->is_parked)

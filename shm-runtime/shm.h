@@ -37,13 +37,15 @@ enum shm_ugate {
 
 /*
  * State of a group as the kernel half sees it (struct shm_group_hdr.kgate): the top bit says whether the kernel half
- * works on the arena (1) or only counts (0), the one below it whether the carriers do; the others count every hit that
- * the kernel half has seen. The daemon opens or closes by one compare-and-swap on the whole word, which fails when a
- * hit came in between.
+ * works on the arena (1) or does nothing (0), the one below it whether the carriers do. While the third is set the
+ * others count every hit that the kernel half sees; one that had begun before may go uncounted. The daemon opens or
+ * closes by one compare-and-swap on the whole word, which fails when a hit came in between.
  */
 #define SHM_KGATE_OPEN	  (1ull << 63)
 #define SHM_KGATE_CARRIED (1ull << 62)
 #define SHM_KGATE_STATE	  (SHM_KGATE_OPEN | SHM_KGATE_CARRIED)
+#define SHM_KGATE_COUNTS  (1ull << 61) /* else processors that hit at once would wait for each other here */
+#define SHM_KGATE_HITS	  (SHM_KGATE_COUNTS - 1)
 
 #define SHM_NOBODY 0xffffffffu /* no process: the idle tasks are 0 */
 

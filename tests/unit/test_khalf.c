@@ -207,13 +207,22 @@ static void test_count(void **state)
 	rig_arena(&r);
 	rig_load(&r, count_tid, COUNT(count_tid), NULL);
 	rig_attach(&r);
+	/* Closed: nothing happens. */
 	call_by_threads();
-	/* Closed: hits are seen and counted, nothing else happens. */
-	assert_int_equal(hdr(&r)->kgate, N_THREADS * CALLS);
+	assert_int_equal(hdr(&r)->kgate, 0);
+	/* Closed, and counted: nothing else happens. */
+	hdr(&r)->kgate = SHM_KGATE_COUNTS;
+	call_by_threads();
+	assert_int_equal(hdr(&r)->kgate, SHM_KGATE_COUNTS + N_THREADS * CALLS);
 	assert_int_equal(shm_map_count(r.arena, &r.geo[0]), 0);
 	hdr(&r)->kgate |= SHM_KGATE_OPEN;
 	call_by_threads();
-	assert_int_equal(hdr(&r)->kgate, SHM_KGATE_OPEN + 2 * N_THREADS * CALLS);
+	assert_int_equal(hdr(&r)->kgate, (SHM_KGATE_OPEN | SHM_KGATE_COUNTS) + 2 * N_THREADS * CALLS);
+	/* Open, and not counted. */
+	hdr(&r)->kgate = SHM_KGATE_OPEN;
+	shm_map_init(r.arena, &r.geo[0]);
+	call_by_threads();
+	assert_int_equal(hdr(&r)->kgate, SHM_KGATE_OPEN);
 	assert_int_equal(shm_map_count(r.arena, &r.geo[0]), N_THREADS);
 	assert_int_equal(sum_all(&r, &r.geo[0]), N_THREADS * CALLS);
 	rig_free(&r);
@@ -409,7 +418,8 @@ static int run_raw(const struct rig *r)
 	return (int)run.retval;
 }
 
-/* At a tracepoint: closed it counts, open it works too; the daemon's own hits are served and not counted, on demand. */
+/* At a tracepoint: closed it counts, open it works too, and need not count; the daemon's own hits are served and not
+ * counted, on demand. */
 static void test_tracepoint(void **state)
 {
 	const struct bpf_insn insns[] = {
@@ -442,22 +452,28 @@ static void test_tracepoint(void **state)
 		if (r.prog < 0)
 			fail_msg("%s", err);
 		hdr(&r)->daemon = SHM_NOBODY;
+		hdr(&r)->kgate = SHM_KGATE_COUNTS;
 		value = shm_map_lookup(r.arena, &r.geo[0], &key, 0);
 		assert_int_equal(run_raw(&r), 0);
-		assert_int_equal(hdr(&r)->kgate, 1);
+		assert_int_equal(hdr(&r)->kgate, SHM_KGATE_COUNTS | 1);
 		assert_int_equal(*value, 0);
 		hdr(&r)->kgate |= SHM_KGATE_OPEN;
 		run_raw(&r);
-		assert_true(hdr(&r)->kgate == (SHM_KGATE_OPEN | 2));
+		assert_true(hdr(&r)->kgate == (SHM_KGATE_OPEN | SHM_KGATE_COUNTS | 2));
 		assert_int_equal(*value, 1);
 		hdr(&r)->daemon = (uint32_t)getpid();
 		run_raw(&r);
-		assert_true(hdr(&r)->kgate == (SHM_KGATE_OPEN | (spares ? 2 : 3)));
+		assert_true(hdr(&r)->kgate == (SHM_KGATE_OPEN | SHM_KGATE_COUNTS | (spares ? 2 : 3)));
 		assert_int_equal(*value, 2);
 		hdr(&r)->kgate &= ~SHM_KGATE_OPEN;
 		run_raw(&r);
-		assert_int_equal(hdr(&r)->kgate, spares ? 2 : 4);
+		assert_int_equal(hdr(&r)->kgate, SHM_KGATE_COUNTS | (spares ? 2 : 4));
 		assert_int_equal(*value, 2);
+		hdr(&r)->daemon = SHM_NOBODY;
+		hdr(&r)->kgate = SHM_KGATE_OPEN;
+		run_raw(&r);
+		assert_true(hdr(&r)->kgate == SHM_KGATE_OPEN);
+		assert_int_equal(*value, 3);
 		rig_free(&r);
 	}
 }
