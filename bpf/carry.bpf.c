@@ -798,6 +798,42 @@ int BPF_PROG(carry_lsm_exit, const struct pt_regs *regs, long ret)
 	return leave_call(s, call, ret);
 }
 
+/*
+ * The same where the kernel preempts these programs and they can keep it from that themselves (Linux 6.10): for all of
+ * what is done with the lock and the scratch buffer.
+ */
+extern void bpf_preempt_disable(void) __ksym __weak;
+extern void bpf_preempt_enable(void) __ksym __weak;
+
+SEC("lsm/bpf")
+int BPF_PROG(carry_lsm_alone, int cmd, union bpf_attr *attr)
+{
+	struct scratch *s;
+
+	bpf_preempt_disable();
+	s = begin();
+	if (s && !bpf_probe_read_kernel(&s->attr, sizeof(s->attr), attr))
+		enter_call(s, cmd, 0);
+	bpf_preempt_enable();
+	return 0;
+}
+
+SEC("fexit/__x64_sys_bpf")
+int BPF_PROG(carry_lsm_exit_alone, const struct pt_regs *regs, long ret)
+{
+	struct carry_call *call = noted();
+	struct scratch *s;
+
+	bpf_preempt_disable();
+	s = begin();
+	if (s && call) {
+		call->uattr = BPF_CORE_READ(regs, si);
+		leave_call(s, call, ret);
+	}
+	bpf_preempt_enable();
+	return 0;
+}
+
 /* By the daemon, which is not interrupted here: it holds the map, if nobody is changing it: 0. */
 SEC("raw_tp")
 int carry_seal(struct bpf_raw_tracepoint_args *ctx)

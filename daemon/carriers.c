@@ -33,8 +33,9 @@ struct carrier {
 
 /* A way to be at the entry and at the exit of bpf(). Hook and carrier are of the same program type. */
 struct form {
-	/* In struct carry_hook_bpf; before: the program that runs before enter, 0: none. */
-	size_t enter, exit, before;
+	/* In struct carry_hook_bpf; before: the program that runs before enter; again: for what exit has not met; 0:
+	 * none. */
+	size_t enter, exit, before, again;
 	/* In struct carry_bpf; 0: it serves the exit as well. */
 	size_t carrier, carrier_exit;
 };
@@ -43,14 +44,17 @@ struct form {
 #define PROG(p)	     offsetof(struct carry_bpf, progs.p)
 
 static const struct form forms[] = {
-	[BPF_HOOK_TRACEPOINT] = {HOOK_PROG(enter_tracepoint), HOOK_PROG(exit_tracepoint), 0, PROG(carry_tracepoint), 0},
-	[BPF_HOOK_RAW_TRACEPOINT] = {HOOK_PROG(enter_raw), HOOK_PROG(exit_raw), 0, PROG(carry_raw), 0},
-	[BPF_HOOK_LSM] = {HOOK_PROG(enter_lsm), HOOK_PROG(exit_lsm), HOOK_PROG(touch_lsm), PROG(carry_lsm),
+	[BPF_HOOK_TRACEPOINT] = {HOOK_PROG(enter_tracepoint), HOOK_PROG(exit_tracepoint), 0, 0, PROG(carry_tracepoint),
+				 0},
+	[BPF_HOOK_RAW_TRACEPOINT] = {HOOK_PROG(enter_raw), HOOK_PROG(exit_raw), 0, 0, PROG(carry_raw), 0},
+	[BPF_HOOK_LSM] = {HOOK_PROG(enter_lsm), HOOK_PROG(exit_lsm), HOOK_PROG(touch_lsm), 0, PROG(carry_lsm),
 			  PROG(carry_lsm_exit)},
+	[BPF_HOOK_LSM_ALONE] = {HOOK_PROG(enter_lsm), HOOK_PROG(exit_lsm), HOOK_PROG(touch_lsm),
+				HOOK_PROG(exit_lsm_again), PROG(carry_lsm_alone), PROG(carry_lsm_exit_alone)},
 };
 
 /* In the order of attaching: who is met at the entry is met at the exit, too. */
-enum { LINK_EXIT, LINK_ENTER, LINK_BEFORE, N_LINKS };
+enum { LINK_EXIT, LINK_EXIT_AGAIN, LINK_ENTER, LINK_BEFORE, N_LINKS };
 
 struct carriers {
 	enum bpf_hook kind;
@@ -77,6 +81,7 @@ static const struct {
 
 static const char *const link_pin[N_LINKS] = {
 	[LINK_EXIT] = "carry-link-exit",
+	[LINK_EXIT_AGAIN] = "carry-link-exit-again",
 	[LINK_ENTER] = "carry-link",
 	[LINK_BEFORE] = "carry-link-before",
 };
@@ -221,8 +226,10 @@ static struct bpf_link *attach_hook(const struct carriers *c, int link, const st
 static int hook_attach(struct carriers *c, char *err, size_t err_size)
 {
 	const struct form *form = &forms[c->kind];
-	const size_t prog[N_LINKS] = {
-		[LINK_EXIT] = form->exit, [LINK_ENTER] = form->enter, [LINK_BEFORE] = form->before};
+	const size_t prog[N_LINKS] = {[LINK_EXIT] = form->exit,
+				      [LINK_EXIT_AGAIN] = form->again,
+				      [LINK_ENTER] = form->enter,
+				      [LINK_BEFORE] = form->before};
 	int ret = 0;
 
 	for (int i = 0; i < N_LINKS && !ret; i++) {
@@ -260,7 +267,9 @@ uint64_t carriers__missed(const struct carriers *c)
 	for (size_t i = 0; i < CARRY_MAX; i++)
 		if (c->carrier[i].skel)
 			n += *(volatile uint64_t *)&c->carrier[i].skel->bss->missed;
-	return n + skipped(c, forms[c->kind].enter) + skipped(c, forms[c->kind].exit);
+	n += skipped(c, forms[c->kind].enter);
+	/* What one of two at the exit has skipped the other one has met; else the call is unmet. */
+	return forms[c->kind].again ? n : n + skipped(c, forms[c->kind].exit);
 }
 
 /* Other processes find the carrier by this, see carriers__rescue(). */
@@ -308,7 +317,8 @@ static int hook_load(struct carriers *c)
 
 	bpf_object__for_each_program(p, c->hook->obj) bpf_program__set_autoload(
 		p, p == program(c->hook, form->enter) || p == program(c->hook, form->exit) ||
-			   (form->before && p == program(c->hook, form->before)) || p == c->hook->progs.carry_learn);
+			   (form->before && p == program(c->hook, form->before)) ||
+			   (form->again && p == program(c->hook, form->again)) || p == c->hook->progs.carry_learn);
 	c->hook->rodata->n_cpus = (uint32_t)libbpf_num_possible_cpus();
 	return carry_hook_bpf__load(c->hook);
 }

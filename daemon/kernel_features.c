@@ -171,6 +171,7 @@ static const struct {
 	[BPF_HOOK_TRACEPOINT] = {"tracepoint", "tracepoint"},
 	[BPF_HOOK_RAW_TRACEPOINT] = {"raw tracepoint", "raw-tracepoint"},
 	[BPF_HOOK_LSM] = {"lsm", "lsm"},
+	[BPF_HOOK_LSM_ALONE] = {"lsm", "lsm-alone"},
 };
 
 static bool hook_by_name(const char *name, enum bpf_hook *out)
@@ -257,7 +258,8 @@ int kernel_features__missing(const struct kernel_features *k, char *err, size_t 
 	else if (!k->uprobe_pmu)
 		snprintf(err, err_size, "this kernel has no perf uprobes (" UPROBE_PMU ")");
 	else if (forced && *forced && !hook_by_name(forced, &hook))
-		snprintf(err, err_size, FORCE_HOOK "=%s names no hook: lsm, raw-tracepoint and tracepoint do", forced);
+		snprintf(err, err_size,
+			 FORCE_HOOK "=%s names no hook: lsm, lsm-alone, raw-tracepoint and tracepoint do", forced);
 	else if (!k->has_syscall_tp && kernel_features__observing_hook(k) == BPF_HOOK_TRACEPOINT)
 		snprintf(err, err_size, "this kernel has no system call tracepoints (tracefs events/syscalls)");
 	else
@@ -277,6 +279,21 @@ static bool is_preemptible(const struct kernel_features *k)
 	return k->preempt != PREEMPT_MODE_NONE && k->preempt != PREEMPT_MODE_VOLUNTARY;
 }
 
+/* Since some kernel between 6.18 and 7.2 programs of raw tracepoints are preempted, and skipped then. */
+static bool preempts_raw_tracepoints(const struct kernel_features *k)
+{
+	int major = 0, minor = 0;
+
+	sscanf(k->release, "%d.%d", &major, &minor);
+	return major > 6 || (major == 6 && minor > 18);
+}
+
+/* May programs switch preemption off? Before Linux 6.15 they could then call no function that is verified by itself. */
+static bool can_forbid_preemption(void)
+{
+	return libbpf_find_vmlinux_btf_id("bpf_preempt_disable", BPF_TRACE_FENTRY) > 0;
+}
+
 enum bpf_hook kernel_features__hook(const struct kernel_features *k)
 {
 	enum bpf_hook hook;
@@ -285,6 +302,8 @@ enum bpf_hook kernel_features__hook(const struct kernel_features *k)
 		return hook;
 	if (!is_preemptible(k) && lsm_fires())
 		return BPF_HOOK_LSM;
+	if (is_preemptible(k) && preempts_raw_tracepoints(k) && can_forbid_preemption() && lsm_fires())
+		return BPF_HOOK_LSM_ALONE;
 	return kernel_features__observing_hook(k);
 }
 
@@ -292,7 +311,7 @@ enum bpf_hook kernel_features__observing_hook(const struct kernel_features *k)
 {
 	enum bpf_hook hook;
 
-	if (forced_hook(&hook) && hook != BPF_HOOK_LSM)
+	if (forced_hook(&hook) && hook != BPF_HOOK_LSM && hook != BPF_HOOK_LSM_ALONE)
 		return hook;
 	return !is_preemptible(k) && k->has_syscall_tp ? BPF_HOOK_TRACEPOINT : BPF_HOOK_RAW_TRACEPOINT;
 }

@@ -16,7 +16,12 @@ enum preempt_mode {
 	PREEMPT_MODE_FULL
 };
 
-enum bpf_hook { BPF_HOOK_TRACEPOINT, BPF_HOOK_RAW_TRACEPOINT, BPF_HOOK_LSM };
+enum bpf_hook {
+	BPF_HOOK_TRACEPOINT,
+	BPF_HOOK_RAW_TRACEPOINT,
+	BPF_HOOK_LSM,
+	BPF_HOOK_LSM_ALONE /* the same, with programs that keep the kernel from preempting them */
+};
 
 struct kernel_features {
 	char release[128];
@@ -40,13 +45,16 @@ int kernel_features__missing(const struct kernel_features *k, char *err, size_t 
  *	not preemptible, LSM and fexit programs load and fire	lsm		costs other calls nothing
  *	not preemptible						tracepoint	costs every system call 30 to 45 ns
  *	preemptible, or not known				raw tracepoint	costs every system call 180 to 230 ns
+ *	the same from Linux 6.19 on, LSM and fexit programs
+ *	load and fire and may switch preemption off		lsm		costs other calls nothing
  *
  * Preemptible is what decides first. The programs of a system call's tracepoint are skipped while another program runs
  * on the same CPU, which happens where a program can be preempted. At the LSM hook a program is not skipped (since
- * Linux 6.2 and 6.1.54), but can be preempted while it holds a map's lock. At the raw tracepoint it is neither.
+ * Linux 6.2 and 6.1.54), but can be preempted while it holds a map's lock, unless it forbids that. At the raw
+ *tracepoint it is neither, up to Linux 6.18.
  *
  * To find out whether these programs fire, three are loaded and attached for a moment. BPFTIME_HOOK in the environment
- * (lsm, raw-tracepoint, tracepoint), which is for tests, overrules.
+ * (lsm, lsm-alone, raw-tracepoint, tracepoint), which is for tests, overrules.
  */
 enum bpf_hook kernel_features__hook(const struct kernel_features *k);
 
@@ -57,7 +65,7 @@ enum bpf_hook kernel_features__observing_hook(const struct kernel_features *k);
 bool kernel_features__can_replace(void);
 
 const char *preempt_mode__name(enum preempt_mode mode);
-const char *bpf_hook__name(enum bpf_hook hook); /* "tracepoint", "raw tracepoint", "lsm" */
+const char *bpf_hook__name(enum bpf_hook hook); /* "tracepoint", "raw tracepoint", "lsm" for both */
 
 /* A perf event, not enabled, at tracepoint "category/name", or -errno. Needs no mounted tracefs and mounts none. */
 int tracepoint_open(const char *category, const char *name);

@@ -27,7 +27,7 @@ end_process() {
 	for ((i = 1; i < 200; i++)); do
 		[ "$sig" != INT ] || ((i % 20)) || kill -INT "$pid" 2>/dev/null
 		[ -e "/proc/$pid" ] && ! grep -q '^State:.Z' "/proc/$pid/status" 2>/dev/null || break
-		sleep 0.05
+		sleep "$NAP"
 	done
 	((i < 200)) || kill -KILL "$pid" 2>/dev/null
 	ended "$pid"
@@ -42,13 +42,21 @@ session_end() {
 	done
 }
 
-# wait_until SECONDS COMMAND...: until it succeeds. BPFTIMED_PATIENCE, 15 on a machine that is not emulated, makes all of them longer.
+# nap MS: so long, as `sleep` takes it. BPFTIMED_PATIENCE, 15 on a machine that is not emulated, makes all that is waited for last longer, and
+# lets one look at it less often: where it takes a tenth of a second to execute a program, those that look would leave nothing for what they wait for.
+nap() {
+	local ms=$(($1 * ${BPFTIMED_PATIENCE:-15} / 15))
+	printf '%d.%03d' "$((ms / 1000))" "$((ms % 1000))"
+}
+NAP=$(nap 50)
+
+# wait_until SECONDS COMMAND...: until it succeeds.
 wait_until() {
 	local limit=$((SECONDS + ($1 * ${BPFTIMED_PATIENCE:-15} + 14) / 15))
 	shift
 	until "$@"; do
 		((SECONDS <= limit)) || return 1
-		sleep 0.05
+		sleep "$NAP"
 	done
 }
 

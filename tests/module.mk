@@ -47,8 +47,9 @@ check-long: export FAULT_MEMORY := 1
 check-long: export FAULT_SECONDS := 60
 check-long: check
 
-# On other kernels, in virtual machines: tests/vm/check.
-check-vm: test-programs
-	B=$(abspath $(B)) tests/vm/check $(VMS)
+# On other kernels, in virtual machines: tests/vm/check. Without qemu it says so.
+check-vm check-vm-all: test-programs
+	@tests/deps --vm || true
+	@B=$(abspath $(B)) tests/vm/check $(if $(filter check-vm-all,$@),--whole) $(VMS)
 
-.PHONY: test-programs container-root check-long check-vm
+.PHONY: test-programs container-root check-long check-vm check-vm-all

@@ -210,6 +210,34 @@ lookup = ctypes.create_string_buffer(struct.pack("IIQQQ", fd, 0, ctypes.addresso
 while True: bpf(321, 1, lookup, 64)' "$1"
 }
 
+@test "busy neighbours on every processor, some of which look at the map all the time: nothing is skipped" {
+	local dir=$SESSION/x map i neighbours=()
+	exact_start "$dir" hashcount 4 10000 --rate 10000
+	offloaded "$TOOL_PID"
+	map=$(map_of "$TOOL_PID" totals)
+	for ((i = 0; i < $(nproc); i++)); do
+		bash -c 'while :; do :; done' 3>&- &
+		neighbours+=("$!")
+		look_up "$map" 3>&- &
+		neighbours+=("$!")
+	done
+	exact_pids+=("${neighbours[@]}")
+	exact_go "$dir"
+	exact_called "$dir"
+	# bpftimed asks the kernel once a second.
+	sleep "$(nap 2500)"
+	"$B/bpftime" wait --tool "$TOOL_PID" --state offloaded --timeout 1 || {
+		"$B/bpftime" explain "$TOOL_PID"
+		return 1
+	}
+	kill -9 "${neighbours[@]}"
+	for i in "${neighbours[@]}"; do
+		wait "$i" || true
+		exact_ended "$i"
+	done
+	exact_finish "$dir" hashcount
+}
+
 @test "when the kernel skips the hook, what is carried goes back and stays there" {
 	local dir=$SESSION/x map i
 	[ "${BPFTIME_HOOK:-}" = tracepoint ] && grep -qE '\((full|lazy)\)' /sys/kernel/debug/sched/preempt ||

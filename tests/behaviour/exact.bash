@@ -4,12 +4,15 @@
 
 WORKLOAD=$BUILD/examples/workload
 
+# As `nap 20` of examples/session.bash.
+printf -v EXACT_NAP '0.%03d' "$((20 * ${BPFTIMED_PATIENCE:-15} / 15))"
+
 # wait_for FILE PATTERN SECONDS
 wait_for() {
 	local i
 	for ((i = 0; i < $3 * 50; i++)); do
 		grep -qE "$2" "$1" 2>/dev/null && return 0
-		sleep 0.02
+		sleep "$EXACT_NAP"
 	done
 	echo "no '$2' in $1:" >&2
 	cat "$1" >&2
@@ -127,14 +130,19 @@ answer_of() { # NAME TOOL_OUTPUT
 }
 
 # exact_workload DIR FUNCTION THREADS CALLS [workload options]: a workload that is ready and waits. Sets WORKLOAD_PID; its standard
-# input is the fifo DIR/go.
+# input is the fifo DIR/go. A --rate is that of a machine that is not emulated: the others call less often, and so for longer.
 exact_workload() {
-	local dir=$1 function=$2 threads=$3 calls=$4
+	local dir=$1 function=$2 threads=$3 calls=$4 word before= options=()
 	shift 4
+	for word; do
+		[ "$before" != --rate ] || word=$(((word * 15 + ${BPFTIMED_PATIENCE:-15} - 1) / ${BPFTIMED_PATIENCE:-15}))
+		options+=("$word")
+		before=$word
+	done
 	mkdir -p "$dir"
 	rm -f "$dir/go"
 	mkfifo "$dir/go"
-	"${EXACT_AS[@]}" "$WORKLOAD" --threads "$threads" --calls "$calls" --function "$function" --hold "$@" \
+	"${EXACT_AS[@]}" "$WORKLOAD" --threads "$threads" --calls "$calls" --function "$function" --hold "${options[@]}" \
 		<>"$dir/go" >"$dir/workload" 2>&1 3>&- &
 	WORKLOAD_PID=$!
 	exact_pids+=("$WORKLOAD_PID")
@@ -178,7 +186,7 @@ exact_waited() {
 	for ((i = 0; i < 1500; i++)); do
 		[ -z "${2:-}" ] || ((i % 50)) || kill "-$2" "$1" 2>/dev/null || true
 		[ -e "/proc/$1" ] && ! grep -q '^State:.Z' "/proc/$1/status" 2>/dev/null || break
-		sleep 0.02
+		sleep "$EXACT_NAP"
 	done
 	if ((i >= 1500)); then
 		echo "process $1 does not end:" >&2

@@ -9,7 +9,7 @@ start_daemon() {
 	for ((i = 0; i < 500; i++)); do
 		"$BUILD/bpftime" status >/dev/null 2>&1 && return 0
 		kill -0 "$DAEMON" 2>/dev/null || break
-		sleep 0.02
+		sleep "$EXACT_NAP"
 	done
 	cat "$dir/daemon" >&2
 	return 1

@@ -78,7 +78,8 @@ load_start() { # [PROPERTY=VALUE of the target's unit]
 	local share=$BATS_FILE_TMPDIR/container/share
 	rm -f "$share"/{go,workload,tool}
 	mkfifo "$share/go"
-	inside systemd-run -q --unit=load ${1:+-p "$1"} sh -c 'exec /opt/workload --hold --threads 4 --calls 100000000 --rate 20000 <>/mnt/go >/mnt/workload 2>&1'
+	inside systemd-run -q --unit=load ${1:+-p "$1"} sh -c 'exec /opt/workload --hold --threads 4 --calls 100000000 --rate "$0" <>/mnt/go >/mnt/workload 2>&1' \
+		"$((20000 * 15 / ${BPFTIMED_PATIENCE:-15}))"
 	wait_until 10 grep -qs '^ready' "$share/workload"
 	WORKLOAD=$(sed -n 's/^pid //p' "$share/workload")
 	inside systemd-run -q --unit=tool sh -c 'exec /opt/hashcount -p "$0" /opt/workload:work >/mnt/tool 2>&1' "$WORKLOAD"

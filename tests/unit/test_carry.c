@@ -1038,10 +1038,11 @@ static const char *refusal(enum bpf_hook hook)
 	static char err[256];
 
 	kernel_features__probe(&k);
-	/* Where programs can be preempted only the raw tracepoint is exact: kernel_features__hook(). */
-	if (hook != BPF_HOOK_RAW_TRACEPOINT && k.preempt != PREEMPT_MODE_NONE && k.preempt != PREEMPT_MODE_VOLUNTARY)
+	/* Where programs can be preempted only one is exact: kernel_features__hook(). */
+	if (hook != BPF_HOOK_LSM_ALONE && hook != kernel_features__hook(&k) && k.preempt != PREEMPT_MODE_NONE &&
+	    k.preempt != PREEMPT_MODE_VOLUNTARY)
 		return "not exact where programs are preempted";
-	if (hook != BPF_HOOK_LSM)
+	if (hook != BPF_HOOK_LSM && hook != BPF_HOOK_LSM_ALONE)
 		return NULL;
 	/* The others are there on every kernel that can be used; to fail to load them is to fail. */
 	if (carriers__new_with(&carriers, hook, err, sizeof(err)))
@@ -1084,7 +1085,7 @@ static const struct {
 	TEST(test_untouched), TEST(test_steps),	  TEST(test_crowd),   TEST(test_readers), TEST(test_copy),
 };
 
-static enum bpf_hook hooks[] = {BPF_HOOK_TRACEPOINT, BPF_HOOK_RAW_TRACEPOINT, BPF_HOOK_LSM};
+static enum bpf_hook hooks[] = {BPF_HOOK_TRACEPOINT, BPF_HOOK_RAW_TRACEPOINT, BPF_HOOK_LSM, BPF_HOOK_LSM_ALONE};
 
 #define N(a) (sizeof(a) / sizeof((a)[0]))
 
@@ -1108,7 +1109,8 @@ int main(void)
 		for (size_t i = 0; !why && i < N(tests); i++) {
 			if (tests[i].fn == test_bpftool && !has_bpftool)
 				continue;
-			snprintf(names[n], sizeof(names[n]), "%s (%s)", tests[i].name, bpf_hook__name(hooks[h]));
+			snprintf(names[n], sizeof(names[n]), "%s (%s%s)", tests[i].name, bpf_hook__name(hooks[h]),
+				 hooks[h] == BPF_HOOK_LSM_ALONE ? ", not preempted" : "");
 			all[n] = (struct CMUnitTest){names[n], tests[i].fn, setup, teardown, &hooks[h]};
 			n++;
 		}
