@@ -171,6 +171,8 @@ static void free_group(struct group *g)
 /* The group's state is KERNEL or GONE: nothing of it is used any more once the hosts are quiet. */
 static void destroy_group(struct engine *e, struct group *g)
 {
+	if (g->arena)
+		state__unsettle();
 	for (unsigned int i = 0; i < g->n_maps; i++) {
 		if (g->map[i].carrier >= 0)
 			carriers__remove(e->carriers, g->map[i].carrier);
@@ -579,8 +581,10 @@ static void takeover(struct engine *e, struct group *g)
 			return;
 		}
 	}
-	if (!err)
+	if (!err) {
+		state__unsettle();
 		err = group__attach_khalf(g);
+	}
 	if (!err) {
 		escapes__attach(e->hosts.escapes, g);
 		begin = now_ns();
@@ -629,6 +633,7 @@ void converge__built(struct engine *e)
 	int err;
 
 	while ((g = builder__done(e->builder, &err))) {
+		state__unsettle();
 		g->built = !err;
 		g->retry_at = 0;
 		if (err)

@@ -85,6 +85,8 @@ static void put_escape(struct hosts *hs, const struct host *h, struct place *pl)
 
 static void host__free(struct hosts *hs, struct host *h)
 {
+	if (h->injected)
+		state__unsettle();
 	for (struct lodging *l = h->lodgings, *next; l; l = next) {
 		next = l->next;
 		free_lodging(l);
@@ -124,6 +126,8 @@ bool host__has_places(const struct host *h)
 
 bool hosts__forget(struct hosts *hs, struct host *h)
 {
+	if (h->injected)
+		state__unsettle();
 	for_each_used_place(pl, h) pl->drop = true;
 	h->leaving = !hosts__drop_marked(hs);
 	h->leaving = h->leaving && host__has_places(h);
@@ -331,6 +335,7 @@ static int inject(struct hosts *hs, struct host *h, struct agent_error *err)
 {
 	int ret = claims__take_target(hs->claims, h->pid, err->text, sizeof(err->text));
 
+	state__unsettle();
 	h->claimed = ret == -EALREADY || ret == -EAGAIN;
 	if (ret)
 		return ret;
@@ -426,6 +431,7 @@ int host__lodge(struct hosts *hs, struct host *h, struct group *g, char *why, si
 		snprintf(why, why_size, "%s", h->why);
 		return -EOPNOTSUPP;
 	}
+	state__unsettle();
 	if (!h->injected)
 		ret = inject(hs, h, &err);
 	if (ret) {
@@ -457,6 +463,7 @@ void host__unlodge(struct host *h, struct group *g)
 
 		if (l->group != g)
 			continue;
+		state__unsettle();
 		for_each_used_place(pl, h) if (pl->counts == g) host__settle_hits(h, pl);
 		*link = l->next;
 		if (h->target && target__alive(h->target)) {
@@ -517,6 +524,7 @@ struct place *host__place(struct host *h, const struct probe *p, bool has_return
 	pl = free_place(h);
 	if (!pl)
 		return NULL;
+	state__unsettle();
 	*pl = (struct place){
 		.used = true,
 		.ino = p->o.ino,
@@ -632,6 +640,7 @@ void host__settle_hits(struct host *h, struct place *p)
 
 	if (!h->arena)
 		return;
+	state__unsettle();
 	if (p->counts && host__lodging(h, p->counts))
 		home = group__hits(p->counts, p->hit_index);
 	agent_settle_hits(h->arena, (uint32_t)(p - h->place), home);
@@ -697,6 +706,7 @@ bool hosts__drop_marked(struct hosts *hs)
 	for (struct host *h = hs->list; h; h = h->next)
 		for_each_used_place(pl, h) if (pl->drop)
 		{
+			state__unsettle();
 			host__settle_hits(h, pl);
 			n += is_marked(pl);
 		}

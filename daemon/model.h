@@ -37,7 +37,7 @@
 
 struct engine;
 struct group;
-struct khalf_link; /* build.c */
+struct khalf_link; /* build.h */
 struct parked;	   /* park.c */
 
 /* A process that holds probes. */

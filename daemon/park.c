@@ -27,6 +27,7 @@
 #include "daemon/observer.h"
 #include "daemon/pins.h"
 #include "daemon/procfs.h"
+#include "daemon/state.h"
 
 #define PARK_MOST	   16 /* probes: each costs the kernel 110 ms when it has gone, and going back waits for that */
 #define PARK_MS		   1000
@@ -558,6 +559,7 @@ int park__group(struct group *g, int (*save)(void *arg), void *arg, char *why, s
 
 	for (size_t i = 0; i < 2 * PARK_MOST; i++)
 		fd[i] = -1;
+	state__unsettle();
 	if (g->is_parked || !park__suits(g))
 		return fail(why, why_size, -EOPNOTSUPP, "its probes are not of the kind");
 	err = check_tool(g->tool->pid, why, why_size);
@@ -786,6 +788,8 @@ int park__restore(struct group *g, bool force, char *why, size_t why_size)
 {
 	/* From here on no program of the tool is attached that it does not know to be: an attempt may have failed. */
 	close_aside_wait(&park.n_closing);
+	if (g->is_parked)
+		state__unsettle();
 	return g->is_parked ? restore(g, force, why, why_size) : 0;
 }
 

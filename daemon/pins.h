@@ -37,6 +37,7 @@ size_t pins__clear(bool (*stays)(const char *name));
 #define PIN_GROUP  "group-%u-arena"	/* group id */
 #define PIN_KHALF  "group-%u-khalf-%u"	/* group id, probe */
 #define PIN_KHALFS "group-%u-khalfs-%u" /* group id, link */
+#define PIN_CODE "group-%u-code-%u" /* group id, program: an array of one element, the code */
 #define PIN_ESCAPE  "group-%u-escape-%u"  /* group id, probe */
 #define PIN_ESCAPES "group-%u-escapes-%u" /* group id, link */
 #define PIN_LEFT   "left-%d-%llu-%llu" /* pid, start time, slot: park.h */
