@@ -54,6 +54,7 @@ struct engine {
 	struct group *groups;
 	unsigned int next_group_id;
 	bool stopping;
+	uint64_t settle_at; /* CLOCK_MONOTONIC ns: not before is state.json written to tell all */
 	unsigned int settle_tries;
 	uint64_t look_at;	 /* CLOCK_MONOTONIC ns, when the host could not be scanned; 0: it was */
 	uint64_t claims_look_at; /* CLOCK_MONOTONIC ns, see watch_claims(); 0: nothing to look at */
@@ -77,6 +78,12 @@ static inline uint64_t earlier(uint64_t a, uint64_t b)
 
 /* converge.c: from what the kernel says to what should be */
 struct tool *engine__tool(struct engine *e, pid_t pid);
+struct tool *engine__add_tool(struct engine *e, pid_t pid); /* NULL: out of memory */
+/* What the tool has attached; not in any list yet. NULL: out of memory. */
+struct probe *probe__new(struct tool *t, const struct obs_probe *o);
+void engine__add_probe(struct engine *e, struct probe *p); /* as the newest */
+bool group__append(struct engine *e, struct group *g, struct probe *p); /* the probe is the group's. false: no memory */
+void group__free(struct group *g);					/* its memory only */
 void converge__hint(struct engine *e, pid_t pid); /* something about this process changed */
 void converge__everything(struct engine *e);	  /* look at the whole host again */
 void converge__tool_gone(struct engine *e, pid_t pid);

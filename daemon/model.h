@@ -141,6 +141,7 @@ struct group {
 	bool leaving;  /* no place is to name it any longer */
 	bool building; /* its code is being made: daemon/builder.h */
 	bool built;
+	bool was_adopted;    /* since its last switch another daemon was killed, and this one goes on: adopt.h */
 	bool has_khalf;	     /* a kernel half serves what still reaches the kernel; else the tool's own program does */
 	bool is_replaced;    /* it stands in the place of the tool's programs: replace.h */
 	bool never_replaced; /* that was tried */

@@ -559,14 +559,15 @@ int park__group(struct group *g, int (*save)(void *arg), void *arg, char *why, s
 
 	for (size_t i = 0; i < 2 * PARK_MOST; i++)
 		fd[i] = -1;
-	state__unsettle();
 	if (g->is_parked || !park__suits(g))
 		return fail(why, why_size, -EOPNOTSUPP, "its probes are not of the kind");
 	err = check_tool(g->tool->pid, why, why_size);
 	if (!err)
 		err = read_owners(g->tool->pid, &o, why, why_size);
-	if (!err)
+	if (!err) {
+		state__unsettle();
 		err = make_parked(g, &o, fd, why, why_size);
+	}
 	if (!err)
 		err = plan_exchange(g, &o, fd, &e, why, why_size);
 	if (!err && save(arg))

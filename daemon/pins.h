@@ -24,6 +24,8 @@ const char *pins__dir(void);
 
 __attribute__((format(printf, 2, 3))) int pins__add(int fd, const char *name, ...);
 __attribute__((format(printf, 1, 2))) void pins__drop(const char *name, ...);
+/* on: pins__drop() drops nothing, until it is off again. */
+void pins__keep(bool on);
 /* A descriptor of what is pinned under this name, or -errno. */
 __attribute__((format(printf, 1, 2))) int pins__get(const char *name, ...);
 /* Calls cb for every name. */

@@ -501,18 +501,6 @@ static void restore_parked(struct old_group *g)
 	g->n_parked = 0;
 }
 
-/* What it had still to close, uprobes of tools among it, is closed when it has ended. */
-static void wait_for_end(json_object *o)
-{
-	pid_t pid = (pid_t)record__number_in(o, "daemon");
-	uint64_t start = record__number_in(o, "daemon_start");
-	const struct timespec step = {.tv_nsec = 5000000};
-	int64_t deadline = clock_us() + END_TIMEOUT_MS * 1000ll;
-
-	while (pid > 0 && start && pid != getpid() && procfs_start_time(pid) == start && clock_us() < deadline)
-		nanosleep(&step, NULL);
-}
-
 /* A tracer of the killed one goes on to the end with what it is doing to the tool: agent/ptrace.c. */
 static void wait_for_tracer(pid_t tool)
 {
@@ -589,14 +577,19 @@ static void tell_left(const struct old *old)
 				    (long)record__number_in(old->host[i].record, "pid"));
 }
 
-static void tell_handed_back(const struct old *old, struct decisions *decisions)
+static void tell_handed_back(const struct old *old, struct decisions *decisions, const char *why)
 {
+	char reason[512] = "the bpftimed that carried it was killed";
+
+	if (why && why[0])
+		snprintf(reason, sizeof(reason),
+			 "the bpftimed that carried it was killed, and this one does not go on with it: %s", why);
 	for (size_t i = 0; i < old->n_groups; i++) {
 		const struct old_group *g = &old->group[i];
 		struct decision what = {
 			.kind = g->tool_lives ? DECISION_HANDBACK : DECISION_RELEASE,
 			.class = REASON_END,
-			.reason = g->tool_lives ? "the bpftimed that carried it was killed"
+			.reason = g->tool_lives ? reason
 						: "the bpftimed that carried it was killed, and the tool has ended",
 		};
 		char comm[16] = "";
@@ -609,21 +602,22 @@ static void tell_handed_back(const struct old *old, struct decisions *decisions)
 	}
 }
 
-int recover_state(struct decisions *decisions)
+int recover_state(struct decisions *decisions, const char *why)
 {
 	json_object *o = state__path() ? json_object_from_file(state__path()) : NULL;
 	struct old old = {0};
 	int ret = 0;
 
+	state__unsettle();
 	if (o)
-		wait_for_end(o);
+		state__await_end(o);
 	if (o && !read_all(&old, o)) {
 		ret = -EPROTO;
 		log_error("the bpftimed that was killed was of another version: what it had taken over is not handed "
 			  "back exactly");
 	} else if (o && (old.n_groups || old.n_hosts)) {
 		hand_back(&old);
-		tell_handed_back(&old, decisions);
+		tell_handed_back(&old, decisions, why);
 		log_info("after the last bpftimed was killed: %zu process(es) handed back to the kernel", old.n_hosts);
 	}
 	tell_left(&old);

@@ -10,9 +10,11 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "agent/adopt.h"
+#include "agent/clock.h"
 #include "daemon/hosts.h"
 #include "daemon/log.h"
 #include "daemon/park.h"
@@ -230,6 +232,19 @@ bool state__is_of_other(json_object *state)
 	const char *program = json_object_get_string(json_object_object_get(state, "program"));
 
 	return !program || strcmp(program, BPFTIMED_VERSION);
+}
+
+#define END_TIMEOUT_US 10000000
+
+void state__await_end(json_object *state)
+{
+	pid_t pid = (pid_t)record__number_in(state, "daemon");
+	uint64_t start = record__number_in(state, "daemon_start");
+	const struct timespec step = {.tv_nsec = 5000000};
+	int64_t deadline = clock_us() + END_TIMEOUT_US;
+
+	while (pid > 0 && start && pid != getpid() && procfs_start_time(pid) == start && clock_us() < deadline)
+		nanosleep(&step, NULL);
 }
 
 void state__remove(void)

@@ -44,6 +44,8 @@ int state__settle(const struct group *groups, const struct hosts *hosts);
 bool state__was_settled(struct json_object *state);
 /* Was what is read from the file written by another version than this? It may be understood all the same. */
 bool state__is_of_other(struct json_object *state);
+/* What the daemon that wrote it had still to close, uprobes of tools among it, is closed when it has ended. */
+void state__await_end(struct json_object *state);
 /* At the end: the file is removed, unless something is left. */
 void state__remove(void);
 
@@ -61,11 +63,11 @@ bool state__needs_pin(const char *name);
 const char *state__path(void); /* NULL: not open */
 
 /*
- * recover_state.c: reads it, hands back what the daemon that wrote it had taken, removes all pins and the file; but for
+ * recover_state.c: why is told as what kept this daemon from going on with it, if it is not empty, or NULL. Reads it, hands back what the daemon that wrote it had taken, removes all pins and the file; but for
  * what is left again. 0; -EBUSY: something is left; -EPROTO: that daemon was of another version, and what it had was
  * not handed back exactly.
  */
-int recover_state(struct decisions *decisions);
+int recover_state(struct decisions *decisions, const char *why);
 /* If this process is left, tries again. false: it is left still, and must not be touched. */
 bool recover_left(pid_t pid, uint64_t start_time);
 

@@ -1172,6 +1172,7 @@ int switch_takeover(struct switcher *sw, struct group *g)
 		return err;
 	}
 	clock_gettime(CLOCK_BOOTTIME, &g->since);
+	g->was_adopted = false;
 	g->reason[0] = 0;
 	return 0;
 }
@@ -1387,6 +1388,7 @@ int switch_handback(struct switcher *sw, struct group *g, bool force)
 		return err;
 	enable_carriers(sw, g, false);
 	clock_gettime(CLOCK_BOOTTIME, &g->since);
+	g->was_adopted = false;
 	return 0;
 }
 
