@@ -258,6 +258,37 @@ int site__adopt(struct target *t, const struct site_record *r, const char *pin_d
 	return site__adopt_all(t, r, 1, pin_dir, noop_prog_fd, out, err);
 }
 
+static void let_end(pid_t parent, const char *pin, const uint32_t *bucket, size_t n)
+{
+	const struct instructions at = {.bucket = (uint32_t *)bucket, .n = n};
+	int fd = bpf_obj_get(pin);
+
+	unlink(pin);
+	if (fd >= 0)
+		uprobes_end(parent, fd, -1, &at, true);
+}
+
+void orphans__let_end(pid_t parent, const struct site_record *r, size_t n, const char *pin_dir)
+{
+	uint32_t *bucket = calloc(n + 1, sizeof(*bucket));
+	char pin[256];
+
+	/* One link may hold many. */
+	for (size_t i = 0; bucket && i < n; i++)
+		bucket[i] = r[i].instruction;
+	for (size_t i = 0; bucket && i < n; i++) {
+		snprintf(pin, sizeof(pin), "%s/hold-%d-all-%u", pin_dir, parent, r[i].hold_link);
+		if (r[i].hold_link != NO_LINK)
+			let_end(parent, pin, bucket, n);
+		for (unsigned int k = 0; r[i].hold_link == NO_LINK && k < PATCH_MAX; k++) {
+			snprintf(pin, sizeof(pin), "%s/hold-%d-%u-%u", pin_dir, parent, r[i].index, k);
+			if (r[i].boundary_mask & (1u << k))
+				let_end(parent, pin, &bucket[i], 1);
+		}
+	}
+	free(bucket);
+}
+
 /* ---- going on ---- */
 
 static bool has_all_holds(const struct site *s)

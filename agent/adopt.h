@@ -59,6 +59,11 @@ int site__go_on(struct site *s, bool is_open, struct agent_error *err);
  */
 int orphans__repair(pid_t parent, const struct target_record *t, const struct site_record *r, size_t n,
 		    struct agent_error *err);
+/*
+ * The uprobes that held them, which are pinned in this folder, end as those of a process end that was watched:
+ * agent_bury_holds().
+ */
+void orphans__let_end(pid_t parent, const struct site_record *r, size_t n, const char *pin_dir);
 /* Repairs the fork children of these sites' targets of which nothing was told. */
 void children__repair(struct site *const *s, size_t n);
 /* The image that the process has, from that daemon: ino is its file's. It is of the same bytes as ours, or -ESTALE. */

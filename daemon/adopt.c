@@ -238,6 +238,10 @@ static void repair_children(struct adoption *a)
 		if (o->n_sites && orphans__repair(o->pid, &o->target, o->site, o->n_sites, &err))
 			log_warning("process %d has ended, and a child of it keeps inherited patches: %s", o->pid,
 				    err.text);
+	for (const struct orphaned *o = a->orphaned; o; o = o->next)
+		orphans__let_end(o->pid, o->site, o->n_sites, pins__dir());
+	for (const struct orphaned *o = a->orphaned; o; o = o->next)
+		adopt__settle_orphan(e, o);
 }
 
 /* What is pinned of groups that were being made, and of processes that have ended. */

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "agent/counters.h"
 #include "agent/service.h"
 #include "daemon/adopt_impl.h"
 #include "daemon/escape.h"
@@ -55,9 +56,34 @@ static int orphan(struct adoption *a, json_object *o)
 		return adopt__fail(a, -EINVAL, "its record of process %d is damaged", gone->pid);
 	err = read_sites(a, record__in(o, "places"), &gone->site);
 	gone->n_sites = err ? 0 : record__length(record__in(o, "places"));
+	gone->start_time = record__number_in(o, "start");
+	gone->places = record__in(o, "all_places");
 	if (!err && must_move(a, record__in(o, "lodgings")))
 		err = adopt__fail(a, -ESRCH, "process %d has ended, or executed another program", gone->pid);
 	return err;
+}
+
+void adopt__settle_orphan(struct engine *e, const struct orphaned *o)
+{
+	int fd = pins__get(PIN_HOST, o->pid, (unsigned long long)o->start_time), sites = -1;
+	struct agent_target *arena = fd < 0 ? NULL : agent_arena__map(fd, &sites);
+	struct place_record r;
+
+	for (size_t i = 0; arena && i < record__length(o->places); i++) {
+		json_object *place = record__in(record__at(o->places, i), "of");
+		struct group *g;
+
+		if (!record__read_bytes(place, &r, sizeof(r)) || !r.counts || r.index >= AGENT_MAX_SITES)
+			continue;
+		g = adopt__find_group(e, r.counts);
+		if (g && r.hit_index < g->n_probes)
+			agent_settle_hits(arena, r.index, group__hits(g, r.hit_index));
+	}
+	agent_arena__unmap(arena);
+	if (sites >= 0)
+		close(sites);
+	if (fd >= 0)
+		close(fd);
 }
 
 /* ---- its memory ---- */

@@ -15,8 +15,10 @@ struct orphaned {
 	struct orphaned *next;
 	pid_t pid;
 	struct target_record target;
+	uint64_t start_time;
 	struct site_record *site;
 	size_t n_sites;
+	json_object *places; /* as of record__host(); the adoption's */
 };
 
 struct adoption {
@@ -36,6 +38,8 @@ __attribute__((format(printf, 3, 4))) int adopt__fail(struct adoption *a, int er
 int adopt__group(struct adoption *a, json_object *o);
 /* The process of this record, in the list of hosts. 0, also when it has ended: then it is orphaned. */
 int adopt__host(struct adoption *a, json_object *o);
+/* What its threads had counted for themselves goes to their groups. */
+void adopt__settle_orphan(struct engine *e, const struct orphaned *o);
 /* They are forgotten again; nothing is done to them. */
 void adopt__leave_hosts(struct engine *e);
 void adopt__leave_groups(struct engine *e);

@@ -223,14 +223,21 @@ static struct bpf_link *attach_hook(const struct carriers *c, int link, const st
 	return bpf_program__attach(prog);
 }
 
+/* In the order of attaching; 0: there is none. */
+static void hook_programs(const struct carriers *c, size_t prog[N_LINKS])
+{
+	prog[LINK_EXIT] = forms[c->kind].exit;
+	prog[LINK_ENTER] = forms[c->kind].enter;
+	prog[LINK_BEFORE] = forms[c->kind].before;
+}
+
 /* The kernel runs the program that was attached last before the others. */
 static int hook_attach(struct carriers *c, char *err, size_t err_size)
 {
-	const struct form *form = &forms[c->kind];
-	const size_t prog[N_LINKS] = {
-		[LINK_EXIT] = form->exit, [LINK_ENTER] = form->enter, [LINK_BEFORE] = form->before};
+	size_t prog[N_LINKS];
 	int ret = 0;
 
+	hook_programs(c, prog);
 	for (int i = 0; i < N_LINKS && !ret; i++) {
 		if (!prog[i])
 			continue;
@@ -335,17 +342,25 @@ static int reuse_pin(struct bpf_map *map, const char *dir, const char *name)
 	return ret;
 }
 
-/* The program of a link, or -errno. */
-static int program_of(const struct bpf_link *link)
+/* The program of a link, which is to be another daemon's form of this one of ours; or -errno. */
+static int program_of(const struct bpf_link *link, const struct bpf_program *ours)
 {
 	struct bpf_link_info info = {0};
+	struct bpf_prog_info prog = {0};
 	uint32_t len = sizeof(info);
 	int fd;
 
 	if (bpf_obj_get_info_by_fd(bpf_link__fd(link), &info, &len))
 		return -errno;
 	fd = bpf_prog_get_fd_by_id(info.prog_id);
-	return fd < 0 ? -errno : fd;
+	if (fd < 0)
+		return -errno;
+	len = sizeof(prog);
+	if (!bpf_obj_get_info_by_fd(fd, &prog, &len) &&
+	    !strncmp(prog.name, bpf_program__name(ours), sizeof(prog.name) - 1))
+		return fd;
+	close(fd);
+	return -ESTALE;
 }
 
 /*
@@ -354,9 +369,11 @@ static int program_of(const struct bpf_link *link)
  */
 static int hook_adopt(struct carriers *c, const char *dir)
 {
+	size_t prog[N_LINKS];
 	char path[PATH_MAX];
 	int ret = 0;
 
+	hook_programs(c, prog);
 	for (size_t i = 0; i < N(pinned) && !ret; i++) {
 		struct bpf_map *map = bpf_object__find_map_by_name(c->hook->obj, pinned[i].map);
 
@@ -366,7 +383,9 @@ static int hook_adopt(struct carriers *c, const char *dir)
 		if (access(pin_path(path, sizeof(path), dir, link_pin[i]), F_OK))
 			continue;
 		c->link[i] = bpf_link__open(path);
-		c->other_prog[i] = c->link[i] ? program_of(c->link[i]) : -errno;
+		c->other_prog[i] = !c->link[i] ? -errno
+				   : prog[i] ? program_of(c->link[i], program(c->hook, prog[i]))
+					     : -ESTALE;
 		ret = c->other_prog[i] < 0 ? c->other_prog[i] : 0;
 	}
 	return ret;

@@ -268,6 +268,10 @@ static int start(struct engine *e, const struct engine_opts *opts, char *err, si
 		adopt__catch_up(last, e);
 	else
 		converge__everything(e);
+	if (last)
+		snprintf(e->last, sizeof(e->last), "gone on with");
+	else if (why[0])
+		snprintf(e->last, sizeof(e->last), "handed back, because %s", why);
 	adopt__free(last);
 	run(e);
 	return 0;

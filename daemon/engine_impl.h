@@ -31,6 +31,7 @@ struct engine {
 	sd_event_source *guard_source;
 	const char *runtime_dir; /* the shell's */
 	const struct policy *policy;
+	char last[REASON_SIZE + 32]; /* what became of what a bpftimed that was killed had left; empty: nothing was */
 	char *policy_error; /* why the policy on disk does not hold, or NULL */
 	void (*changed)(void *arg);
 	void *changed_arg;

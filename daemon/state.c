@@ -121,6 +121,7 @@ int state__save(const struct group *groups, const struct hosts *hosts)
 
 	if (!path[0])
 		return 0;
+	state__unsettle();
 	record__begin();
 	o = json_object_new_object();
 	gs = json_object_new_array();
