@@ -68,7 +68,7 @@ footprint() {
 adopted() {
 	"$B/bpftime" explain "$1" | tee "$SESSION/explained" | grep -q 'since then: a bpftimed that was killed; this one goes on' ||
 		{ cat "$SESSION/explained" "$SESSION/daemon.log"; return 1; }
-	"$B/bpftime" events --tool "$1" | grep -q '  adopt .*goes on in userspace: the bpftimed that carried it was killed'
+	"$B/bpftime" events --tool "$1" | grep -q '  adopt .*goes on in userspace.*the bpftimed that carried it was killed'
 	run ! grep -q '  handback ' <("$B/bpftime" events --tool "$1")
 }
 
@@ -78,6 +78,12 @@ not_adopted() {
 		{ cat "$SESSION/told" "$SESSION/daemon.log"; return 1; }
 	run ! grep -q '  adopt ' "$SESSION/told"
 	"$B/bpftime" status | grep -q "^last .*handed back, because .*$2"
+}
+
+# finish DIR NAME: the workload ends now; the tool says what it has called.
+finish() {
+	kill -USR2 "$WORKLOAD_PID"
+	exact_finish "$@"
 }
 
 nothing_left() {
@@ -111,7 +117,7 @@ nothing_left() {
 	watch_end
 	touched
 	offloaded "$TOOL_PID"
-	exact_finish "$SESSION/x" count_tid
+	finish "$SESSION/x" count_tid
 	daemon_stop
 	nothing_left
 }
@@ -133,7 +139,7 @@ nothing_left() {
 		sleep 0.3
 		daemon_stop
 		nothing_left
-		exact_finish "$SESSION/$tool" "$tool"
+		finish "$SESSION/$tool" "$tool"
 	done
 }
 
@@ -157,7 +163,7 @@ nothing_left() {
 		daemon_kill
 		daemon_start
 		adopted "$TOOL_PID"
-		exact_finish "$SESSION/$tool" "$tool"
+		finish "$SESSION/$tool" "$tool"
 		daemon_stop
 		nothing_left
 	done
@@ -184,9 +190,10 @@ parked() { "$B/bpftime" explain "$TOOL_PID" | grep -q "the tool's own attachment
 	sleep 0.3
 	"$B/bpftime" handback "$TOOL_PID"
 	bpftool perf show | grep "^pid $TOOL_PID " | grep -q "$WORKLOAD"
+	kill -USR2 "$WORKLOAD_PID"
 	exact_called "$SESSION/x"
 	exact_tool_end "$TOOL_PID"
-	grep -qx "count 800000" "$SESSION/tool"
+	grep -qx "count $(awk '/^calls/ { print $2 }' "$SESSION/x/workload")" "$SESSION/tool"
 }
 
 @test "processes come, fork and end while no bpftimed runs: those that came are followed, all are counted" {
@@ -247,7 +254,7 @@ carries() { "$B/bpftime" explain "$TOOL_PID" | grep -E 'runs in userspace' | gre
 }
 
 @test "handed back, exactly, and the reason said: killed in the middle of something, of another build, of another version" {
-	local i
+	local k
 	local -a change=(
 		'rm "$SESSION/run/settled"'
 		'sed -i -E "s/\"build\": *\"[^\"]*\"/\"build\":\"00\"/" "$SESSION/run/state.json"'
@@ -256,24 +263,25 @@ carries() { "$B/bpftime" explain "$TOOL_PID" | grep -E 'runs in userspace' | gre
 		'policy off.json "{\"version\": 1, \"rules\": [{\"target\": {\"comm\": \"workload\"}, \"action\": \"kernel\"}]}"'
 	)
 	local -a reason=('it was killed while it changed something' 'it was of another build' 'cannot be had' 'cannot be had' policy)
-	for i in "${!change[@]}"; do
+	for k in "${!change[@]}"; do
+		echo "${change[k]}"
 		rm -rf "$SESSION/policy.d"
 		daemon_start
-		exact_start "$SESSION/$i" count_tid 4 200000 --rate 40000
+		exact_start "$SESSION/$k" count_tid 4 200000 --rate 40000
 		offloaded "$TOOL_PID"
-		exact_go "$SESSION/$i"
+		exact_go "$SESSION/$k"
 		sleep 0.3
 		daemon_kill
-		eval "${change[i]}"
+		eval "${change[k]}"
 		daemon_start
-		if [ "${reason[i]}" = policy ]; then
+		if [ "${reason[k]}" = policy ]; then
 			wait_until 15 in_kernel "$TOOL_PID"
 			"$B/bpftime" events --tool "$TOOL_PID" | grep -q '  handback .*the policy says something else of it now'
 		else
-			not_adopted "$TOOL_PID" "${reason[i]}"
+			not_adopted "$TOOL_PID" "${reason[k]}"
 			offloaded "$TOOL_PID"
 		fi
-		exact_finish "$SESSION/$i" count_tid
+		finish "$SESSION/$k" count_tid
 		daemon_stop
 		nothing_left
 	done
@@ -299,17 +307,18 @@ carries() { "$B/bpftime" explain "$TOOL_PID" | grep -E 'runs in userspace' | gre
 }
 
 exact_finish_workload() {
+	kill -USR2 "$WORKLOAD_PID"
 	exact_called "$1"
 	exact_workload_end "$1" "$WORKLOAD_PID"
 }
 
 @test "killed while it goes on with what the last one left, again and again: the tool prints the truth" {
-	local i n=0
+	local times went_on=0
 	daemon_start
 	exact_start "$SESSION/x" count_tid 8 2000000 --rate 20000
 	offloaded "$TOOL_PID"
 	exact_go "$SESSION/x"
-	for ((i = 0; i < 3 * KILLS; i++)); do
+	for ((times = 0; times < 3 * KILLS; times++)); do
 		wait_until 10 is_settled
 		kill -9 "$DAEMON"
 		ended "$DAEMON"
@@ -320,12 +329,11 @@ exact_finish_workload() {
 		wait $! || true
 		daemon_start
 		offloaded "$TOOL_PID"
-		"$B/bpftime" explain "$TOOL_PID" | grep -q 'since then: a bpftimed that was killed' && n=$((n + 1))
+		"$B/bpftime" explain "$TOOL_PID" | grep -q 'since then: a bpftimed that was killed' && went_on=$((went_on + 1))
 	done
-	echo "$n of $i went on"
-	kill -USR2 "$WORKLOAD_PID"
-	exact_finish "$SESSION/x" count_tid
+	echo "$went_on of $times went on"
+	finish "$SESSION/x" count_tid
 	daemon_stop
 	nothing_left
-	((n > i / 2))
+	((went_on > times / 2))
 }
