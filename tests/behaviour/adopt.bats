@@ -258,11 +258,11 @@ carries() { "$B/bpftime" explain "$TOOL_PID" | grep -E 'runs in userspace' | gre
 	local -a change=(
 		'rm "$SESSION/run/settled"'
 		'sed -i -E "s/\"build\": *\"[^\"]*\"/\"build\":\"00\"/" "$SESSION/run/state.json"'
-		'rm "$SESSION"/run/bpf/host-*-arena'
+		'rm "$SESSION/run/bpf/carry-0"'
 		'rm "$SESSION"/run/bpf/group-*-code-0'
 		'policy off.json "{\"version\": 1, \"rules\": [{\"target\": {\"comm\": \"workload\"}, \"action\": \"kernel\"}]}"'
 	)
-	local -a reason=('it was killed while it changed something' 'it was of another build' 'cannot be had' 'cannot be had' policy)
+	local -a reason=('it was killed while it changed something' 'it was of another build' 'the carrier in place 0 is not as it was left' 'cannot be had' policy)
 	for k in "${!change[@]}"; do
 		echo "${change[k]}"
 		rm -rf "$SESSION/policy.d"
