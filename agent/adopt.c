@@ -14,7 +14,8 @@
 
 _Static_assert(PATCH_MAX == sizeof(((struct site_record *)0)->jump), "a record has room for a jump");
 _Static_assert(SITE_MAX_CODE == AGENT_RECORD_CODE, "a record has room for the code of a site");
-_Static_assert(sizeof(((struct site *)0)->before) == sizeof(((struct site_record *)0)->before), "and what is before it");
+_Static_assert(sizeof(((struct site *)0)->before) == sizeof(((struct site_record *)0)->before),
+	       "and what is before it");
 
 #define NO_LINK (~0u)
 

@@ -20,9 +20,9 @@
 #define N_LINKS 5
 
 struct agent_service {
-	struct service_bpf *skel;	/* NULL: another daemon has loaded it */
-	int arenas_fd, children_fd;	/* its maps */
-	bool is_anothers;		/* what is pinned stays so */
+	struct service_bpf *skel;   /* NULL: another daemon has loaded it */
+	int arenas_fd, children_fd; /* its maps */
+	bool is_anothers;	    /* what is pinned stays so */
 	struct bpf_link *link[N_LINKS];
 	int n_changing; /* threads that still wait */
 };

@@ -2,10 +2,14 @@
 #include "daemon/adopt.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "agent/service.h"
 #include "daemon/adopt_impl.h"
@@ -32,6 +36,40 @@ int adopt__fail(struct adoption *a, int err, const char *format, ...)
 
 /* ---- what is left ---- */
 
+#define ATTEMPTS_NAME "adopting"
+#define ATTEMPTS_MOST 3
+
+static bool attempts_path(char *path, size_t size)
+{
+	const char *state = state__path();
+
+	return state && (size_t)snprintf(path, size, "%.*s" ATTEMPTS_NAME, (int)(strlen(state) - strlen(STATE_NAME)),
+					 state) < size;
+}
+
+/* How many daemons have tried to go on with it and did not come to the end; this one is another from now on. */
+static unsigned int count_attempts(void)
+{
+	char path[PATH_MAX];
+	struct stat st = {0};
+	int fd = attempts_path(path, sizeof(path))
+			 ? open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600)
+			 : -1;
+	bool is_counted = fd >= 0 && !fstat(fd, &st) && write(fd, ".", 1) == 1;
+
+	if (fd >= 0)
+		close(fd);
+	return is_counted ? (unsigned int)st.st_size : 0;
+}
+
+static void forget_attempts(void)
+{
+	char path[PATH_MAX];
+
+	if (attempts_path(path, sizeof(path)))
+		unlink(path);
+}
+
 /* Why not, or NULL; empty: there is nothing. */
 static const char *why_not(json_object *o)
 {
@@ -54,7 +92,14 @@ struct adoption *adopt__read(char *why, size_t why_size)
 {
 	json_object *o = state__path() ? json_object_from_file(state__path()) : NULL;
 	const char *not = o ? why_not(o) : "";
-	struct adoption *a = not ? NULL : calloc(1, sizeof(*a));
+	struct adoption *a;
+
+	/* Should there be something in it that ends daemons, not all of them are to end of it. */
+	if (!not &&count_attempts() >= ATTEMPTS_MOST)
+		not = "several bpftimeds that went on with it were killed at that";
+	if (not )
+		forget_attempts();
+	a = not ? NULL : calloc(1, sizeof(*a));
 
 	snprintf(why, why_size, "%s", not ? not : a ? "" : "out of memory");
 	if (!a) {
@@ -71,6 +116,7 @@ void adopt__free(struct adoption *a)
 {
 	if (!a)
 		return;
+	forget_attempts();
 	for (struct orphaned *o; (o = a->orphaned); free(o)) {
 		a->orphaned = o->next;
 		free(o->site);
@@ -83,20 +129,25 @@ void adopt__free(struct adoption *a)
 /* ---- the parts that all share ---- */
 
 /* Any process that carries the agent has its code. */
-static int find_origin(struct adoption *a, struct hosts_origin *from)
+static int open_hosts(struct adoption *a)
 {
 	json_object *hosts = record__in(a->state, "hosts");
+	struct hosts_origin from = {.image_ino = record__number_in(a->state, "image")};
+	struct engine *e = a->e;
 
-	from->image_ino = record__number_in(a->state, "image");
+	adopt__fail(a, 0, "no process that carries the agent lives any more");
 	for (size_t i = 0; i < record__length(hosts); i++) {
 		json_object *h = record__at(hosts, i);
 
-		from->pid = (pid_t)record__number_in(h, "pid");
-		if (procfs_start_time(from->pid) == record__number_in(h, "start") &&
-		    record__read_bytes(record__in(h, "target"), &from->target, sizeof(from->target)))
+		from.pid = (pid_t)record__number_in(h, "pid");
+		if (procfs_start_time(from.pid) != record__number_in(h, "start") ||
+		    !record__read_bytes(record__in(h, "target"), &from.target, sizeof(from.target)))
+			continue;
+		if (!hosts__init(&e->hosts, e->policy, e->claims, &from, a->why, a->why_size))
 			return 0;
+		hosts__fini(&e->hosts);
 	}
-	return adopt__fail(a, -ESRCH, "no process that carries the agent lives any more");
+	return -ESRCH;
 }
 
 static int restore_escapes(struct adoption *a)
@@ -105,8 +156,7 @@ static int restore_escapes(struct adoption *a)
 	struct escape_record r;
 
 	for (size_t i = 0; i < record__length(all); i++)
-		if (!record__read_bytes(record__at(all, i), &r, sizeof(r)) ||
-		    escapes__restore(a->e->hosts.escapes, &r))
+		if (!record__read_bytes(record__at(all, i), &r, sizeof(r)) || escapes__restore(a->e->hosts.escapes, &r))
 			return adopt__fail(a, -EINVAL, "its record of escape slots is damaged");
 	return 0;
 }
@@ -114,13 +164,10 @@ static int restore_escapes(struct adoption *a)
 static int open_parts(struct adoption *a)
 {
 	struct engine *e = a->e;
-	struct hosts_origin from;
 	int err = observer__scan(e->observer, 0, &a->scan, a->why, a->why_size);
 
 	if (!err)
-		err = find_origin(a, &from);
-	if (!err)
-		err = hosts__init(&e->hosts, e->policy, e->claims, &from, a->why, a->why_size);
+		err = open_hosts(a);
 	if (!err)
 		err = restore_escapes(a);
 	return err ? err : carriers__adopt(&e->carriers, pins__dir(), a->why, a->why_size);

@@ -10,8 +10,8 @@
  * this very build, and agree with what tools have attached, what is pinned, what the gates say and what targets have
  * in their memory. Any doubt is a reason to hand back everything, as recover_state() does.
  *
- * Until all of it has been looked at nothing is changed, and what is pinned stays: a daemon that is killed meanwhile, or
- * that finds a reason, leaves what it has found.
+ * Until all of it has been looked at nothing is changed, and what is pinned stays: a daemon that is killed meanwhile,
+ * or that finds a reason, leaves what it has found.
  */
 #ifndef BPFTIME_ADOPT_H
 #define BPFTIME_ADOPT_H

@@ -71,9 +71,9 @@ static bool is_attached(const struct obs_probe *now, const struct probe *p)
 	if (p->parked)
 		return park__is_of(now, p) && now->enabled && now->tool == o->tool;
 	return now->event_id == o->event_id && now->prog_id == o->prog_id && now->kind == o->kind &&
-	       now->form == o->form && now->tool == o->tool && now->link_id == o->link_id &&
-	       now->offset == o->offset && now->ino == o->ino && now->dev == o->dev && now->cookie == o->cookie &&
-	       now->target == o->target && (now->enabled || probe_is_tracepoint(p));
+	       now->form == o->form && now->tool == o->tool && now->link_id == o->link_id && now->offset == o->offset &&
+	       now->ino == o->ino && now->dev == o->dev && now->cookie == o->cookie && now->target == o->target &&
+	       (now->enabled || probe_is_tracepoint(p));
 }
 
 /* By which descriptors may have changed. */
@@ -257,11 +257,8 @@ static int take_links(struct adoption *a, struct group *g, const struct group_re
 	for (size_t i = 0; i < n && !err; i++) {
 		if (!record__read_bytes(record__at(links, i), &l, sizeof(l)) || l.prog >= g->n_progs)
 			return adopt__fail(a, -EINVAL, "its record of a group is damaged");
-		g->link[i] = (struct khalf_link){.replaced = l.replaced,
-						 .prog = l.prog,
-						 .is_return = l.is_return,
-						 .dev = l.dev,
-						 .ino = l.ino};
+		g->link[i] = (struct khalf_link){
+			.replaced = l.replaced, .prog = l.prog, .is_return = l.is_return, .dev = l.dev, .ino = l.ino};
 		err = take_pin(a, pins__get(PIN_KHALFS, g->id, (unsigned int)i), &g->link[i].fd);
 		g->n_links += !err;
 		if (!err)
@@ -327,7 +324,8 @@ static int take_carriers(struct adoption *a, struct group *g, json_object *maps)
 		if (m->geo.kind == SHM_DIRECT || !record__read_bytes(record__at(maps, i), &r, sizeof(r)))
 			continue;
 		if (r.carrier < 0)
-			return g->state == GROUP_SHARED ? adopt__fail(a, -ESTALE, "map %s has no carrier", m->m.name) : 0;
+			return g->state == GROUP_SHARED ? adopt__fail(a, -ESTALE, "map %s has no carrier", m->m.name)
+							: 0;
 		err = carriers__adopt_one(a->e->carriers, r.carrier, g->state == GROUP_SHARED, pins__dir(), m->fd,
 					  g->arena_fd, &m->geo, a->why, a->why_size);
 		if (!err)

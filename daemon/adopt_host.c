@@ -33,8 +33,8 @@ static int read_sites(struct adoption *a, json_object *all, struct site_record *
 static bool must_move(struct adoption *a, json_object *lodgings)
 {
 	for (size_t i = 0; i < record__length(lodgings); i++) {
-		const struct group *g = adopt__find_group(
-			a->e, (unsigned int)record__number_in(record__at(lodgings, i), "group"));
+		const struct group *g =
+			adopt__find_group(a->e, (unsigned int)record__number_in(record__at(lodgings, i), "group"));
 
 		if (g && g->state == GROUP_SHARED && g->has_mirrored && !g->has_khalf)
 			return true;

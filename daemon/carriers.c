@@ -56,7 +56,7 @@ struct carriers {
 	enum bpf_hook kind;
 	struct carry_hook_bpf *hook;
 	struct bpf_link *link[N_LINKS]; /* while there is a carrier: an unused hook costs nobody anything */
-	int other_prog[N_LINKS]; /* what another daemon has attached there, or -1: programs of hook are */
+	int other_prog[N_LINKS];	/* what another daemon has attached there, or -1: programs of hook are */
 	int outer_fd, inner_fd;		/* an array of maps: changing it waits for programs that run */
 	size_t n;
 	uint64_t missed; /* by carriers that have been removed */
@@ -71,7 +71,7 @@ static const struct {
 	const char *map, *pin;
 } pinned[] = {
 	{"carriers", "carry-programs"}, {"carriers_exit", "carry-programs-exit"}, {"carried", "carry-on"},
-	{"known", "carry-known"},	{"carry_ho.bss", "carry-state"},	{"calls", "carry-calls"},
+	{"known", "carry-known"},	{"carry_ho.bss", "carry-state"},	  {"calls", "carry-calls"},
 };
 
 #define PIN_CARRIER "carry-%u" /* place: what the carrier there remembers */
@@ -384,8 +384,8 @@ static int hook_adopt(struct carriers *c, const char *dir)
 			continue;
 		c->link[i] = bpf_link__open(path);
 		c->other_prog[i] = !c->link[i] ? -errno
-				   : prog[i] ? program_of(c->link[i], program(c->hook, prog[i]))
-					     : -ESTALE;
+				   : prog[i]   ? program_of(c->link[i], program(c->hook, prog[i]))
+					       : -ESTALE;
 		ret = c->other_prog[i] < 0 ? c->other_prog[i] : 0;
 	}
 	return ret;
@@ -508,11 +508,10 @@ static int carrier_load(struct carriers *c, struct carrier *k, uint32_t place, i
 
 	if (!skel)
 		return -errno;
-	bpf_object__for_each_program(p, skel->obj)
-		bpf_program__set_autoload(p, p == skel->progs.carry_seal ||
-						     (!from && (p == program(skel, form->carrier) ||
-								(form->carrier_exit &&
-								 p == program(skel, form->carrier_exit)))));
+	bpf_object__for_each_program(p, skel->obj) bpf_program__set_autoload(
+		p, p == skel->progs.carry_seal ||
+			   (!from && (p == program(skel, form->carrier) ||
+				      (form->carrier_exit && p == program(skel, form->carrier_exit)))));
 	memcpy((void *)&skel->rodata->carry_geo, g, sizeof(*g));
 	*(uint32_t *)&skel->rodata->carry_place = place;
 	ret = bpf_map__reuse_fd(skel->maps.carry_arena, arena_fd);
@@ -626,7 +625,7 @@ static bool is_in_place(const struct carriers *c, const struct carrier *k, uint3
 	if (form->carrier_exit && bpf_map_lookup_elem(bpf_map__fd(c->hook->maps.carriers_exit), &place, &id))
 		return false;
 	return bpf_map_lookup_elem(bpf_map__fd(c->hook->maps.carried), &k->map, &on) ? !k->enabled
-										      : k->enabled && on == place;
+										     : k->enabled && on == place;
 }
 
 int carriers__adopt_one(struct carriers *c, int handle, bool is_enabled, const char *dir, int tool_map_fd, int arena_fd,

@@ -185,7 +185,8 @@ static int open_parts(struct engine *e, char *err, size_t err_size)
 	return ret ? ret : hosts__init(&e->hosts, e->policy, e->claims, NULL, err, err_size);
 }
 
-/* One that was killed told by other means than a new one would. NULL: it is to be handed back, for the reason in why. */
+/* One that was killed told by other means than a new one would. NULL: it is to be handed back, for the reason in why.
+ */
 static struct adoption *open_observer(struct engine *e, struct adoption *a, char *why, size_t why_size)
 {
 	if (!a || !observer__adopt(&e->observer, pins__dir(), on_observed, e, why, why_size))
@@ -272,8 +273,8 @@ static int start(struct engine *e, const struct engine_opts *opts, char *err, si
 		snprintf(e->last, sizeof(e->last), "gone on with");
 	else if (why[0])
 		snprintf(e->last, sizeof(e->last), "handed back, because %s", why);
-	adopt__free(last);
 	run(e);
+	adopt__free(last);
 	return 0;
 }
 

@@ -32,7 +32,7 @@ struct engine {
 	const char *runtime_dir; /* the shell's */
 	const struct policy *policy;
 	char last[REASON_SIZE + 32]; /* what became of what a bpftimed that was killed had left; empty: nothing was */
-	char *policy_error; /* why the policy on disk does not hold, or NULL */
+	char *policy_error;	     /* why the policy on disk does not hold, or NULL */
 	void (*changed)(void *arg);
 	void *changed_arg;
 	struct decisions *decisions;
@@ -82,11 +82,11 @@ struct tool *engine__tool(struct engine *e, pid_t pid);
 struct tool *engine__add_tool(struct engine *e, pid_t pid); /* NULL: out of memory */
 /* What the tool has attached; not in any list yet. NULL: out of memory. */
 struct probe *probe__new(struct tool *t, const struct obs_probe *o);
-void engine__add_probe(struct engine *e, struct probe *p); /* as the newest */
+void engine__add_probe(struct engine *e, struct probe *p);		/* as the newest */
 bool group__append(struct engine *e, struct group *g, struct probe *p); /* the probe is the group's. false: no memory */
 void group__free(struct group *g);					/* its memory only */
-void converge__hint(struct engine *e, pid_t pid); /* something about this process changed */
-void converge__everything(struct engine *e);	  /* look at the whole host again */
+void converge__hint(struct engine *e, pid_t pid);			/* something about this process changed */
+void converge__everything(struct engine *e);				/* look at the whole host again */
 void converge__tool_gone(struct engine *e, pid_t pid);
 void converge__host_gone(struct engine *e, pid_t pid); /* ended, or executed another program */
 void converge__changed(struct engine *e); /* a tool's state may be another: clients may be waiting for it */

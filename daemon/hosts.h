@@ -36,8 +36,8 @@ struct hosts_origin {
 	uint64_t image_ino;
 };
 /*
- * repairer, on_new and on_new_arg stay as the caller has set them. from: what that daemon has pinned for targets is gone
- * on with, and stays where it is until hosts__own(); NULL: there is nothing.
+ * repairer, on_new and on_new_arg stay as the caller has set them. from: what that daemon has pinned for targets is
+ * gone on with, and stays where it is until hosts__own(); NULL: there is nothing.
  */
 int hosts__init(struct hosts *hs, const struct policy *policy, struct claims *claims, const struct hosts_origin *from,
 		char *err, size_t err_size);

@@ -30,7 +30,7 @@ json_object *record__bytes(const void *data, size_t size);
 uint64_t record__number_in(json_object *o, const char *key);
 json_object *record__in(json_object *o, const char *key);
 bool record__read_bytes(json_object *text, void *out, size_t size); /* false: it is not so many bytes */
-size_t record__length(json_object *array);			      /* NULL: 0 */
+size_t record__length(json_object *array);			    /* NULL: 0 */
 json_object *record__at(json_object *array, size_t i);
 
 /* ---- of a group ---- */

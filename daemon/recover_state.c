@@ -200,8 +200,8 @@ static bool read_host(struct old_host *h, json_object *o)
 	for (size_t i = 0; h->arena && h->at && i < record__length(places); i++) {
 		struct old_site *at = &h->at[h->n_sites];
 
-		if (!record__read_bytes(json_object_array_get_idx(places, i), &s, sizeof(s)) || s.index >= AGENT_MAX_SITES ||
-		    site__adopt(h->target, &s, pins__dir(), -1, &at->site, &err))
+		if (!record__read_bytes(json_object_array_get_idx(places, i), &s, sizeof(s)) ||
+		    s.index >= AGENT_MAX_SITES || site__adopt(h->target, &s, pins__dir(), -1, &at->site, &err))
 			continue;
 		at->index = (int)s.index;
 		/* The kernel writes its int3 over an open place when a probe is attached there, our own restoring too.

@@ -147,8 +147,8 @@ int state__save(const struct group *groups, const struct hosts *hosts)
 	snprintf(temporary, sizeof(temporary), "%s.new", path);
 	if (!record__is_whole())
 		errno = ENOMEM;
-	if (!record__is_whole() || json_object_to_file_ext(temporary, o, JSON_C_TO_STRING_PLAIN) || chmod(temporary, 0600) ||
-	    rename(temporary, path)) {
+	if (!record__is_whole() || json_object_to_file_ext(temporary, o, JSON_C_TO_STRING_PLAIN) ||
+	    chmod(temporary, 0600) || rename(temporary, path)) {
 		err = errno ? -errno : -EIO;
 		log_warning("%s cannot be written: %s", path, strerror(-err));
 	}

@@ -23,9 +23,9 @@ struct host;
 struct hosts;
 struct json_object;
 
-#define STATE_NAME    "state.json"
+#define STATE_NAME	   "state.json"
 #define STATE_SETTLED_NAME "settled"
-#define STATE_VERSION 5
+#define STATE_VERSION	   5
 
 /* Where; call once. */
 void state__open(const char *runtime_dir);
@@ -63,9 +63,9 @@ bool state__needs_pin(const char *name);
 const char *state__path(void); /* NULL: not open */
 
 /*
- * recover_state.c: why is told as what kept this daemon from going on with it, if it is not empty, or NULL. Reads it, hands back what the daemon that wrote it had taken, removes all pins and the file; but for
- * what is left again. 0; -EBUSY: something is left; -EPROTO: that daemon was of another version, and what it had was
- * not handed back exactly.
+ * recover_state.c: why is told as what kept this daemon from going on with it, if it is not empty, or NULL. Reads it,
+ * hands back what the daemon that wrote it had taken, removes all pins and the file; but for what is left again. 0;
+ * -EBUSY: something is left; -EPROTO: that daemon was of another version, and what it had was not handed back exactly.
  */
 int recover_state(struct decisions *decisions, const char *why);
 /* If this process is left, tries again. false: it is left still, and must not be touched. */

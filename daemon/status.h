@@ -11,8 +11,8 @@
  * "targets": [pid, ...]}]}]
  *
  * explain: one element of ps, with "since" (seconds, or null) in the tool and in each probe, and in each probe
- * "refused": [{"pid", "reason"}]: the processes into which it does not go, and "adopted": it goes on from a bpftimed that
- * was killed.
+ * "refused": [{"pid", "reason"}]: the processes into which it does not go, and "adopted": it goes on from a bpftimed
+ * that was killed.
  */
 #ifndef BPFTIME_STATUS_H
 #define BPFTIME_STATUS_H

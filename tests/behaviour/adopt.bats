@@ -90,6 +90,7 @@ nothing_left() {
 	[ ! -e "$SESSION/run/bpf" ]
 	[ ! -e "$SESSION/run/state.json" ]
 	[ ! -e "$SESSION/run/settled" ]
+	[ ! -e "$SESSION/run/adopting" ]
 }
 
 @test "killed under load, started again: no target is stopped or written to, the tool prints the truth" {
@@ -117,6 +118,14 @@ nothing_left() {
 	watch_end
 	touched
 	offloaded "$TOOL_PID"
+	# What has just been handed back is there, too.
+	"$B/bpftime" handback "$TOOL_PID"
+	daemon_kill
+	daemon_start
+	offloaded "$TOOL_PID"
+	"$B/bpftime" events --tool "$TOOL_PID" | tee "$SESSION/told" | grep -q '  offload '
+	run ! grep -q '  handback ' "$SESSION/told"
+	"$B/bpftime" status | grep -qx 'last  *gone on with'
 	finish "$SESSION/x" count_tid
 	daemon_stop
 	nothing_left
