@@ -250,15 +250,22 @@ struct fork_sites {
 	struct site_record record[];
 };
 
-struct fork_sites *fork_sites__new(const struct target *t, struct site *const *s, size_t n)
+static struct fork_sites *new_fork_sites(pid_t parent, uint64_t fork_page, size_t n)
 {
 	struct fork_sites *f = calloc(1, sizeof(*f) + n * sizeof(f->record[0]));
 
 	if (!f)
 		return NULL;
-	f->parent = (struct target){.pid = t->pid, .fork_page = t->fork_page};
+	f->parent = (struct target){.pid = parent, .fork_page = fork_page};
 	f->n = n;
-	for (size_t i = 0; i < n; i++)
+	return f;
+}
+
+struct fork_sites *fork_sites__new(const struct target *t, struct site *const *s, size_t n)
+{
+	struct fork_sites *f = new_fork_sites(t->pid, t->fork_page, n);
+
+	for (size_t i = 0; f && i < n; i++)
 		site__record(s[i], &f->record[i]);
 	return f;
 }
@@ -301,4 +308,33 @@ int fork_sites__repair(struct fork_sites *f, pid_t child, struct agent_error *er
 	free(area);
 	free(list);
 	return rc;
+}
+
+/* ---- of processes that ended while nobody was told ---- */
+
+int orphans__repair(pid_t parent, const struct target_record *t, const struct site_record *r, size_t n,
+		    struct agent_error *err)
+{
+	struct fork_sites *f = new_fork_sites(parent, t->fork_page, n);
+	DIR *d = f ? opendir("/proc") : NULL;
+	struct dirent *e;
+	int ret = d ? 0 : agent_fail(err, -ENOMEM, "out of memory");
+
+	if (f)
+		memcpy(f->record, r, n * sizeof(*r));
+	while (d && !ret && (e = readdir(d))) {
+		pid_t pid = isdigit((unsigned char)e->d_name[0]) ? atoi(e->d_name) : 0;
+
+		if (pid)
+			ret = fork_sites__repair(f, pid, err);
+	}
+	if (d)
+		closedir(d);
+	fork_sites__free(f);
+	return ret;
+}
+
+void children__repair(struct site *const *s, size_t n)
+{
+	children_repair(s, n);
 }

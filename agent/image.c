@@ -9,6 +9,7 @@
 #include <unistd.h>
 #include <Zydis/Zydis.h>
 
+#include "adopt.h"
 #include "exec_memfd.h"
 #include "target.h"
 
@@ -69,6 +70,43 @@ int agent_image__new(struct agent_image **out, struct agent_error *err)
 	}
 	*out = img;
 	return 0;
+}
+
+/* A target can have mapped anything there: what is sealed and of the same bytes and inode is ours. */
+static bool is_our_image(int fd, uint64_t ino)
+{
+	unsigned char bytes[4096];
+	struct stat st;
+
+	if (fstat(fd, &st) || st.st_ino != ino || st.st_size != (off_t)sizeof(image_bin) ||
+	    (fcntl(fd, F_GET_SEALS) & (F_SEAL_WRITE | F_SEAL_SHRINK)) != (F_SEAL_WRITE | F_SEAL_SHRINK))
+		return false;
+	for (size_t at = 0; at < sizeof(image_bin); at += sizeof(bytes))
+		if (pread(fd, bytes, sizeof(bytes), (off_t)at) != (ssize_t)sizeof(bytes) ||
+		    memcmp(bytes, image_bin + at, sizeof(bytes)))
+			return false;
+	return true;
+}
+
+int agent_image__of(struct agent_image **out, int fd, uint64_t ino, struct agent_error *err)
+{
+	struct agent_image *img = is_our_image(fd, ino) ? calloc(1, sizeof(*img)) : NULL;
+
+	if (!img) {
+		close(fd);
+		return agent_fail(err, -ESTALE, "the agent's code is not the one that this bpftimed has");
+	}
+	img->fd = fd;
+	memcpy(&img->hdr, image_bin, sizeof(img->hdr));
+	*out = img;
+	return 0;
+}
+
+uint64_t agent_image__ino(const struct agent_image *img)
+{
+	struct stat st;
+
+	return fstat(img->fd, &st) ? 0 : st.st_ino;
 }
 
 int agent_image__fd(const struct agent_image *img)

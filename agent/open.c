@@ -158,13 +158,17 @@ static int check_process(pid_t pid, struct agent_error *err)
 
 int target__open(pid_t pid, struct target **out, struct agent_error *err)
 {
+	int rc = check_process(pid, err);
+
+	return rc ? rc : target_open_unchecked(pid, out, err);
+}
+
+int target_open_unchecked(pid_t pid, struct target **out, struct agent_error *err)
+{
 	struct target *t;
 	char path[64];
 	int rc;
 
-	rc = check_process(pid, err);
-	if (rc)
-		return rc;
 	t = calloc(1, sizeof(*t));
 	if (!t)
 		return agent_fail(err, -ENOMEM, "out of memory");

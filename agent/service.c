@@ -3,6 +3,7 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,10 +20,14 @@
 #define N_LINKS 5
 
 struct agent_service {
-	struct service_bpf *skel;
+	struct service_bpf *skel;   /* NULL: another daemon has loaded it */
+	int arenas_fd, children_fd; /* its maps */
+	bool is_anothers;	    /* what is pinned stays so */
 	struct bpf_link *link[N_LINKS];
 	int n_changing; /* threads that still wait */
 };
+
+static const char *const map_pin[] = {"service-arenas", "service-children"};
 
 static struct bpf_program *tracepoint(const struct service_bpf *skel, int i)
 {
@@ -61,6 +66,12 @@ int agent_service__pin(struct agent_service *s, const char *dir, struct agent_er
 		if (bpf_link__pin(s->link[i], path))
 			return agent_fail(err, -errno, "%s cannot be pinned: %s", path, strerror(errno));
 	}
+	for (int i = 0; i < 2; i++) {
+		snprintf(path, sizeof(path), "%s/%s", dir, map_pin[i]);
+		unlink(path);
+		if (bpf_obj_pin(i ? s->children_fd : s->arenas_fd, path))
+			return agent_fail(err, -errno, "%s cannot be pinned: %s", path, strerror(errno));
+	}
 	return 0;
 }
 
@@ -71,11 +82,15 @@ int agent_service__new(struct agent_service **out, const struct agent_image *img
 
 	if (!s)
 		return agent_fail(err, -ENOMEM, "out of memory");
+	s->arenas_fd = s->children_fd = -1;
 	s->skel = service_bpf__open_and_load();
-	if (!s->skel)
+	if (!s->skel) {
 		rc = agent_fail(err, -errno, "the agent's service programs cannot be loaded: %s", strerror(errno));
-	else
+	} else {
+		s->arenas_fd = fcntl(bpf_map__fd(s->skel->maps.arenas), F_DUPFD_CLOEXEC, 3);
+		s->children_fd = fcntl(bpf_map__fd(s->skel->maps.children), F_DUPFD_CLOEXEC, 3);
 		rc = attach(s, img, err);
+	}
 	if (rc) {
 		agent_service__free(s);
 		return rc;
@@ -84,18 +99,58 @@ int agent_service__new(struct agent_service **out, const struct agent_image *img
 	return 0;
 }
 
+int agent_service__adopt(struct agent_service **out, const char *dir, struct agent_error *err)
+{
+	struct agent_service *s = calloc(1, sizeof(*s));
+	char path[256];
+	int rc = 0;
+
+	if (!s)
+		return agent_fail(err, -ENOMEM, "out of memory");
+	s->is_anothers = true;
+	for (int i = 0; i < N_LINKS && !rc; i++) {
+		snprintf(path, sizeof(path), "%s/service-%d", dir, i);
+		s->link[i] = bpf_link__open(path);
+		rc = s->link[i] ? 0 : -errno;
+	}
+	for (int i = 0; i < 2; i++) {
+		int fd;
+
+		snprintf(path, sizeof(path), "%s/%s", dir, map_pin[i]);
+		fd = bpf_obj_get(path);
+		rc = fd < 0 && !rc ? -errno : rc;
+		*(i ? &s->children_fd : &s->arenas_fd) = fd;
+	}
+	if (rc) {
+		agent_service__free(s);
+		return agent_fail(err, rc, "the agent's service programs are not all there any more: %s",
+				  strerror(-rc));
+	}
+	*out = s;
+	return 0;
+}
+
+void agent_service__own(struct agent_service *s)
+{
+	s->is_anothers = false;
+}
+
 void agent_service__free(struct agent_service *s)
 {
 	if (!s)
 		return;
 	for (int i = 0; i < N_LINKS; i++) {
-		if (s->link[i] && bpf_link__pin_path(s->link[i]))
+		if (s->link[i] && bpf_link__pin_path(s->link[i]) && !s->is_anothers)
 			bpf_link__unpin(s->link[i]);
 		bpf_link__destroy(s->link[i]);
 	}
 	while (__atomic_load_n(&s->n_changing, __ATOMIC_SEQ_CST))
 		usleep(1000);
 	service_bpf__destroy(s->skel);
+	if (s->arenas_fd >= 0)
+		close(s->arenas_fd);
+	if (s->children_fd >= 0)
+		close(s->children_fd);
 	free(s);
 }
 
@@ -135,7 +190,7 @@ static void change_drop(struct change *c)
 
 static int register_fd(const struct agent_service *s)
 {
-	return bpf_map__fd(s->skel->maps.arenas);
+	return s->arenas_fd;
 }
 
 static int do_change(const struct agent_service *s, __u32 tgid, __u32 arena_fd)
@@ -206,11 +261,42 @@ int agent_service__add(struct agent_service *s, const struct target *t, int aren
 		rc = change(s, t->tgid, (__u32)arena_fd, info.id);
 	/* A fork child of another target was answered in that one's arena; now it has its own. */
 	if (!rc)
-		bpf_map_delete_elem(bpf_map__fd(s->skel->maps.children), &t->tgid);
+		bpf_map_delete_elem(s->children_fd, &t->tgid);
 	return rc ? agent_fail(err, rc, "the arena of process %d cannot be registered: %s", t->pid, strerror(-rc)) : 0;
 }
 
 int agent_service__remove(struct agent_service *s, const struct target *t)
 {
 	return change(s, t->tgid, NO_FD, 0);
+}
+
+int agent_service__serves(const struct agent_service *s, const struct target *t, int arena_fd, struct agent_error *err)
+{
+	struct bpf_map_info info = {0};
+	__u32 len = sizeof(info);
+
+	if (!bpf_obj_get_info_by_fd(arena_fd, &info, &len) && is_changed(s, t->tgid, info.id))
+		return 0;
+	return agent_fail(err, -ENOENT, "the arena of process %d is not registered", t->pid);
+}
+
+static bool is_among(__u32 tgid, struct target *const *t, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (t[i]->tgid == tgid)
+			return true;
+	return false;
+}
+
+void agent_service__retain(struct agent_service *s, struct target *const *t, size_t n)
+{
+	__u32 tgid, next, *at = NULL;
+	bool more = !bpf_map_get_next_key(register_fd(s), at, &tgid);
+
+	while (more) {
+		more = !bpf_map_get_next_key(register_fd(s), &tgid, &next);
+		if (!is_among(tgid, t, n))
+			change(s, tgid, NO_FD, 0);
+		tgid = next;
+	}
 }

@@ -73,6 +73,11 @@ bool elf_is_go(const char *path);
 /* Address of a dynamic symbol in an ELF image that is mapped whole (the vdso), or 0. */
 uint64_t elf_mapped_symbol(const uint8_t *image, size_t size, const char *name);
 
+/* ---- open.c ---- */
+
+/* target__open() of a process of which is known that it may be touched. */
+int target_open_unchecked(pid_t pid, struct target **out, struct agent_error *err);
+
 /* ---- memory ---- */
 
 int target_read(const struct target *t, uint64_t addr, void *buf, size_t size);
@@ -142,6 +147,8 @@ int stand_end(struct target *t, void *arg);
 
 const struct agent_image_hdr *agent_image__hdr(const struct agent_image *img);
 size_t agent_image__size(void); /* whole pages */
+/* The image that this file, which is the image's from now on, has: adopt.h. */
+int agent_image__of(struct agent_image **out, int fd, uint64_t ino, struct agent_error *err);
 
 /* ---- choose.c ---- */
 

@@ -55,6 +55,8 @@ static void print_probe(const json_object *probe)
 			print_text(stdout, member_text(probe, "switched_by"));
 			printf("\n");
 		}
+		if (json_object_get_boolean(json_object_object_get(probe, "adopted")))
+			printf("  since then: a bpftimed that was killed; this one goes on\n");
 	} else {
 		printf("\n  runs in the kernel");
 		print_since(probe);

@@ -27,6 +27,11 @@ static void print_status(const json_object *o)
 	printf("hook       %s\n", member_text(o, "hook"));
 	printf("switch     %s\n", member_text(o, "switch"));
 	printf("holds      %s\n", member_text(o, "holds"));
+	if (*member_text(o, "last")) {
+		printf("last       ");
+		print_text(stdout, member_text(o, "last"));
+		printf("\n");
+	}
 	if (*member_text(o, "metrics"))
 		printf("metrics    http://%s/metrics\n", member_text(o, "metrics"));
 	printf("tools      %" PRId64 "\n", member_number(o, "tools"));

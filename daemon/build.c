@@ -24,6 +24,7 @@
 #include "daemon/mapped.h"
 #include "daemon/pins.h"
 #include "daemon/replace.h"
+#include "daemon/state.h"
 #include "daemon/switch.h"
 #include "daemon/tracepoint.h"
 #include "daemon/uprobe.h"
@@ -113,6 +114,7 @@ int group__make_arena(struct group *g)
 		explain(g->reason, "shared memory", "", -errno, NULL);
 		return -errno;
 	}
+	state__unsettle();
 	err = pins__add(g->arena_fd, PIN_GROUP, g->id);
 	if (err) {
 		explain(g->reason, "pinning shared memory", "", err, NULL);
@@ -145,6 +147,22 @@ int group__make_arena(struct group *g)
 static int compile_timeout_ms(const struct group *g)
 {
 	return g->compile_seconds < COMPILE_TIMEOUT_MS / 1000 ? (int)g->compile_seconds * 1000 : COMPILE_TIMEOUT_MS;
+}
+
+/* For a later daemon, and for processes that come to the group then. */
+static int keep_code(const struct group *g, const struct gprog *p)
+{
+	int fd = bpf_map_create(BPF_MAP_TYPE_ARRAY, "bpftimed_code", 4, (uint32_t)p->code.size, 1, NULL), err = 0;
+	const uint32_t zero = 0;
+
+	if (fd < 0)
+		return -errno;
+	if (bpf_map_update_elem(fd, &zero, p->code.bytes, BPF_ANY))
+		err = -errno;
+	if (!err)
+		err = pins__add(fd, PIN_CODE, g->id, (unsigned int)(p - g->prog));
+	close(fd);
+	return err;
 }
 
 static int compile(struct group *g, struct gprog *p, struct vm_worker *worker, char reason[REASON_SIZE])
@@ -184,7 +202,26 @@ static int compile(struct group *g, struct gprog *p, struct vm_worker *worker, c
 		explain(reason, "code memory for program ", p->name, p->code_fd, NULL);
 		return p->code_fd;
 	}
-	return 0;
+	err = keep_code(g, p);
+	if (err)
+		explain(reason, "keeping the code of program ", p->name, err, NULL);
+	return err;
+}
+
+int gprog__adopt_code(struct gprog *p, const struct group *g, unsigned int i)
+{
+	int fd = pins__get(PIN_CODE, g->id, i), err = fd < 0 ? fd : 0;
+	const uint32_t zero = 0;
+
+	p->code.bytes = calloc(1, p->code.size + 8);
+	if (!p->code.bytes)
+		err = -ENOMEM;
+	if (!err && bpf_map_lookup_elem(fd, &zero, p->code.bytes))
+		err = -errno;
+	if (fd >= 0)
+		close(fd);
+	p->code_fd = err ? -1 : agent_code_memfd("bpftimed-program", p->code.bytes, p->code.size);
+	return err ? err : p->code_fd < 0 ? p->code_fd : 0;
 }
 
 /* ---- the kernel half's programs ---- */
@@ -486,15 +523,6 @@ int group__build(struct group *g, struct vm_worker *worker, const struct observe
 
 /* ---- the kernel half's attachments ---- */
 
-/* Probes of one program in one file; or a program of the tool that is replaced. */
-struct khalf_link {
-	int fd;
-	uint32_t replaced; /* its id, or 0 */
-	unsigned int prog;
-	bool is_return;
-	uint64_t dev, ino;
-};
-
 static bool is_of_link(const struct group *g, const struct probe *p, const struct khalf_link *l)
 {
 	return !l->replaced && !p->is_beside && p->prog == l->prog && p->o.ino == l->ino && p->o.dev == l->dev &&
@@ -657,7 +685,7 @@ int group__attach_khalf(struct group *g)
 			err = tracepoint__attach(&p->o, opts.prog_fd, &p->khalf_fd, &p->khalf_link_fd);
 		else
 			err = uprobe__attach(&opts, &p->khalf_fd, &p->khalf_link_fd);
-		if (!err && g->has_khalf)
+		if (!err)
 			err = pins__add(p->khalf_link_fd, PIN_KHALF, g->id, i);
 		if (err) {
 			explain(g->reason, "the kernel half cannot be attached to ",
@@ -685,10 +713,13 @@ void group__detach_khalf(struct group *g)
 
 void group__unbuild(struct group *g)
 {
+	if (g->arena)
+		state__unsettle();
 	group__detach_khalf(g);
 	for (unsigned int i = 0; i < g->n_progs; i++) {
 		struct gprog *p = &g->prog[i];
 
+		pins__drop(PIN_CODE, g->id, i);
 		vm_code__clear(&p->code);
 		free(p->insns);
 		free(p->own);

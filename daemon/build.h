@@ -9,6 +9,15 @@
 #include "daemon/model.h"
 #include "vm-llvm/worker.h"
 
+/* Of the kernel half: probes of one program in one file; or a program of the tool that is replaced. */
+struct khalf_link {
+	int fd;
+	uint32_t replaced; /* its id, or 0 */
+	unsigned int prog;
+	bool is_return;
+	uint64_t dev, ino;
+};
+
 /*
  * Where a map that is not direct lies in the arena, from off on. What a tool sees has pages of its own. 0, or
  * -EOPNOTSUPP with *why.
@@ -27,6 +36,11 @@ int group__lay_out(struct group *g, uint64_t *size);
 uint32_t shm_daemon(void);
 int group__build(struct group *g, struct vm_worker *worker, const struct observer *o, const bool *gives_up,
 		 char reason[REASON_SIZE]);
+/*
+ * Of a program that another daemon has compiled, with its sizes in p->code: the code itself, as it has kept it. i: its
+ * number. 0 or -errno.
+ */
+int gprog__adopt_code(struct gprog *p, const struct group *g, unsigned int i);
 /*
  * Attaches the kernel half, closed (it only counts, or does what the program does that it replaces), to all of the
  * group's probes; where there is none, what tells of new processes to those that are not limited to one.

@@ -60,6 +60,7 @@ struct carriers {
 	enum bpf_hook kind;
 	struct carry_hook_bpf *hook;
 	struct bpf_link *link[N_LINKS]; /* while there is a carrier: an unused hook costs nobody anything */
+	int other_prog[N_LINKS];	/* what another daemon has attached there, or -1: programs of hook are */
 	int outer_fd, inner_fd;		/* an array of maps: changing it waits for programs that run */
 	size_t n;
 	uint64_t missed; /* by carriers that have been removed */
@@ -74,8 +75,10 @@ static const struct {
 	const char *map, *pin;
 } pinned[] = {
 	{"carriers", "carry-programs"}, {"carriers_exit", "carry-programs-exit"}, {"carried", "carry-on"},
-	{"known", "carry-known"},	{"carry_ho.bss", "carry-state"},
+	{"known", "carry-known"},	{"carry_ho.bss", "carry-state"},	  {"calls", "carry-calls"},
 };
+
+#define PIN_CARRIER "carry-%u" /* place: what the carrier there remembers */
 
 #define N(a) (sizeof(a) / sizeof((a)[0]))
 
@@ -193,6 +196,9 @@ static void hook_detach(struct carriers *c)
 		unpin(c, link_pin[i]);
 		bpf_link__destroy(c->link[i]);
 		c->link[i] = NULL;
+		if (c->other_prog[i] >= 0)
+			close(c->other_prog[i]);
+		c->other_prog[i] = -1;
 	}
 }
 
@@ -222,16 +228,22 @@ static struct bpf_link *attach_hook(const struct carriers *c, int link, const st
 	return bpf_program__attach(prog);
 }
 
+/* In the order of attaching; 0: there is none. */
+static void hook_programs(const struct carriers *c, size_t prog[N_LINKS])
+{
+	prog[LINK_EXIT] = forms[c->kind].exit;
+	prog[LINK_EXIT_AGAIN] = forms[c->kind].again;
+	prog[LINK_ENTER] = forms[c->kind].enter;
+	prog[LINK_BEFORE] = forms[c->kind].before;
+}
+
 /* The kernel runs the program that was attached last before the others. */
 static int hook_attach(struct carriers *c, char *err, size_t err_size)
 {
-	const struct form *form = &forms[c->kind];
-	const size_t prog[N_LINKS] = {[LINK_EXIT] = form->exit,
-				      [LINK_EXIT_AGAIN] = form->again,
-				      [LINK_ENTER] = form->enter,
-				      [LINK_BEFORE] = form->before};
+	size_t prog[N_LINKS];
 	int ret = 0;
 
+	hook_programs(c, prog);
 	for (int i = 0; i < N_LINKS && !ret; i++) {
 		if (!prog[i])
 			continue;
@@ -250,14 +262,13 @@ static int hook_attach(struct carriers *c, char *err, size_t err_size)
 	return ret;
 }
 
-static uint64_t skipped(const struct carriers *c, size_t prog)
+static uint64_t skipped(const struct carriers *c, int link, size_t prog)
 {
+	int fd = c->other_prog[link] >= 0 ? c->other_prog[link] : bpf_program__fd(program(c->hook, prog));
 	struct bpf_prog_info info = {0};
 	uint32_t len = sizeof(info);
 
-	if (bpf_obj_get_info_by_fd(bpf_program__fd(program(c->hook, prog)), &info, &len))
-		return 0;
-	return info.recursion_misses;
+	return bpf_obj_get_info_by_fd(fd, &info, &len) ? 0 : info.recursion_misses;
 }
 
 uint64_t carriers__missed(const struct carriers *c)
@@ -267,9 +278,9 @@ uint64_t carriers__missed(const struct carriers *c)
 	for (size_t i = 0; i < CARRY_MAX; i++)
 		if (c->carrier[i].skel)
 			n += *(volatile uint64_t *)&c->carrier[i].skel->bss->missed;
-	n += skipped(c, forms[c->kind].enter);
+	n += skipped(c, LINK_ENTER, forms[c->kind].enter);
 	/* What one of two at the exit has skipped the other one has met; else the call is unmet. */
-	return forms[c->kind].again ? n : n + skipped(c, forms[c->kind].exit);
+	return forms[c->kind].again ? n : n + skipped(c, LINK_EXIT, forms[c->kind].exit);
 }
 
 /* Other processes find the carrier by this, see carriers__rescue(). */
@@ -323,6 +334,72 @@ static int hook_load(struct carriers *c)
 	return carry_hook_bpf__load(c->hook);
 }
 
+static int own(struct carriers *c)
+{
+	uint32_t tgid = pid_ns__initial(getpid());
+
+	c->hook->bss->own_tgid = tgid;
+	return tgid ? 0 : -ESRCH;
+}
+
+static int reuse_pin(struct bpf_map *map, const char *dir, const char *name)
+{
+	int fd = pin_get(dir, name), ret = fd < 0 ? fd : bpf_map__reuse_fd(map, fd);
+
+	if (fd >= 0)
+		close(fd);
+	return ret;
+}
+
+/* The program of a link, which is to be another daemon's form of this one of ours; or -errno. */
+static int program_of(const struct bpf_link *link, const struct bpf_program *ours)
+{
+	struct bpf_link_info info = {0};
+	struct bpf_prog_info prog = {0};
+	uint32_t len = sizeof(info);
+	int fd;
+
+	if (bpf_obj_get_info_by_fd(bpf_link__fd(link), &info, &len))
+		return -errno;
+	fd = bpf_prog_get_fd_by_id(info.prog_id);
+	if (fd < 0)
+		return -errno;
+	len = sizeof(prog);
+	if (!bpf_obj_get_info_by_fd(fd, &prog, &len) &&
+	    !strncmp(prog.name, bpf_program__name(ours), sizeof(prog.name) - 1))
+		return fd;
+	close(fd);
+	return -ESTALE;
+}
+
+/*
+ * Before the hook is loaded: the maps, and what is attached, are another daemon's, which is gone. Its programs and
+ * carriers go on; ours are for what is attached later.
+ */
+static int hook_adopt(struct carriers *c, const char *dir)
+{
+	size_t prog[N_LINKS];
+	char path[PATH_MAX];
+	int ret = 0;
+
+	hook_programs(c, prog);
+	for (size_t i = 0; i < N(pinned) && !ret; i++) {
+		struct bpf_map *map = bpf_object__find_map_by_name(c->hook->obj, pinned[i].map);
+
+		ret = map ? reuse_pin(map, dir, pinned[i].pin) : -ENOENT;
+	}
+	for (int i = 0; i < N_LINKS && !ret; i++) {
+		if (access(pin_path(path, sizeof(path), dir, link_pin[i]), F_OK))
+			continue;
+		c->link[i] = bpf_link__open(path);
+		c->other_prog[i] = !c->link[i] ? -errno
+				   : prog[i]   ? program_of(c->link[i], program(c->hook, prog[i]))
+					       : -ESTALE;
+		ret = c->other_prog[i] < 0 ? c->other_prog[i] : 0;
+	}
+	return ret;
+}
+
 int carriers__new(struct carriers **out, char *err, size_t err_size)
 {
 	struct kernel_features k;
@@ -331,7 +408,8 @@ int carriers__new(struct carriers **out, char *err, size_t err_size)
 	return carriers__new_with(out, kernel_features__hook(&k), err, err_size);
 }
 
-int carriers__new_with(struct carriers **out, enum bpf_hook hook, char *err, size_t err_size)
+/* from: the folder in which another daemon has pinned what is gone on with, or NULL. */
+static int make(struct carriers **out, enum bpf_hook hook, const char *from, char *err, size_t err_size)
 {
 	struct carriers *c = calloc(1, sizeof(*c));
 	int ret;
@@ -340,6 +418,8 @@ int carriers__new_with(struct carriers **out, enum bpf_hook hook, char *err, siz
 		return fail(err, err_size, -ENOMEM, "no memory for the carriers");
 	c->kind = hook;
 	c->outer_fd = c->inner_fd = -1;
+	for (int i = 0; i < N_LINKS; i++)
+		c->other_prog[i] = -1;
 	ret = waiter_open(c);
 	if (ret) {
 		fail(err, err_size, ret, "cannot create a map of maps: %s", strerror(-ret));
@@ -350,14 +430,15 @@ int carriers__new_with(struct carriers **out, enum bpf_hook hook, char *err, siz
 		ret = fail(err, err_size, -errno, "cannot open the hook on bpf(): %s", strerror(errno));
 		goto err_free;
 	}
-	ret = hook_load(c);
+	ret = from ? hook_adopt(c, from) : 0;
+	if (!ret)
+		ret = hook_load(c);
 	if (ret) {
 		fail(err, err_size, ret, "cannot load the hook on bpf() (%s): %s", bpf_hook__name(hook),
 		     strerror(-ret));
 		goto err_free;
 	}
-	c->hook->bss->own_tgid = pid_ns__initial(getpid());
-	if (!c->hook->bss->own_tgid) {
+	if (!from && own(c)) {
 		ret = fail(err, err_size, -ESRCH, "cannot tell the daemon's number in the initial PID namespace");
 		goto err_free;
 	}
@@ -367,6 +448,25 @@ int carriers__new_with(struct carriers **out, enum bpf_hook hook, char *err, siz
 err_free:
 	carriers__free(c);
 	return ret;
+}
+
+int carriers__new_with(struct carriers **out, enum bpf_hook hook, char *err, size_t err_size)
+{
+	return make(out, hook, NULL, err, err_size);
+}
+
+int carriers__adopt(struct carriers **out, const char *dir, char *err, size_t err_size)
+{
+	struct kernel_features k;
+
+	kernel_features__probe(&k);
+	return make(out, kernel_features__hook(&k), dir, err, err_size);
+}
+
+int carriers__own(struct carriers *c, const char *dir)
+{
+	c->dir = strdup(dir);
+	return c->dir ? own(c) : -ENOMEM;
 }
 
 void carriers__free(struct carriers *c)
@@ -405,19 +505,22 @@ static int learn(struct carriers *c, int map_fd, uint64_t *address)
 	return 0;
 }
 
+/* from: as of make(): what is in place goes on, on its memory. */
 static int carrier_load(struct carriers *c, struct carrier *k, uint32_t place, int tool_map_fd, int arena_fd,
-			const struct shm_geo *g)
+			const struct shm_geo *g, const char *from)
 {
 	const struct form *form = &forms[c->kind];
+	char name[32];
 	struct carry_bpf *skel = carry_bpf__open();
 	struct bpf_program *p;
 	int ret;
 
 	if (!skel)
 		return -errno;
-	bpf_object__for_each_program(p, skel->obj)
-		bpf_program__set_autoload(p, p == program(skel, form->carrier) || p == skel->progs.carry_seal ||
-						     (form->carrier_exit && p == program(skel, form->carrier_exit)));
+	bpf_object__for_each_program(p, skel->obj) bpf_program__set_autoload(
+		p, p == skel->progs.carry_seal ||
+			   (!from && (p == program(skel, form->carrier) ||
+				      (form->carrier_exit && p == program(skel, form->carrier_exit)))));
 	memcpy((void *)&skel->rodata->carry_geo, g, sizeof(*g));
 	*(uint32_t *)&skel->rodata->carry_place = place;
 	ret = bpf_map__reuse_fd(skel->maps.carry_arena, arena_fd);
@@ -425,8 +528,13 @@ static int carrier_load(struct carriers *c, struct carrier *k, uint32_t place, i
 		ret = bpf_map__reuse_fd(skel->maps.carry_tool, tool_map_fd);
 	if (!ret)
 		ret = bpf_map__reuse_fd(skel->maps.carry_calls, bpf_map__fd(c->hook->maps.calls));
+	snprintf(name, sizeof(name), PIN_CARRIER, place);
+	if (!ret && from)
+		ret = reuse_pin(skel->maps.bss, from, name);
 	if (!ret)
 		ret = carry_bpf__load(skel);
+	if (!ret && !from && c->dir)
+		ret = pin(bpf_map__fd(skel->maps.bss), c->dir, name);
 	if (ret) {
 		carry_bpf__destroy(skel);
 		return ret;
@@ -464,6 +572,7 @@ int carriers__add(struct carriers *c, int tool_map_fd, uint32_t tool_map_id, int
 {
 	struct carrier k = {0};
 	uint32_t place = 0;
+	char name[32];
 	int ret;
 
 	if (carriers__missed(c))
@@ -478,7 +587,7 @@ int carriers__add(struct carriers *c, int tool_map_fd, uint32_t tool_map_id, int
 	if (ret)
 		return fail(err, err_size, ret, "map %u: cannot find it in the kernel: %s", tool_map_id,
 			    strerror(-ret));
-	ret = carrier_load(c, &k, place, tool_map_fd, arena_fd, g);
+	ret = carrier_load(c, &k, place, tool_map_fd, arena_fd, g, NULL);
 	if (ret)
 		return fail(err, err_size, ret, "map %u: the kernel refused its carrier: %s", tool_map_id,
 			    strerror(-ret));
@@ -506,8 +615,51 @@ err_place:
 	if (c->n == 0)
 		hook_detach(c);
 err_skel:
+	snprintf(name, sizeof(name), PIN_CARRIER, place);
+	unpin(c, name);
 	carry_bpf__destroy(k.skel);
 	return ret;
+}
+
+/* Is there a carrier in this place, of this map and arena, turned on or off? */
+static bool is_in_place(const struct carriers *c, const struct carrier *k, uint32_t place, uint32_t arena_id)
+{
+	const struct form *form = &forms[c->kind];
+	uint32_t id = 0, on = 0;
+	struct carry_known known;
+
+	if (bpf_map_lookup_elem(bpf_map__fd(c->hook->maps.known), &k->map, &known) || known.place != place ||
+	    known.arena_id != arena_id || bpf_map_lookup_elem(bpf_map__fd(c->hook->maps.carriers), &place, &id))
+		return false;
+	if (form->carrier_exit && bpf_map_lookup_elem(bpf_map__fd(c->hook->maps.carriers_exit), &place, &id))
+		return false;
+	return bpf_map_lookup_elem(bpf_map__fd(c->hook->maps.carried), &k->map, &on) ? !k->enabled
+										     : k->enabled && on == place;
+}
+
+int carriers__adopt_one(struct carriers *c, int handle, bool is_enabled, const char *dir, int tool_map_fd, int arena_fd,
+			const struct shm_geo *g, char *err, size_t err_size)
+{
+	struct carrier k = {.enabled = is_enabled};
+	struct bpf_map_info info = {0};
+	uint32_t len = sizeof(info);
+	int ret = -ESTALE;
+
+	if (handle < 0 || handle >= CARRY_MAX || c->carrier[handle].skel || !c->link[LINK_ENTER] || !is_mirrored(g))
+		return fail(err, err_size, ret, "there is no carrier in place %d", handle);
+	if (!learn(c, tool_map_fd, &k.map) && !bpf_obj_get_info_by_fd(arena_fd, &info, &len) &&
+	    is_in_place(c, &k, (uint32_t)handle, info.id))
+		ret = carrier_load(c, &k, (uint32_t)handle, tool_map_fd, arena_fd, g, dir);
+	if (!ret && k.skel->bss->sealed) {
+		carry_bpf__destroy(k.skel);
+		ret = -EBUSY;
+	}
+	if (ret)
+		return fail(err, err_size, ret, "the carrier in place %d is not as it was left: %s", handle,
+			    strerror(-ret));
+	c->carrier[handle] = k;
+	c->n++;
+	return 0;
 }
 
 /* Is a call under way that has passed this carrier at its entry, and has not yet at its exit? */
@@ -602,6 +754,7 @@ int carriers__remove(struct carriers *c, int handle)
 {
 	uint32_t place = (uint32_t)handle;
 	struct carrier *k;
+	char name[32];
 	int ret;
 
 	if (handle < 0 || handle >= CARRY_MAX || !c->carrier[handle].skel)
@@ -616,6 +769,8 @@ int carriers__remove(struct carriers *c, int handle)
 	ret = carriers__wait_for_programs(c);
 	calls_forget(c, place);
 	c->missed += k->skel->bss->missed;
+	snprintf(name, sizeof(name), PIN_CARRIER, place);
+	unpin(c, name);
 	carry_bpf__destroy(k->skel);
 	*k = (struct carrier){0};
 	return ret;

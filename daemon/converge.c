@@ -95,7 +95,7 @@ static void judge_tool(struct engine *e, struct tool *t)
 		tell__policy(e, t, action, rule);
 }
 
-static struct tool *add_tool(struct engine *e, pid_t pid)
+struct tool *engine__add_tool(struct engine *e, pid_t pid)
 {
 	struct tool *t = calloc(1, sizeof(*t));
 
@@ -159,7 +159,7 @@ static void drop_empty_places(struct engine *e)
 	hosts__drop_marked(&e->hosts);
 }
 
-static void free_group(struct group *g)
+void group__free(struct group *g)
 {
 	if (!g)
 		return;
@@ -171,6 +171,8 @@ static void free_group(struct group *g)
 /* The group's state is KERNEL or GONE: nothing of it is used any more once the hosts are quiet. */
 static void destroy_group(struct engine *e, struct group *g)
 {
+	if (g->arena)
+		state__unsettle();
 	for (unsigned int i = 0; i < g->n_maps; i++) {
 		if (g->map[i].carrier >= 0)
 			carriers__remove(e->carriers, g->map[i].carrier);
@@ -186,7 +188,7 @@ static void destroy_group(struct engine *e, struct group *g)
 	for (unsigned int i = 0; i < g->n_probes; i++)
 		g->probe[i]->group = NULL;
 	group__unbuild(g);
-	free_group(g);
+	group__free(g);
 	drop_empty_places(e);
 	state__save(e->groups, &e->hosts);
 }
@@ -236,7 +238,7 @@ static bool append_maps(struct engine *e, struct group *g, const struct probe *p
 	return true;
 }
 
-static bool append(struct engine *e, struct group *g, struct probe *p)
+bool group__append(struct engine *e, struct group *g, struct probe *p)
 {
 	unsigned int room = g->room ? 2 * g->room : 4;
 	struct probe **more;
@@ -266,7 +268,7 @@ static void grow_group(struct engine *e, struct group *g)
 		for (struct probe *p = e->probes; p; p = p->next) {
 			if (p->group || p->tool != g->tool || g->n_probes == GROUP_MAX_PROBES || !belongs(e, g, p))
 				continue;
-			grew |= append(e, g, p);
+			grew |= group__append(e, g, p);
 		}
 	}
 }
@@ -275,8 +277,8 @@ static struct group *add_group(struct engine *e, struct probe *p)
 {
 	struct group *g = calloc(1, sizeof(*g));
 
-	if (!g || !append(e, g, p)) {
-		free_group(g);
+	if (!g || !group__append(e, g, p)) {
+		group__free(g);
 		return NULL;
 	}
 	g->id = ++e->next_group_id;
@@ -579,8 +581,10 @@ static void takeover(struct engine *e, struct group *g)
 			return;
 		}
 	}
-	if (!err)
+	if (!err) {
+		state__unsettle();
 		err = group__attach_khalf(g);
+	}
 	if (!err) {
 		escapes__attach(e->hosts.escapes, g);
 		begin = now_ns();
@@ -629,6 +633,7 @@ void converge__built(struct engine *e)
 	int err;
 
 	while ((g = builder__done(e->builder, &err))) {
+		state__unsettle();
 		g->built = !err;
 		g->retry_at = 0;
 		if (err)
@@ -675,25 +680,39 @@ static void make_absolute(struct obs_probe *o)
 		memcpy(o->path, whole, sizeof(o->path));
 }
 
-static void add_probe(struct engine *e, struct tool *t, const struct obs_probe *o)
+struct probe *probe__new(struct tool *t, const struct obs_probe *o)
 {
 	struct probe *p = calloc(1, sizeof(*p));
 	char path[PATH_MAX + 32];
 
 	if (!p)
-		return;
+		return NULL;
 	p->tool = t;
 	p->o = *o;
 	make_absolute(&p->o);
 	p->khalf_fd = p->khalf_link_fd = -1;
 	p->escape = p->escape_taken = p->escape_event_fd = p->escape_link_fd = -1;
 	p->seen = true;
-	snprintf(path, sizeof(path), "/proc/%d/root%s", t->pid, o->path);
+	snprintf(path, sizeof(path), "/proc/%d/root%s", t->pid, p->o.path);
 	if (!probe_is_tracepoint(p))
 		symbol_at(path, o->offset, p->symbol, sizeof(p->symbol));
+	return p;
+}
+
+void engine__add_probe(struct engine *e, struct probe *p)
+{
 	p->next = e->probes;
 	e->probes = p;
 	probes__add(&e->at, p);
+}
+
+static void add_probe(struct engine *e, struct tool *t, const struct obs_probe *o)
+{
+	struct probe *p = probe__new(t, o);
+
+	if (!p)
+		return;
+	engine__add_probe(e, p);
 	dissolve_touched(e, p);
 }
 
@@ -872,7 +891,7 @@ static void take_scan(struct engine *e, struct tool *only, const struct obs_scan
 			continue;
 		}
 		if (!t)
-			t = add_tool(e, o->tool);
+			t = engine__add_tool(e, o->tool);
 		if (!t)
 			continue;
 		add_probe(e, t, o);
@@ -942,7 +961,7 @@ void converge__hint(struct engine *e, pid_t pid)
 	if (!t && is_daemon(e, pid))
 		return;
 	if (!t)
-		t = add_tool(e, pid);
+		t = engine__add_tool(e, pid);
 	if (!t)
 		return;
 	if (is_shared(e, t))

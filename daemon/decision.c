@@ -28,6 +28,7 @@ static const struct kind {
 	[DECISION_OFFLOAD] = {"offload", "2ebe480d891548b1bb229bd4a1864ade", LOG_LEVEL_INFO, "now run in userspace"},
 	[DECISION_REFUSAL] = {"refusal", "570ea3c669c04a658c308dd9d431922a", LOG_LEVEL_INFO, "stays in the kernel"},
 	[DECISION_HANDBACK] = {"handback", "fcd2fd5048564ccaaba9032427a88ec0", LOG_LEVEL_INFO, "handed back"},
+	[DECISION_ADOPT] = {"adopt", "fcf3900ed265441f97958d4817d56acb", LOG_LEVEL_INFO, "goes on in userspace"},
 	[DECISION_RELEASE] = {"release", "2d28d3bd10c148c7a8450751f6da6a19", LOG_LEVEL_INFO, "no longer carried"},
 	[DECISION_TARGET_OFFLOAD] = {"target-offload", "5fee23dbdc904a78b0b02418ce09ed5f", LOG_LEVEL_INFO,
 				     "now run in userspace"},

@@ -24,6 +24,7 @@ enum decision_kind {
 	DECISION_OFFLOAD,	 /* a group of probes runs in userspace from now on */
 	DECISION_REFUSAL,	 /* it stays in the kernel */
 	DECISION_HANDBACK,	 /* it ran in userspace, and is the kernel's again */
+	DECISION_ADOPT,		 /* it ran in userspace by another bpftimed, and goes on by this one */
 	DECISION_RELEASE,	 /* it ran in userspace, and the tool has detached it */
 	DECISION_TARGET_OFFLOAD, /* more processes run the probes of a group in userspace */
 	DECISION_TARGET_REFUSAL, /* a process does not, or not all of them */

@@ -10,6 +10,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include "daemon/adopt.h"
 #include "daemon/engine_impl.h"
 #include "daemon/guard.h"
 #include "daemon/log.h"
@@ -33,9 +34,28 @@ static void arm_timer(struct engine *e, uint64_t at_ns)
 	sd_event_source_set_enabled(e->timer, SD_EVENT_ONESHOT);
 }
 
+#define SETTLE_SHARE 20 /* of the time that goes by at most one part is spent on writing state.json */
+
+/* When nothing is under way any more state.json tells all. When to try again, or 0. */
+static uint64_t settle(struct engine *e)
+{
+	uint64_t begin = now_ns();
+	int err;
+
+	if (e->stopping || state__is_settled())
+		return 0;
+	if (begin < e->settle_at)
+		return e->settle_at;
+	err = state__settle(e->groups, &e->hosts);
+	e->settle_at = now_ns() + SETTLE_SHARE * (now_ns() - begin) + (err ? CLAIMS_NS : 0);
+	return err ? e->settle_at : 0;
+}
+
 static void run(struct engine *e)
 {
-	arm_timer(e, converge__run(e));
+	uint64_t next = converge__run(e);
+
+	arm_timer(e, earlier(settle(e), next));
 }
 
 static int on_timer(sd_event_source *source, uint64_t usec, void *arg)
@@ -127,8 +147,7 @@ static int on_guard_gone(sd_event_source *source, int fd, uint32_t revents, void
 	return watch_guard(e);
 }
 
-/* What a bpftimed that was killed has left in the runtime folder is handed back, by recover_state()'s answer. */
-static int enter(struct engine *e, const char *runtime_dir, int *left, char *err, size_t err_size)
+static int enter(struct engine *e, const char *runtime_dir, char *err, size_t err_size)
 {
 	int ret = pins__open(runtime_dir, err, err_size);
 
@@ -142,19 +161,47 @@ static int enter(struct engine *e, const char *runtime_dir, int *left, char *err
 		return ret;
 	state__open(runtime_dir);
 	park__open(runtime_dir);
-	*left = recover_state(e->decisions);
-	ret = predecessor__keep(runtime_dir);
-	if (ret)
-		log_warning("a later bpftimed of another version could not hand back, if this one were killed: %s",
-			    strerror(-ret));
 	return 0;
+}
+
+static void keep_copy(const struct engine *e)
+{
+	int err = predecessor__keep(e->runtime_dir);
+
+	if (err)
+		log_warning("a later bpftimed of another version could not hand back, if this one were killed: %s",
+			    strerror(-err));
+}
+
+/* What makes carriers and targets work, all new. */
+static int open_parts(struct engine *e, char *err, size_t err_size)
+{
+	int ret = claims__pin(e->claims, err, err_size);
+
+	if (!ret)
+		ret = carriers__new(&e->carriers, err, err_size);
+	if (!ret)
+		ret = carriers__pin(e->carriers, pins__dir(), err, err_size);
+	return ret ? ret : hosts__init(&e->hosts, e->policy, e->claims, NULL, err, err_size);
+}
+
+/* One that was killed told by other means than a new one would. NULL: it is to be handed back, for the reason in why.
+ */
+static struct adoption *open_observer(struct engine *e, struct adoption *a, char *why, size_t why_size)
+{
+	if (!a || !observer__adopt(&e->observer, pins__dir(), on_observed, e, why, why_size))
+		return a;
+	e->observer = NULL;
+	adopt__free(a);
+	return NULL;
 }
 
 static int start(struct engine *e, const struct engine_opts *opts, char *err, size_t err_size)
 {
+	char path[PATH_MAX], why[REASON_SIZE] = "";
 	struct kernel_features kernel;
-	char path[PATH_MAX];
-	int ret, left, forks_fd, kin_fd;
+	struct adoption *last;
+	int ret, forks_fd, kin_fd;
 
 	snprintf(path, sizeof(path), "%s/bpftimed-jit", opts->libexec_dir);
 	if (access(path, X_OK)) {
@@ -171,34 +218,37 @@ static int start(struct engine *e, const struct engine_opts *opts, char *err, si
 	ret = kernel_features__missing(&kernel, err, err_size);
 	if (ret)
 		return ret;
-	ret = enter(e, opts->runtime_dir, &left, err, err_size);
+	ret = enter(e, opts->runtime_dir, err, err_size);
 	if (ret)
 		return ret;
-	ret = claims__pin(e->claims, err, err_size);
-	if (ret)
-		return ret;
-	ret = observer__new(&e->observer, on_observed, e, err, err_size);
-	if (ret)
-		return ret;
-	ret = builder__new(&e->builder, e->worker, e->observer, err, err_size);
-	if (ret)
-		return ret;
+	last = open_observer(e, adopt__read(why, sizeof(why)), why, sizeof(why));
+	if (!last)
+		recover_state(e->decisions, why);
+	ret = e->observer ? 0 : observer__new(&e->observer, on_observed, e, err, err_size);
+	if (!ret)
+		ret = builder__new(&e->builder, e->worker, e->observer, err, err_size);
 	/* Asked here, before another thread may ask, too. */
-	log_debug("programs of tools can%s be replaced", kernel_features__can_replace() ? "" : "not");
-	ret = carriers__new(&e->carriers, err, err_size);
-	if (ret)
+	if (!ret)
+		log_debug("programs of tools can%s be replaced", kernel_features__can_replace() ? "" : "not");
+	forks_fd = ret ? -1 : observer__forks(e->observer, &kin_fd);
+	if (!ret)
+		ret = repairer__new(&e->repairer, forks_fd, kin_fd, err, err_size);
+	if (ret) {
+		adopt__free(last);
 		return ret;
-	ret = carriers__pin(e->carriers, pins__dir(), err, err_size);
-	if (ret)
-		return ret;
-	forks_fd = observer__forks(e->observer, &kin_fd);
-	ret = repairer__new(&e->repairer, forks_fd, kin_fd, err, err_size);
-	if (ret)
-		return ret;
+	}
 	e->hosts.repairer = e->repairer;
 	e->hosts.on_new = on_new_host;
 	e->hosts.on_new_arg = e;
-	ret = hosts__init(&e->hosts, e->policy, e->claims, err, err_size);
+	if (last && adopt__restore(last, e, why, sizeof(why))) {
+		adopt__free(last);
+		last = NULL;
+		recover_state(e->decisions, why);
+	}
+	keep_copy(e);
+	ret = last ? 0 : open_parts(e, err, err_size);
+	if (!ret && observer__pin(e->observer, pins__dir()))
+		log_warning("a later bpftimed could not go on, if this one were killed: %s", strerror(errno));
 	if (ret)
 		return ret;
 	e->sw = (struct switcher){
@@ -211,11 +261,20 @@ static int start(struct engine *e, const struct engine_opts *opts, char *err, si
 	if (ret >= 0)
 		ret = sd_event_add_time(e->event, &e->timer, CLOCK_MONOTONIC, 0, 1000, on_timer, e);
 	if (ret < 0) {
+		adopt__free(last);
 		snprintf(err, err_size, "the event loop: %s", strerror(-ret));
 		return ret;
 	}
-	converge__everything(e);
+	if (last)
+		adopt__catch_up(last, e);
+	else
+		converge__everything(e);
+	if (last)
+		snprintf(e->last, sizeof(e->last), "gone on with");
+	else if (why[0])
+		snprintf(e->last, sizeof(e->last), "handed back, because %s", why);
 	run(e);
+	adopt__free(last);
 	return 0;
 }
 
@@ -261,7 +320,11 @@ int engine__recover(const char *runtime_dir, char *err, size_t err_size)
 	}
 	e->hosts.noop_prog_fd = -1;
 	e->runtime_dir = runtime_dir;
-	ret = enter(e, runtime_dir, &left, err, err_size);
+	ret = enter(e, runtime_dir, err, err_size);
+	if (!ret) {
+		left = recover_state(e->decisions, NULL);
+		keep_copy(e);
+	}
 	engine__free(e);
 	if (!ret && left)
 		snprintf(err, err_size, "not all that the last bpftimed left could be taken away exactly: %s",

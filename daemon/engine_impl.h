@@ -31,7 +31,8 @@ struct engine {
 	sd_event_source *guard_source;
 	const char *runtime_dir; /* the shell's */
 	const struct policy *policy;
-	char *policy_error; /* why the policy on disk does not hold, or NULL */
+	char last[REASON_SIZE + 32]; /* what became of what a bpftimed that was killed had left; empty: nothing was */
+	char *policy_error;	     /* why the policy on disk does not hold, or NULL */
 	void (*changed)(void *arg);
 	void *changed_arg;
 	struct decisions *decisions;
@@ -54,6 +55,7 @@ struct engine {
 	struct group *groups;
 	unsigned int next_group_id;
 	bool stopping;
+	uint64_t settle_at; /* CLOCK_MONOTONIC ns: not before is state.json written to tell all */
 	unsigned int settle_tries;
 	uint64_t look_at;	 /* CLOCK_MONOTONIC ns, when the host could not be scanned; 0: it was */
 	uint64_t claims_look_at; /* CLOCK_MONOTONIC ns, see watch_claims(); 0: nothing to look at */
@@ -77,8 +79,14 @@ static inline uint64_t earlier(uint64_t a, uint64_t b)
 
 /* converge.c: from what the kernel says to what should be */
 struct tool *engine__tool(struct engine *e, pid_t pid);
-void converge__hint(struct engine *e, pid_t pid); /* something about this process changed */
-void converge__everything(struct engine *e);	  /* look at the whole host again */
+struct tool *engine__add_tool(struct engine *e, pid_t pid); /* NULL: out of memory */
+/* What the tool has attached; not in any list yet. NULL: out of memory. */
+struct probe *probe__new(struct tool *t, const struct obs_probe *o);
+void engine__add_probe(struct engine *e, struct probe *p);		/* as the newest */
+bool group__append(struct engine *e, struct group *g, struct probe *p); /* the probe is the group's. false: no memory */
+void group__free(struct group *g);					/* its memory only */
+void converge__hint(struct engine *e, pid_t pid);			/* something about this process changed */
+void converge__everything(struct engine *e);				/* look at the whole host again */
 void converge__tool_gone(struct engine *e, pid_t pid);
 void converge__host_gone(struct engine *e, pid_t pid); /* ended, or executed another program */
 void converge__changed(struct engine *e); /* a tool's state may be another: clients may be waiting for it */

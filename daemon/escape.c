@@ -12,7 +12,9 @@
 #include "agent/aside.h"
 #include "daemon/log.h"
 #include "daemon/pins.h"
+#include "daemon/record.h"
 #include "daemon/repair.h"
+#include "daemon/state.h"
 #include "daemon/switch.h"
 #include "daemon/uprobe.h"
 
@@ -95,6 +97,7 @@ int escapes__take(struct escapes *e, uint64_t dev, uint64_t ino, uint64_t offset
 {
 	int *first = bucket_of(e, ino, offset), i;
 
+	state__unsettle();
 	for (i = *first; i >= 0; i = e->slot[i].next)
 		if (e->slot[i].ino == ino && e->slot[i].offset == offset && e->slot[i].dev == dev)
 			break;
@@ -113,8 +116,53 @@ void escapes__put(struct escapes *e, int slot, bool used)
 {
 	if (slot < 0)
 		return;
+	state__unsettle();
 	e->slot[slot].users--;
 	e->slot[slot].is_used |= used;
+}
+
+int escapes__next(const struct escapes *e, int slot, struct escape_record *out)
+{
+	while (e && ++slot < e->n) {
+		const struct slot *s = &e->slot[slot];
+
+		if (!s->is_held)
+			continue;
+		out->dev = s->dev;
+		out->ino = s->ino;
+		out->offset = s->offset;
+		out->slot = slot;
+		out->is_used = s->is_used;
+		return slot;
+	}
+	return -1;
+}
+
+int escapes__restore(struct escapes *e, const struct escape_record *r)
+{
+	int *first = bucket_of(e, r->ino, r->offset);
+
+	if (r->slot < 0 || r->slot >= AGENT_MAX_ESCAPES || e->slot[r->slot].is_held)
+		return -EINVAL;
+	e->slot[r->slot] = (struct slot){.dev = r->dev,
+					 .ino = r->ino,
+					 .offset = r->offset,
+					 .next = *first,
+					 .is_held = true,
+					 .is_used = r->is_used};
+	*first = r->slot;
+	if (e->n <= r->slot)
+		e->n = r->slot + 1;
+	return 0;
+}
+
+int escapes__share(struct escapes *e, int slot)
+{
+	if (slot >= e->n || (slot >= 0 && !e->slot[slot].is_held))
+		return -EINVAL;
+	if (slot >= 0)
+		e->slot[slot].users++;
+	return 0;
 }
 
 /* ---- what stands at them ---- */

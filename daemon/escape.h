@@ -30,6 +30,16 @@ int escapes__take(struct escapes *e, uint64_t dev, uint64_t ino, uint64_t offset
 /* One user less. used: a thread may go by it even now; it is the instruction's for ever. slot < 0: nothing is done. */
 void escapes__put(struct escapes *e, int slot, bool used);
 
+/* ---- for state.json ---- */
+
+struct escape_record; /* daemon/record.h */
+
+/* The first slot behind this one that is an instruction's, or -1: there is none. e NULL: there is none. */
+int escapes__next(const struct escapes *e, int slot, struct escape_record *out);
+/* It is the instruction's again, without a user; and one more. -EINVAL */
+int escapes__restore(struct escapes *e, const struct escape_record *r);
+int escapes__share(struct escapes *e, int slot);
+
 /* The group's programs stand at the slots of all of its probes from now on (probe.escape), as far as they can. */
 void escapes__attach(struct escapes *e, struct group *g);
 /* And no longer. What the kernel does about it may go on for a while. */

@@ -37,7 +37,31 @@ static int load_noop(void)
 	return fd < 0 ? -errno : fd;
 }
 
-int hosts__init(struct hosts *hs, const struct policy *policy, struct claims *claims, char *err, size_t err_size)
+static int open_agent(struct hosts *hs, struct agent_error *why)
+{
+	int ret = agent_image__new(&hs->image, why);
+
+	if (!ret)
+		ret = agent_service__new(&hs->service, hs->image, why);
+	if (!ret && pins__dir())
+		ret = agent_service__pin(hs->service, pins__dir(), why);
+	return ret;
+}
+
+static int adopt_agent(struct hosts *hs, const struct hosts_origin *from, struct agent_error *why)
+{
+	int ret = agent_image__adopt(&hs->image, from->pid, &from->target, from->image_ino, why);
+
+	return ret ? ret : agent_service__adopt(&hs->service, pins__dir(), why);
+}
+
+void hosts__own(struct hosts *hs)
+{
+	agent_service__own(hs->service);
+}
+
+int hosts__init(struct hosts *hs, const struct policy *policy, struct claims *claims, const struct hosts_origin *from,
+		char *err, size_t err_size)
 {
 	struct agent_error why = {""};
 	struct kernel_features kernel;
@@ -49,11 +73,7 @@ int hosts__init(struct hosts *hs, const struct policy *policy, struct claims *cl
 	hs->policy = policy;
 	hs->claims = claims;
 	hs->noop_prog_fd = -1;
-	ret = agent_image__new(&hs->image, &why);
-	if (!ret)
-		ret = agent_service__new(&hs->service, hs->image, &why);
-	if (!ret && pins__dir())
-		ret = agent_service__pin(hs->service, pins__dir(), &why);
+	ret = from ? adopt_agent(hs, from, &why) : open_agent(hs, &why);
 	if (ret) {
 		snprintf(err, err_size, "%s", why.text);
 		return ret;
@@ -86,6 +106,8 @@ static void put_escape(struct hosts *hs, const struct host *h, struct place *pl)
 
 static void host__free(struct hosts *hs, struct host *h)
 {
+	if (h->injected)
+		state__unsettle();
 	for (struct lodging *l = h->lodgings, *next; l; l = next) {
 		next = l->next;
 		free_lodging(l);
@@ -125,6 +147,8 @@ bool host__has_places(const struct host *h)
 
 bool hosts__forget(struct hosts *hs, struct host *h)
 {
+	if (h->injected)
+		state__unsettle();
 	for_each_used_place(pl, h) pl->drop = true;
 	h->leaving = !hosts__drop_marked(hs);
 	h->leaving = h->leaving && host__has_places(h);
@@ -158,12 +182,15 @@ void hosts__fini(struct hosts *hs)
 	agent_closed_all();
 	if (hs->service)
 		agent_service__free(hs->service);
+	hs->service = NULL;
 	escapes__free(hs->escapes);
 	hs->escapes = NULL;
 	if (hs->image)
 		agent_image__free(hs->image);
+	hs->image = NULL;
 	if (hs->noop_prog_fd >= 0)
 		close(hs->noop_prog_fd);
+	hs->noop_prog_fd = -1;
 }
 
 struct host *hosts__find(struct hosts *hs, pid_t pid)
@@ -332,6 +359,7 @@ static int inject(struct hosts *hs, struct host *h, struct agent_error *err)
 {
 	int ret = claims__take_target(hs->claims, h->pid, err->text, sizeof(err->text));
 
+	state__unsettle();
 	h->claimed = ret == -EALREADY || ret == -EAGAIN;
 	if (ret)
 		return ret;
@@ -377,6 +405,19 @@ static void tell_generation(struct host *h)
 	target__tell_generation(h->target, __atomic_load_n(&h->arena->generation, __ATOMIC_SEQ_CST));
 }
 
+void lodging__fill(struct lodging *l)
+{
+	const struct group *g = l->group;
+	size_t n = 0;
+
+	l->arena = l->maps[n++].addr;
+	for (unsigned int i = 0; i < g->n_user_progs; i++)
+		l->code[i] = l->maps[n++].addr + g->prog[i].code.entry;
+	for (unsigned int i = 0; i < g->n_maps; i++)
+		if (g->map[i].geo.kind == SHM_DIRECT)
+			l->direct[g->map[i].geo.seed] = l->maps[n++].addr;
+}
+
 static int map_all(struct host *h, struct lodging *l, struct agent_error *err)
 {
 	struct group *g = l->group;
@@ -405,13 +446,7 @@ static int map_all(struct host *h, struct lodging *l, struct agent_error *err)
 	if (ret)
 		return ret;
 	l->n_maps = n;
-	n = 0;
-	l->arena = l->maps[n++].addr;
-	for (unsigned int i = 0; i < g->n_user_progs; i++)
-		l->code[i] = l->maps[n++].addr + g->prog[i].code.entry;
-	for (unsigned int i = 0; i < g->n_maps; i++)
-		if (g->map[i].geo.kind == SHM_DIRECT)
-			l->direct[g->map[i].geo.seed] = l->maps[n++].addr;
+	lodging__fill(l);
 	return 0;
 }
 
@@ -427,6 +462,7 @@ int host__lodge(struct hosts *hs, struct host *h, struct group *g, char *why, si
 		snprintf(why, why_size, "%s", h->why);
 		return -EOPNOTSUPP;
 	}
+	state__unsettle();
 	if (!h->injected)
 		ret = inject(hs, h, &err);
 	if (ret) {
@@ -458,6 +494,7 @@ void host__unlodge(struct host *h, struct group *g)
 
 		if (l->group != g)
 			continue;
+		state__unsettle();
 		for_each_used_place(pl, h) if (pl->counts == g) host__settle_hits(h, pl);
 		*link = l->next;
 		if (h->target && target__alive(h->target)) {
@@ -518,6 +555,7 @@ struct place *host__place(struct host *h, const struct probe *p, bool has_return
 	pl = free_place(h);
 	if (!pl)
 		return NULL;
+	state__unsettle();
 	*pl = (struct place){
 		.used = true,
 		.ino = p->o.ino,
@@ -570,8 +608,7 @@ static void plan(struct hosts *hs, struct host *h, struct place **pl, size_t n)
 	free(path);
 }
 
-/* What is known of the process's fork children. */
-static int tell_repairer(struct hosts *hs, struct host *h)
+int host__tell_repairer(struct hosts *hs, struct host *h)
 {
 	struct site **site = calloc(h->n_places + 1, sizeof(struct site *));
 	size_t n = 0;
@@ -587,6 +624,17 @@ static int tell_repairer(struct hosts *hs, struct host *h)
 	return err;
 }
 
+void host__repair_children(struct host *h)
+{
+	struct site **site = calloc(h->n_places + 1, sizeof(struct site *));
+	size_t n = 0;
+
+	for_each_used_place(pl, h) if (site && pl->site) site[n++] = pl->site;
+	if (n)
+		children__repair(site, n);
+	free(site);
+}
+
 void host__plan(struct hosts *hs, struct host *h)
 {
 	struct place **fresh = calloc(h->n_places + 1, sizeof(struct place *));
@@ -596,7 +644,7 @@ void host__plan(struct hosts *hs, struct host *h)
 	if (n)
 		plan(hs, h, fresh, n);
 	/* Nobody would repair its children. */
-	if (n && tell_repairer(hs, h)) {
+	if (n && host__tell_repairer(hs, h)) {
 		for (size_t i = 0; i < n; i++)
 			fresh[i]->drop = true;
 		hosts__drop_marked(hs);
@@ -633,6 +681,7 @@ void host__settle_hits(struct host *h, struct place *p)
 
 	if (!h->arena)
 		return;
+	state__unsettle();
 	if (p->counts && host__lodging(h, p->counts))
 		home = group__hits(p->counts, p->hit_index);
 	agent_settle_hits(h->arena, (uint32_t)(p - h->place), home);
@@ -687,7 +736,7 @@ static void forget_dropped(struct hosts *hs, struct host *h)
 		}
 	}
 	if (some)
-		tell_repairer(hs, h);
+		host__tell_repairer(hs, h);
 }
 
 bool hosts__drop_marked(struct hosts *hs)
@@ -698,6 +747,7 @@ bool hosts__drop_marked(struct hosts *hs)
 	for (struct host *h = hs->list; h; h = h->next)
 		for_each_used_place(pl, h) if (pl->drop)
 		{
+			state__unsettle();
 			host__settle_hits(h, pl);
 			n += is_marked(pl);
 		}

@@ -6,6 +6,7 @@
 #ifndef BPFTIME_HOSTS_H
 #define BPFTIME_HOSTS_H
 
+#include "agent/adopt.h"
 #include "daemon/model.h"
 #include "daemon/policy.h"
 
@@ -29,8 +30,19 @@ struct hosts {
 	void *on_new_arg;
 };
 
-/* repairer, on_new and on_new_arg stay as the caller has set them. */
-int hosts__init(struct hosts *hs, const struct policy *policy, struct claims *claims, char *err, size_t err_size);
+/* A process that carries the agent of another daemon, which is gone, and the inode of that. */
+struct hosts_origin {
+	pid_t pid;
+	struct target_record target; /* agent/adopt.h */
+	uint64_t image_ino;
+};
+/*
+ * repairer, on_new and on_new_arg stay as the caller has set them. from: what that daemon has pinned for targets is
+ * gone on with, and stays where it is until hosts__own(); NULL: there is nothing.
+ */
+int hosts__init(struct hosts *hs, const struct policy *policy, struct claims *claims, const struct hosts_origin *from,
+		char *err, size_t err_size);
+void hosts__own(struct hosts *hs);
 /*
  * Lets go of every process; their sites must be closed and quiescent. A place that cannot be given up is left to the
  * next daemon (state__leave()).
@@ -64,10 +76,16 @@ void hosts__each_mapping(uint64_t dev, uint64_t ino, void (*cb)(pid_t pid, void 
 /* The agent, the group's memory and its code are in the host. 0, or -errno with a sentence in why. */
 int host__lodge(struct hosts *hs, struct host *h, struct group *g, char *why, size_t why_size);
 void host__unlodge(struct host *h, struct group *g);
+/* From where its mappings are: where the group's arena, code and direct maps are. */
+void lodging__fill(struct lodging *l);
 struct lodging *host__lodging(const struct host *h, const struct group *g);
 
 /* The place of this probe in this host; a new one is to be planned. NULL: no room. Others may move in memory. */
 struct place *host__place(struct host *h, const struct probe *p, bool has_return);
+/* The repairer knows the host's places from now on, for its fork children. -ENOMEM */
+int host__tell_repairer(struct hosts *hs, struct host *h);
+/* Its fork children of which nothing was told get the file's bytes back. */
+void host__repair_children(struct host *h);
 /* Plans those that are to be planned. place->site == NULL: stays in the kernel, see why. */
 void host__plan(struct hosts *hs, struct host *h);
 struct place *host__find_place(struct host *h, uint64_t ino, uint64_t offset);

@@ -70,6 +70,15 @@ void carriers__free(struct carriers *c);
 /* From now on, and until carriers__free(), everything is pinned in this folder: it goes on working when the daemon is
  * killed. */
 int carriers__pin(struct carriers *c, const char *dir, char *err, size_t err_size);
+/*
+ * What another daemon, which is gone, has pinned in this folder and what goes on: hook and carriers stay as they are.
+ * Each carrier is then to be named by its handle there. Until carriers__own() carriers__free() leaves it all pinned and
+ * working, and the tools' maps are seen by this process as by all others.
+ */
+int carriers__adopt(struct carriers **out, const char *dir, char *err, size_t err_size);
+int carriers__adopt_one(struct carriers *c, int handle, bool is_enabled, const char *dir, int tool_map_fd, int arena_fd,
+			const struct shm_geo *g, char *err, size_t err_size);
+int carriers__own(struct carriers *c, const char *dir);
 /* In another process, when the daemon is dead: turns the carriers of this arena on, as the daemon had them or was about
  * to. */
 int carriers__rescue(const char *dir, uint32_t arena_id);

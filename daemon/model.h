@@ -37,7 +37,7 @@
 
 struct engine;
 struct group;
-struct khalf_link; /* build.c */
+struct khalf_link; /* build.h */
 struct parked;	   /* park.c */
 
 /* A process that holds probes. */
@@ -145,6 +145,7 @@ struct group {
 	bool leaving;  /* no place is to name it any longer */
 	bool building; /* its code is being made: daemon/builder.h */
 	bool built;
+	bool was_adopted;    /* since its last switch another daemon was killed, and this one goes on: adopt.h */
 	bool has_khalf;	     /* a kernel half serves what still reaches the kernel; else the tool's own program does */
 	bool is_replaced;    /* it stands in the place of the tool's programs: replace.h */
 	bool never_replaced; /* that was tried */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* observe.c: the observer: attaches observe.bpf.c, turns its records into captures and events, watches processes. */
 #include <errno.h>
+#include <limits.h>
 #include <linux/perf_event.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -446,7 +447,44 @@ int observer__map(struct observer *o, uint32_t map_id, struct obs_map *out)
 
 /* ---- the observer ---- */
 
-static int open_programs(struct observer *o, char *err, size_t err_size)
+/* By what kernel halves tell of processes: they outlive the daemon, and go on to tell the next one. */
+static const struct {
+	const char *map, *pin;
+} told_by[] = {{"arrived", "observe-arrived"}, {"arrivals", "observe-arrivals"}};
+
+static int reuse_maps(struct observer *o, const char *dir)
+{
+	char path[PATH_MAX];
+	int ret = 0;
+
+	for (size_t i = 0; i < sizeof(told_by) / sizeof(told_by[0]) && !ret; i++) {
+		int fd;
+
+		snprintf(path, sizeof(path), "%s/%s", dir, told_by[i].pin);
+		fd = bpf_obj_get(path);
+		ret = fd < 0 ? -errno
+			     : bpf_map__reuse_fd(bpf_object__find_map_by_name(o->skel->obj, told_by[i].map), fd);
+		if (fd >= 0)
+			close(fd);
+	}
+	return ret;
+}
+
+int observer__pin(struct observer *o, const char *dir)
+{
+	char path[PATH_MAX];
+
+	for (size_t i = 0; i < sizeof(told_by) / sizeof(told_by[0]); i++) {
+		snprintf(path, sizeof(path), "%s/%s", dir, told_by[i].pin);
+		unlink(path);
+		if (bpf_obj_pin(bpf_object__find_map_fd_by_name(o->skel->obj, told_by[i].map), path))
+			return -errno;
+	}
+	return 0;
+}
+
+/* from: as of observer__adopt(), or NULL. */
+static int open_programs(struct observer *o, const char *from, char *err, size_t err_size)
 {
 	uint32_t level = pid_ns__level(), inum = pid_ns__inum();
 	void *arrived;
@@ -467,7 +505,9 @@ static int open_programs(struct observer *o, char *err, size_t err_size)
 	o->skel->bss->fops_map = o->scan->bss->fops_map;
 	o->skel->bss->fops_prog = o->scan->bss->fops_prog;
 	o->ns_level = level;
-	ret = observe_bpf__load(o->skel);
+	ret = from ? reuse_maps(o, from) : 0;
+	if (!ret)
+		ret = observe_bpf__load(o->skel);
 	if (ret) {
 		snprintf(err, err_size, "the kernel refuses the observing programs: %s", strerror(-ret));
 		return ret;
@@ -500,9 +540,9 @@ static int open_ring(struct observer *o, char *err, size_t err_size)
 	return 0;
 }
 
-int observer__new_with(struct observer **out, enum bpf_hook hook,
-		       void (*cb)(void *arg, enum obs_event_kind kind, pid_t pid, pid_t arg2), void *arg, char *err,
-		       size_t err_size)
+static int make(struct observer **out, enum bpf_hook hook, const char *from,
+		void (*cb)(void *arg, enum obs_event_kind kind, pid_t pid, pid_t arg2), void *arg, char *err,
+		size_t err_size)
 {
 	struct observer *o = calloc(1, sizeof(*o));
 	struct timespec now;
@@ -522,7 +562,7 @@ int observer__new_with(struct observer **out, enum bpf_hook hook,
 	kernel_features__probe(&o->kernel);
 	ret = o->captures ? kernel_features__missing(&o->kernel, err, err_size) : -ENOMEM;
 	if (!ret)
-		ret = open_programs(o, err, err_size);
+		ret = open_programs(o, from, err, err_size);
 	if (!ret)
 		ret = open_ring(o, err, err_size);
 	if (!ret)
@@ -533,6 +573,23 @@ int observer__new_with(struct observer **out, enum bpf_hook hook,
 	}
 	*out = o;
 	return 0;
+}
+
+int observer__new_with(struct observer **out, enum bpf_hook hook,
+		       void (*cb)(void *arg, enum obs_event_kind kind, pid_t pid, pid_t arg2), void *arg, char *err,
+		       size_t err_size)
+{
+	return make(out, hook, NULL, cb, arg, err, err_size);
+}
+
+int observer__adopt(struct observer **out, const char *dir,
+		    void (*cb)(void *arg, enum obs_event_kind kind, pid_t pid, pid_t arg2), void *arg, char *err,
+		    size_t err_size)
+{
+	struct kernel_features k;
+
+	kernel_features__probe(&k);
+	return make(out, kernel_features__observing_hook(&k), dir, cb, arg, err, err_size);
 }
 
 int observer__new(struct observer **out, void (*cb)(void *arg, enum obs_event_kind kind, pid_t pid, pid_t arg2),

@@ -108,6 +108,14 @@ struct observer;
 /* Loads and attaches the kernel-side programs. -errno and a sentence in err. cb is called from observer__dispatch(). */
 int observer__new(struct observer **out, void (*cb)(void *arg, enum obs_event_kind kind, pid_t pid, pid_t arg2),
 		  void *arg, char *err, size_t err_size);
+/*
+ * The same, told by the kernel halves of another daemon, which is gone and has pinned in this folder what they tell by
+ * (observer__pin()).
+ */
+int observer__adopt(struct observer **out, const char *dir,
+		    void (*cb)(void *arg, enum obs_event_kind kind, pid_t pid, pid_t arg2), void *arg, char *err,
+		    size_t err_size);
+int observer__pin(struct observer *o, const char *dir);
 void observer__free(struct observer *o);
 const char *observer__hook(const struct observer *o); /* "tracepoint", "raw tracepoint": how bpf() is observed */
 int observer__epoll_fd(const struct observer *o);     /* readable: call dispatch */

@@ -27,6 +27,7 @@
 #include "daemon/observer.h"
 #include "daemon/pins.h"
 #include "daemon/procfs.h"
+#include "daemon/state.h"
 
 #define PARK_MOST	   16 /* probes: each costs the kernel 110 ms when it has gone, and going back waits for that */
 #define PARK_MS		   1000
@@ -563,8 +564,10 @@ int park__group(struct group *g, int (*save)(void *arg), void *arg, char *why, s
 	err = check_tool(g->tool->pid, why, why_size);
 	if (!err)
 		err = read_owners(g->tool->pid, &o, why, why_size);
-	if (!err)
+	if (!err) {
+		state__unsettle();
 		err = make_parked(g, &o, fd, why, why_size);
+	}
 	if (!err)
 		err = plan_exchange(g, &o, fd, &e, why, why_size);
 	if (!err && save(arg))
@@ -786,6 +789,8 @@ int park__restore(struct group *g, bool force, char *why, size_t why_size)
 {
 	/* From here on no program of the tool is attached that it does not know to be: an attempt may have failed. */
 	close_aside_wait(&park.n_closing);
+	if (g->is_parked)
+		state__unsettle();
 	return g->is_parked ? restore(g, force, why, why_size) : 0;
 }
 

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 static char dir[PATH_MAX];
+static bool keeps; /* see pins__keep() */
 
 static bool is_bpffs(const char *path)
 {
@@ -122,12 +123,17 @@ void pins__drop(const char *name, ...)
 	char path[PATH_MAX];
 	va_list ap;
 
-	if (!dir[0])
+	if (!dir[0] || keeps)
 		return;
 	va_start(ap, name);
 	path_of(path, name, ap);
 	va_end(ap);
 	unlink(path);
+}
+
+void pins__keep(bool on)
+{
+	keeps = on;
 }
 
 int pins__get(const char *name, ...)

@@ -24,6 +24,8 @@ const char *pins__dir(void);
 
 __attribute__((format(printf, 2, 3))) int pins__add(int fd, const char *name, ...);
 __attribute__((format(printf, 1, 2))) void pins__drop(const char *name, ...);
+/* on: pins__drop() drops nothing, until it is off again. */
+void pins__keep(bool on);
 /* A descriptor of what is pinned under this name, or -errno. */
 __attribute__((format(printf, 1, 2))) int pins__get(const char *name, ...);
 /* Calls cb for every name. */
@@ -33,13 +35,14 @@ size_t pins__clear(bool (*stays)(const char *name));
 
 /* ---- names ---- */
 
-#define PIN_CLAIMS "claims"
-#define PIN_GROUP  "group-%u-arena"	/* group id */
-#define PIN_KHALF  "group-%u-khalf-%u"	/* group id, probe */
-#define PIN_KHALFS "group-%u-khalfs-%u" /* group id, link */
+#define PIN_CLAIMS  "claims"
+#define PIN_GROUP   "group-%u-arena"	  /* group id */
+#define PIN_KHALF   "group-%u-khalf-%u"	  /* group id, probe */
+#define PIN_KHALFS  "group-%u-khalfs-%u"  /* group id, link */
+#define PIN_CODE    "group-%u-code-%u"	  /* group id, program: an array of one element, the code */
 #define PIN_ESCAPE  "group-%u-escape-%u"  /* group id, probe */
 #define PIN_ESCAPES "group-%u-escapes-%u" /* group id, link */
-#define PIN_LEFT   "left-%d-%llu-%llu" /* pid, start time, slot: park.h */
-#define PIN_HOST   "host-%d-%llu-arena" /* pid, start time */
+#define PIN_LEFT    "left-%d-%llu-%llu"	  /* pid, start time, slot: park.h */
+#define PIN_HOST    "host-%d-%llu-arena"  /* pid, start time */
 
 #endif

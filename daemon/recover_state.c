@@ -26,6 +26,7 @@
 #include "daemon/park.h"
 #include "daemon/pins.h"
 #include "daemon/procfs.h"
+#include "daemon/record.h"
 #include "daemon/state.h"
 #include "daemon/views.h"
 #include "shm-runtime/shm.h"
@@ -91,31 +92,6 @@ struct old {
 
 /* ---- reading ---- */
 
-static uint64_t number(json_object *o, const char *key)
-{
-	return json_object_get_uint64(json_object_object_get(o, key));
-}
-
-static bool bytes(json_object *text, void *out, size_t size)
-{
-	const char *s = json_object_get_string(text);
-	unsigned int byte;
-
-	if (!s || strlen(s) != 2 * size)
-		return false;
-	for (size_t i = 0; i < size; i++) {
-		if (sscanf(s + 2 * i, "%2x", &byte) != 1)
-			return false;
-		((uint8_t *)out)[i] = (uint8_t)byte;
-	}
-	return true;
-}
-
-static size_t length(json_object *array)
-{
-	return array ? json_object_array_length(array) : 0;
-}
-
 static void *map_pin(int fd, size_t least, size_t *size, uint32_t *id)
 {
 	void *p = fd < 0 ? NULL : mapped__array(fd, least, size, id);
@@ -127,8 +103,8 @@ static void *map_pin(int fd, size_t least, size_t *size, uint32_t *id)
 
 static void read_parked(struct old_group *g, json_object *all)
 {
-	g->parked = calloc(length(all) + 1, sizeof(*g->parked));
-	for (size_t i = 0; g->parked && i < length(all); i++) {
+	g->parked = calloc(record__length(all) + 1, sizeof(*g->parked));
+	for (size_t i = 0; g->parked && i < record__length(all); i++) {
 		struct parked *p = parked__from_json(json_object_array_get_idx(all, i));
 
 		if (p)
@@ -140,9 +116,9 @@ static void read_group(struct old_group *g, json_object *o)
 {
 	json_object *maps = json_object_object_get(o, "maps");
 
-	g->id = (unsigned int)number(o, "id");
-	g->tool = (pid_t)number(o, "tool");
-	g->tool_start = number(o, "tool_start");
+	g->id = (unsigned int)record__number_in(o, "id");
+	g->tool = (pid_t)record__number_in(o, "tool");
+	g->tool_start = record__number_in(o, "tool_start");
 	g->tool_lives = procfs_start_time(g->tool) == g->tool_start;
 	g->has_khalf = json_object_get_boolean(json_object_object_get(o, "kernel_half"));
 	g->at_tracepoints = json_object_get_boolean(json_object_object_get(o, "at_tracepoints"));
@@ -154,15 +130,15 @@ static void read_group(struct old_group *g, json_object *o)
 	if (g->arena)
 		__atomic_store_n(&g->arena->daemon, shm_daemon(), __ATOMIC_SEQ_CST);
 	g->shared = g->arena && (g->arena->kgate & SHM_KGATE_OPEN);
-	for (size_t i = 0; i < length(maps) && g->n_maps < SHM_MAX_MAPS; i++) {
+	for (size_t i = 0; i < record__length(maps) && g->n_maps < SHM_MAX_MAPS; i++) {
 		json_object *m = json_object_array_get_idx(maps, i);
 		struct old_map *to = &g->map[g->n_maps];
 
-		if (!bytes(json_object_object_get(m, "geometry"), &to->geo, sizeof(to->geo)) ||
+		if (!record__read_bytes(json_object_object_get(m, "geometry"), &to->geo, sizeof(to->geo)) ||
 		    to->geo.end_off > g->size)
 			continue;
-		to->id = (uint32_t)number(m, "id");
-		to->viewed = number(m, "viewed");
+		to->id = (uint32_t)record__number_in(m, "id");
+		to->viewed = record__number_in(m, "viewed");
 		to->fd = bpf_map_get_fd_by_id(to->id);
 		g->n_maps += to->fd >= 0;
 	}
@@ -171,12 +147,12 @@ static void read_group(struct old_group *g, json_object *o)
 
 static void read_lodgings(struct old_host *h, json_object *lodgings)
 {
-	for (size_t i = 0; i < length(lodgings); i++) {
+	for (size_t i = 0; i < record__length(lodgings); i++) {
 		json_object *maps = json_object_object_get(json_object_array_get_idx(lodgings, i), "mappings");
 
-		for (size_t k = 0; k < length(maps) && h->n_lodged < MAX_LODGED; k++) {
+		for (size_t k = 0; k < record__length(maps) && h->n_lodged < MAX_LODGED; k++) {
 			json_object *m = json_object_array_get_idx(maps, k);
-			uint64_t addr = number(m, "address"), size = number(m, "size");
+			uint64_t addr = record__number_in(m, "address"), size = record__number_in(m, "size");
 
 			h->lodged[h->n_lodged++] = (struct target_mapping){.fd = -1, .addr = addr, .size = size};
 			if (json_object_get_boolean(json_object_object_get(m, "code")) && h->n_code < MAX_RANGES - 1)
@@ -206,26 +182,26 @@ static struct agent_target *map_arena(pid_t pid, uint64_t start, const struct ta
 static bool read_host(struct old_host *h, json_object *o)
 {
 	json_object *places = json_object_object_get(o, "places");
-	pid_t pid = (pid_t)number(o, "pid");
-	uint64_t start = number(o, "start");
+	pid_t pid = (pid_t)record__number_in(o, "pid");
+	uint64_t start = record__number_in(o, "start");
 	struct agent_error err = {""};
 	struct target_record t;
 	struct site_record s;
 
 	h->record = o;
-	if (procfs_start_time(pid) != start || !bytes(json_object_object_get(o, "target"), &t, sizeof(t)))
+	if (procfs_start_time(pid) != start || !record__read_bytes(json_object_object_get(o, "target"), &t, sizeof(t)))
 		return false;
 	if (target__adopt(pid, &t, &h->target, &err)) {
 		log_warning("process %d: %s", pid, err.text);
 		return false;
 	}
 	h->arena = map_arena(pid, start, &t);
-	h->at = calloc(length(places) + 1, sizeof(*h->at));
-	for (size_t i = 0; h->arena && h->at && i < length(places); i++) {
+	h->at = calloc(record__length(places) + 1, sizeof(*h->at));
+	for (size_t i = 0; h->arena && h->at && i < record__length(places); i++) {
 		struct old_site *at = &h->at[h->n_sites];
 
-		if (!bytes(json_object_array_get_idx(places, i), &s, sizeof(s)) || s.index >= AGENT_MAX_SITES ||
-		    site__adopt(h->target, &s, pins__dir(), &at->site, &err))
+		if (!record__read_bytes(json_object_array_get_idx(places, i), &s, sizeof(s)) ||
+		    s.index >= AGENT_MAX_SITES || site__adopt(h->target, &s, pins__dir(), -1, &at->site, &err))
 			continue;
 		at->index = (int)s.index;
 		/* The kernel writes its int3 over an open place when a probe is attached there, our own restoring too.
@@ -244,15 +220,15 @@ static bool read_all(struct old *old, json_object *o)
 {
 	json_object *groups = json_object_object_get(o, "groups"), *hosts = json_object_object_get(o, "hosts");
 
-	if (number(o, "version") != STATE_VERSION || number(o, "records") != AGENT_RECORD_VERSION)
+	if (record__number_in(o, "version") != STATE_VERSION || record__number_in(o, "records") != AGENT_RECORD_VERSION)
 		return false;
-	old->group = calloc(length(groups) + 1, sizeof(*old->group));
-	old->host = calloc(length(hosts) + 1, sizeof(*old->host));
+	old->group = calloc(record__length(groups) + 1, sizeof(*old->group));
+	old->host = calloc(record__length(hosts) + 1, sizeof(*old->host));
 	if (!old->group || !old->host)
 		return false;
-	for (size_t i = 0; i < length(groups); i++)
+	for (size_t i = 0; i < record__length(groups); i++)
 		read_group(&old->group[old->n_groups++], json_object_array_get_idx(groups, i));
-	for (size_t i = 0; i < length(hosts); i++)
+	for (size_t i = 0; i < record__length(hosts); i++)
 		old->n_hosts += read_host(&old->host[old->n_hosts], json_object_array_get_idx(hosts, i));
 	return true;
 }
@@ -528,18 +504,6 @@ static void restore_parked(struct old_group *g)
 	g->n_parked = 0;
 }
 
-/* What it had still to close, uprobes of tools among it, is closed when it has ended. */
-static void wait_for_end(json_object *o)
-{
-	pid_t pid = (pid_t)number(o, "daemon");
-	uint64_t start = number(o, "daemon_start");
-	const struct timespec step = {.tv_nsec = 5000000};
-	int64_t deadline = clock_us() + END_TIMEOUT_MS * 1000ll;
-
-	while (pid > 0 && start && pid != getpid() && procfs_start_time(pid) == start && clock_us() < deadline)
-		nanosleep(&step, NULL);
-}
-
 /* A tracer of the killed one goes on to the end with what it is doing to the tool: agent/ptrace.c. */
 static void wait_for_tracer(pid_t tool)
 {
@@ -613,17 +577,22 @@ static void tell_left(const struct old *old)
 		if (old->host[i].left)
 			log_warning("process %ld stays patched: a debugger still holds a thread of it in the middle of "
 				    "a jump",
-				    (long)number(old->host[i].record, "pid"));
+				    (long)record__number_in(old->host[i].record, "pid"));
 }
 
-static void tell_handed_back(const struct old *old, struct decisions *decisions)
+static void tell_handed_back(const struct old *old, struct decisions *decisions, const char *why)
 {
+	char reason[512] = "the bpftimed that carried it was killed";
+
+	if (why && why[0])
+		snprintf(reason, sizeof(reason),
+			 "the bpftimed that carried it was killed, and this one does not go on with it: %s", why);
 	for (size_t i = 0; i < old->n_groups; i++) {
 		const struct old_group *g = &old->group[i];
 		struct decision what = {
 			.kind = g->tool_lives ? DECISION_HANDBACK : DECISION_RELEASE,
 			.class = REASON_END,
-			.reason = g->tool_lives ? "the bpftimed that carried it was killed"
+			.reason = g->tool_lives ? reason
 						: "the bpftimed that carried it was killed, and the tool has ended",
 		};
 		char comm[16] = "";
@@ -636,21 +605,22 @@ static void tell_handed_back(const struct old *old, struct decisions *decisions)
 	}
 }
 
-int recover_state(struct decisions *decisions)
+int recover_state(struct decisions *decisions, const char *why)
 {
 	json_object *o = state__path() ? json_object_from_file(state__path()) : NULL;
 	struct old old = {0};
 	int ret = 0;
 
+	state__unsettle();
 	if (o)
-		wait_for_end(o);
+		state__await_end(o);
 	if (o && !read_all(&old, o)) {
 		ret = -EPROTO;
 		log_error("the bpftimed that was killed was of another version: what it had taken over is not handed "
 			  "back exactly");
 	} else if (o && (old.n_groups || old.n_hosts)) {
 		hand_back(&old);
-		tell_handed_back(&old, decisions);
+		tell_handed_back(&old, decisions, why);
 		log_info("after the last bpftimed was killed: %zu process(es) handed back to the kernel", old.n_hosts);
 	}
 	tell_left(&old);

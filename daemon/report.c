@@ -152,6 +152,7 @@ static void fill_probe(struct engine *e, const struct probe *p, struct report *r
 	sp->userspace = p->group && p->group->state == GROUP_SHARED && sp->n_targets > 0;
 	if (sp->userspace) {
 		sp->switched = way_of(p->group);
+		sp->adopted = p->group->was_adopted;
 		return;
 	}
 	if (p->group && p->group->state == GROUP_SHARED && sp->is_tracepoint)
@@ -252,6 +253,7 @@ json_object *engine__status(struct engine *e)
 		.policy_files = policy__files(e->policy),
 		.policy_rules = policy__rules(e->policy),
 		.policy_error = e->policy_error,
+		.last = e->last[0] ? e->last : NULL,
 	};
 
 	for (const struct tool *t = e->tools; t; t = t->next) {

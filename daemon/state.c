@@ -2,6 +2,7 @@
 #include "daemon/state.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <json-c/json.h>
 #include <limits.h>
 #include <stdio.h>
@@ -9,21 +10,28 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "agent/adopt.h"
+#include "agent/clock.h"
 #include "daemon/hosts.h"
 #include "daemon/log.h"
 #include "daemon/park.h"
 #include "daemon/procfs.h"
+#include "daemon/record.h"
 #include "daemon/switch.h"
 
-static char path[PATH_MAX];
+static char path[PATH_MAX], settled_path[PATH_MAX];
+static uint64_t serial;	  /* of the file */
+static bool is_settled;	  /* as far as is known: the other file may be there */
 static json_object *left; /* processes that a later daemon is to let go of, or NULL */
 
 void state__open(const char *runtime_dir)
 {
 	snprintf(path, sizeof(path), "%s/" STATE_NAME, runtime_dir);
+	snprintf(settled_path, sizeof(settled_path), "%s/" STATE_SETTLED_NAME, runtime_dir);
+	is_settled = true;
 }
 
 const char *state__path(void)
@@ -31,68 +39,32 @@ const char *state__path(void)
 	return path[0] ? path : NULL;
 }
 
-/* One that lacks something would be worse than none: the next bpftimed would take it for the whole. */
-static bool incomplete;
-
-static void add(json_object *o, const char *key, json_object *value)
-{
-	if (o && value && !json_object_object_add(o, key, value))
-		return;
-	incomplete = true;
-	json_object_put(value);
-}
-
-static void append(json_object *array, json_object *value)
-{
-	if (array && value && !json_object_array_add(array, value))
-		return;
-	incomplete = true;
-	json_object_put(value);
-}
-
-static json_object *number(uint64_t n)
-{
-	return json_object_new_uint64(n);
-}
-
-static json_object *bytes(const void *data, size_t size)
-{
-	static const char digits[] = "0123456789abcdef";
-	char text[2 * 512 + 1];
-	size_t n = 0;
-
-	for (size_t i = 0; i < size && n + 2 < sizeof(text); i++) {
-		text[n++] = digits[((const uint8_t *)data)[i] >> 4];
-		text[n++] = digits[((const uint8_t *)data)[i] & 15];
-	}
-	return json_object_new_string_len(text, (int)n);
-}
-
 static json_object *group_state(const struct group *g)
 {
 	json_object *o = json_object_new_object(), *maps = json_object_new_array(), *parked = json_object_new_array();
 
-	add(o, "id", number(g->id));
-	add(o, "tool", number((uint64_t)g->tool->pid));
-	add(o, "tool_start", number(g->tool->start_time));
-	add(o, "kernel_half", json_object_new_boolean(g->has_khalf));
-	add(o, "at_tracepoints", json_object_new_boolean(group_has_tracepoint(g)));
+	record__add(o, "id", record__number(g->id));
+	record__add(o, "tool", record__number((uint64_t)g->tool->pid));
+	record__add(o, "tool_start", record__number(g->tool->start_time));
+	record__add(o, "kernel_half", json_object_new_boolean(g->has_khalf));
+	record__add(o, "at_tracepoints", json_object_new_boolean(group_has_tracepoint(g)));
 	for (unsigned int i = 0; i < g->n_maps; i++) {
 		json_object *m;
 
 		if (g->map[i].geo.kind == SHM_DIRECT)
 			continue;
 		m = json_object_new_object();
-		add(m, "id", number(g->map[i].m.id));
-		add(m, "geometry", bytes(&g->map[i].geo, sizeof(g->map[i].geo)));
-		add(m, "viewed", number(g->map[i].is_viewed ? g->map[i].map_size : 0));
-		append(maps, m);
+		record__add(m, "id", record__number(g->map[i].m.id));
+		record__add(m, "geometry", record__bytes(&g->map[i].geo, sizeof(g->map[i].geo)));
+		record__add(m, "viewed", record__number(g->map[i].is_viewed ? g->map[i].map_size : 0));
+		record__append(maps, m);
 	}
-	add(o, "maps", maps);
+	record__add(o, "maps", maps);
 	for (unsigned int i = 0; i < g->n_probes; i++)
 		if (g->probe[i]->parked)
-			append(parked, parked__json(g->probe[i]->parked));
-	add(o, "parked", parked);
+			record__append(parked, parked__json(g->probe[i]->parked));
+	record__add(o, "parked", parked);
+	record__group(o, g);
 	return o;
 }
 
@@ -103,13 +75,14 @@ static json_object *lodging_state(const struct lodging *l)
 	for (size_t i = 0; i < l->n_maps; i++) {
 		json_object *m = json_object_new_object();
 
-		add(m, "address", number(l->maps[i].addr));
-		add(m, "size", number(l->maps[i].size));
-		add(m, "code", json_object_new_boolean(l->maps[i].prot & PROT_EXEC));
-		append(maps, m);
+		record__add(m, "address", record__number(l->maps[i].addr));
+		record__add(m, "size", record__number(l->maps[i].size));
+		record__add(m, "code", json_object_new_boolean(l->maps[i].prot & PROT_EXEC));
+		record__add(m, "prot", record__number((uint64_t)l->maps[i].prot));
+		record__append(maps, m);
 	}
-	add(o, "group", number(l->group->id));
-	add(o, "mappings", maps);
+	record__add(o, "group", record__number(l->group->id));
+	record__add(o, "mappings", maps);
 	return o;
 }
 
@@ -120,9 +93,9 @@ static json_object *host_state(const struct host *h)
 	struct target_record t;
 
 	target__record(h->target, &t);
-	add(o, "pid", number((uint64_t)h->pid));
-	add(o, "start", number(h->start_time));
-	add(o, "target", bytes(&t, sizeof(t)));
+	record__add(o, "pid", record__number((uint64_t)h->pid));
+	record__add(o, "start", record__number(h->start_time));
+	record__add(o, "target", record__bytes(&t, sizeof(t)));
 	for_each_used_place(pl, h)
 	{
 		struct site_record s;
@@ -130,12 +103,13 @@ static json_object *host_state(const struct host *h)
 		if (!pl->site)
 			continue;
 		site__record(pl->site, &s);
-		append(places, bytes(&s, sizeof(s)));
+		record__append(places, record__bytes(&s, sizeof(s)));
 	}
 	for (const struct lodging *l = h->lodgings; l; l = l->next)
-		append(lodgings, lodging_state(l));
-	add(o, "places", places);
-	add(o, "lodgings", lodgings);
+		record__append(lodgings, lodging_state(l));
+	record__add(o, "places", places);
+	record__add(o, "lodgings", lodgings);
+	record__host(o, h);
 	return o;
 }
 
@@ -147,35 +121,111 @@ int state__save(const struct group *groups, const struct hosts *hosts)
 
 	if (!path[0])
 		return 0;
-	incomplete = false;
+	state__unsettle();
+	record__begin();
 	o = json_object_new_object();
 	gs = json_object_new_array();
 	hs = json_object_new_array();
 	for (const struct group *g = groups; g; g = g->next)
 		if (g->arena)
-			append(gs, group_state(g));
+			record__append(gs, group_state(g));
 	for (const struct host *h = hosts ? hosts->list : NULL; h; h = h->next)
 		if (h->injected)
-			append(hs, host_state(h));
+			record__append(hs, host_state(h));
 	for (size_t i = 0; state__has_left() && i < json_object_array_length(left); i++)
-		append(hs, json_object_get(json_object_array_get_idx(left, i)));
-	add(o, "version", number(STATE_VERSION));
-	add(o, "program", json_object_new_string(BPFTIMED_VERSION));
-	add(o, "records", number(AGENT_RECORD_VERSION));
-	add(o, "daemon", number((uint64_t)getpid()));
-	add(o, "daemon_start", number(procfs_start_time(getpid())));
-	add(o, "groups", gs);
-	add(o, "hosts", hs);
+		record__append(hs, json_object_get(json_object_array_get_idx(left, i)));
+	record__add(o, "version", record__number(STATE_VERSION));
+	record__add(o, "program", json_object_new_string(BPFTIMED_VERSION));
+	record__add(o, "records", record__number(AGENT_RECORD_VERSION));
+	record__add(o, "daemon", record__number((uint64_t)getpid()));
+	record__add(o, "daemon_start", record__number(procfs_start_time(getpid())));
+	record__add(o, "serial", record__number(++serial));
+	record__add(o, "groups", gs);
+	record__add(o, "hosts", hs);
+	if (hosts)
+		record__whole(o, hosts);
 	snprintf(temporary, sizeof(temporary), "%s.new", path);
-	if (incomplete)
+	if (!record__is_whole())
 		errno = ENOMEM;
-	if (incomplete || json_object_to_file_ext(temporary, o, JSON_C_TO_STRING_PLAIN) || chmod(temporary, 0600) ||
-	    rename(temporary, path)) {
+	if (!record__is_whole() || json_object_to_file_ext(temporary, o, JSON_C_TO_STRING_PLAIN) ||
+	    chmod(temporary, 0600) || rename(temporary, path)) {
 		err = errno ? -errno : -EIO;
 		log_warning("%s cannot be written: %s", path, strerror(-err));
 	}
 	json_object_put(o);
 	return err;
+}
+
+/* ---- is it all? ---- */
+
+void state__unsettle(void)
+{
+	if (!is_settled || !path[0])
+		return;
+	unlink(settled_path);
+	is_settled = false;
+}
+
+bool state__is_settled(void)
+{
+	return is_settled || !path[0];
+}
+
+static bool has_unsettled(const struct group *groups, const struct hosts *hosts)
+{
+	for (const struct host *h = hosts->list; h; h = h->next) {
+		if (h->leaving)
+			return true;
+		for_each_used_place(pl, h) if (pl->stuck || pl->plan_for) return true;
+	}
+	for (const struct group *g = groups; g; g = g->next)
+		if (g->state == GROUP_GONE || g->domain_over || g->outdated_since)
+			return true;
+	return state__has_left();
+}
+
+static int write_settled(void)
+{
+	char temporary[PATH_MAX + 8];
+	FILE *f;
+	bool is_whole;
+
+	snprintf(temporary, sizeof(temporary), "%s.new", settled_path);
+	f = fopen(temporary, "we");
+	if (!f)
+		return -errno;
+	is_whole = fprintf(f, "%d %" PRIu64 "\n", getpid(), serial) > 0;
+	is_whole = !fclose(f) && is_whole;
+	return is_whole && !rename(temporary, settled_path) ? 0 : -EIO;
+}
+
+int state__settle(const struct group *groups, const struct hosts *hosts)
+{
+	int err;
+
+	if (state__is_settled())
+		return 0;
+	if (has_unsettled(groups, hosts))
+		return -EBUSY;
+	err = state__save(groups, hosts);
+	if (!err)
+		err = write_settled();
+	is_settled = !err;
+	return err;
+}
+
+bool state__was_settled(json_object *state)
+{
+	FILE *f = fopen(settled_path, "re");
+	uint64_t number = 0;
+	int daemon = 0, n = 0;
+
+	if (f) {
+		n = fscanf(f, "%d %" SCNu64, &daemon, &number);
+		fclose(f);
+	}
+	return n == 2 && (uint64_t)daemon == record__number_in(state, "daemon") &&
+	       number == record__number_in(state, "serial");
 }
 
 bool state__is_of_other(json_object *state)
@@ -185,8 +235,22 @@ bool state__is_of_other(json_object *state)
 	return !program || strcmp(program, BPFTIMED_VERSION);
 }
 
+#define END_TIMEOUT_US 10000000
+
+void state__await_end(json_object *state)
+{
+	pid_t pid = (pid_t)record__number_in(state, "daemon");
+	uint64_t start = record__number_in(state, "daemon_start");
+	const struct timespec step = {.tv_nsec = 5000000};
+	int64_t deadline = clock_us() + END_TIMEOUT_US;
+
+	while (pid > 0 && start && pid != getpid() && procfs_start_time(pid) == start && clock_us() < deadline)
+		nanosleep(&step, NULL);
+}
+
 void state__remove(void)
 {
+	state__unsettle();
 	if (state__has_left())
 		state__save(NULL, NULL);
 	else if (path[0])

@@ -77,6 +77,7 @@ static json_object *probe_json(const struct status_probe *p, bool explain)
 
 	json_object_object_add(o, "since", seconds(p->since));
 	json_object_object_add(o, "switched_by", text(p->switched));
+	json_object_object_add(o, "adopted", json_object_new_boolean(p->adopted));
 	refused = json_object_new_array();
 	for (size_t i = 0; i < p->n_refused; i++) {
 		json_object *r = json_object_new_object();
@@ -140,6 +141,7 @@ json_object *status_daemon__json(const struct status_daemon *d)
 	json_object_object_add(o, "probes_userspace", json_object_new_uint64(d->probes_userspace));
 	json_object_object_add(o, "probes_kernel", json_object_new_uint64(d->probes_kernel));
 	json_object_object_add(o, "targets", json_object_new_uint64(d->targets));
+	json_object_object_add(o, "last", text(d->last));
 	json_object_object_add(policy, "files", json_object_new_uint64(d->policy_files));
 	json_object_object_add(policy, "rules", json_object_new_uint64(d->policy_rules));
 	json_object_object_add(policy, "error", text(d->policy_error));

@@ -4,14 +4,15 @@
  * when asked; the JSON is what goes over the control socket and what --json prints.
  *
  * status: {"version", "hook", "switch", "holds", "kernel", "lockdown", "tools", "tools_carried", "probes_userspace",
- * "probes_kernel", "targets", "policy": {"files", "rules", "error"}}: of the policy that holds; error: why the one on
- * disk does not, or null
+ * "probes_kernel", "targets", "last", "policy": {"files", "rules", "error"}}: of the policy that holds; error: why the
+ * one on disk does not, or null
  *
  * ps: [{"pid", "comm", "state", "probes": [{"kind", "path", "offset", "symbol", "program", "state", "reason", "hits",
  * "targets": [pid, ...]}]}]
  *
  * explain: one element of ps, with "since" (seconds, or null) in the tool and in each probe, and in each probe
- * "refused": [{"pid", "reason"}]: the processes into which it does not go.
+ * "refused": [{"pid", "reason"}]: the processes into which it does not go, and "adopted": it goes on from a bpftimed
+ * that was killed.
  */
 #ifndef BPFTIME_STATUS_H
 #define BPFTIME_STATUS_H
@@ -51,6 +52,7 @@ struct status_probe {
 	bool userspace;	      /* where it runs */
 	const char *reason;   /* a sentence; NULL when it runs in userspace */
 	const char *switched; /* by which way it is switched; NULL: it is in the kernel */
+	bool adopted;	      /* since then another bpftimed was killed, and this one goes on */
 	uint64_t hits;	      /* in userspace */
 	const pid_t *targets; /* processes in which it runs in userspace */
 	size_t n_targets;
@@ -76,6 +78,7 @@ struct status_daemon {
 	size_t probes_userspace, probes_kernel, targets;
 	size_t policy_files, policy_rules; /* that the policy was made of which holds */
 	const char *policy_error;	   /* why the one on disk does not; NULL: it is that */
+	const char *last; /* what became of what a bpftimed that was killed had left; NULL: there was nothing */
 };
 
 /* The state of a tool follows from its probes; a tool without probes is in the kernel. */

@@ -224,6 +224,7 @@ static long own_us(void)
 
 static void hold(struct switcher *sw, struct group *g)
 {
+	state__unsettle();
 	set_patience(true);
 	set_urgent(true);
 	clock_gettime(CLOCK_MONOTONIC, &sw->held_since);
@@ -320,9 +321,13 @@ static void open_place(struct host *h, struct place *pl)
 	struct agent_error err;
 
 	agent_site_serve(descriptor(h, pl), (uint32_t)(pl - h->place));
+	if (!pl->open)
+		state__unsettle();
 	if (!site__is_open(pl->site)) {
-		int ret = site__open(pl->site, &err);
+		int ret;
 
+		state__unsettle();
+		ret = site__open(pl->site, &err);
 		pl->gone |= ret == -ESTALE;
 		if (ret) {
 			snprintf(pl->why, sizeof(pl->why), "%s", err.text);
@@ -339,7 +344,11 @@ static void close_place(struct host *h, struct place *pl)
 {
 	struct agent_error err;
 
-	if (site__is_open(pl->site) && site__close(pl->site, &err) && site__is_open(pl->site))
+	bool was_open = site__is_open(pl->site);
+
+	if (pl->open || was_open)
+		state__unsettle();
+	if (was_open && site__close(pl->site, &err) && site__is_open(pl->site))
 		return;
 	__atomic_store_n(&descriptor(h, pl)->mode, AGENT_SITE_BOUNCE, __ATOMIC_SEQ_CST);
 	pl->open = false;
@@ -392,9 +401,11 @@ static bool has_escape(struct switcher *sw, const struct host *h, const struct p
 /* The kernel runs the newest consumer first; so do we. Nobody may be inside. */
 static void fill_place(struct switcher *sw, struct host *h, struct place *pl)
 {
-	struct agent_site *s = site__fill_addresses(pl->site, h->arena);
+	struct agent_site *s;
 	uint32_t n = 0, n_return = 0;
 
+	state__unsettle();
+	s = site__fill_addresses(pl->site, h->arena);
 	host__settle_hits(h, pl);
 	for_each_probe_at(p, sw->at, pl->ino, pl->offset)
 	{
@@ -462,13 +473,16 @@ void switch_recycle(struct switcher *sw, struct group *g)
 
 		if (m->carrier < 0)
 			continue;
-		if (!m->waste && shm_map_is_short(g->arena, &m->geo))
+		if (!m->waste && shm_map_is_short(g->arena, &m->geo)) {
+			state__unsettle();
 			m->waste = shm_map_collect(g->arena, &m->geo, (m->geo.n_nodes - m->geo.max_entries) / 8);
+		}
 		some |= m->waste != 0;
 	}
 	/* Not now: next time. */
 	if (!some || come_to_rest(sw, g, RECYCLE_TIMEOUT_MS, &ret, &err) || carriers__wait_for_programs(sw->carriers))
 		return;
+	state__unsettle();
 	for (unsigned int i = 0; i < g->n_maps; i++) {
 		shm_map_release(g->arena, &g->map[i].geo, g->map[i].waste);
 		g->map[i].waste = 0;
@@ -551,6 +565,7 @@ static int add_carriers(struct switcher *sw, struct group *g)
 {
 	char text[200] = "";
 
+	state__unsettle();
 	for (unsigned int i = 0; i < g->n_maps; i++) {
 		struct gmap *m = &g->map[i];
 
@@ -565,6 +580,7 @@ static int add_carriers(struct switcher *sw, struct group *g)
 
 static void enable_carriers(struct switcher *sw, struct group *g, bool on)
 {
+	state__unsettle();
 	for (unsigned int i = 0; i < g->n_maps; i++)
 		if (g->map[i].carrier >= 0)
 			carriers__enable(sw->carriers, g->map[i].carrier, on);
@@ -572,6 +588,7 @@ static void enable_carriers(struct switcher *sw, struct group *g, bool on)
 
 static void remove_carriers(struct switcher *sw, struct group *g)
 {
+	state__unsettle();
 	for (unsigned int i = 0; i < g->n_maps; i++) {
 		if (g->map[i].carrier >= 0)
 			carriers__remove(sw->carriers, g->map[i].carrier);
@@ -1201,6 +1218,7 @@ int switch_takeover(struct switcher *sw, struct group *g)
 	struct viewing viewing;
 	int err;
 
+	state__unsettle();
 	if (!lodge_domain(sw, g) && !waits_for_processes(sw, g)) {
 		why_nowhere(sw, g);
 		return -EOPNOTSUPP;
@@ -1232,6 +1250,7 @@ int switch_takeover(struct switcher *sw, struct group *g)
 		return err;
 	}
 	clock_gettime(CLOCK_BOOTTIME, &g->since);
+	g->was_adopted = false;
 	g->reason[0] = 0;
 	return 0;
 }
@@ -1307,6 +1326,7 @@ void switch_join_all(struct switcher *sw, struct group *g, struct joining *j, si
 {
 	int saved;
 
+	state__unsettle();
 	hosts__look_anew();
 	for (size_t i = 0; i < n; i++) {
 		j[i].is_prepared = false;
@@ -1424,8 +1444,10 @@ int switch_handback(struct switcher *sw, struct group *g, bool force)
 {
 	bool closes = may_close(sw, g);
 	struct viewing viewing;
-	int err = unpark(g, force);
+	int err;
 
+	state__unsettle();
+	err = unpark(g, force);
 	if (err)
 		return err;
 	err = prepare_views_back(sw, g, &viewing, force);
@@ -1445,6 +1467,7 @@ int switch_handback(struct switcher *sw, struct group *g, bool force)
 		return err;
 	enable_carriers(sw, g, false);
 	clock_gettime(CLOCK_BOOTTIME, &g->since);
+	g->was_adopted = false;
 	return 0;
 }
 
@@ -1454,6 +1477,7 @@ void switch_release(struct switcher *sw, struct group *g)
 	struct viewing viewing = {0};
 	bool kept;
 
+	state__unsettle();
 	if (was_shared)
 		unpark(g, true);
 	g->state = GROUP_GONE;
@@ -1485,6 +1509,7 @@ void switch_release(struct switcher *sw, struct group *g)
  */
 void switch_forget(struct switcher *sw, struct group *g)
 {
+	state__unsettle();
 	hold(sw, g);
 	set_gate(g, g->state == GROUP_GONE ? SHM_UGATE_OFF : SHM_UGATE_KERNEL);
 	quiesce(sw, g);

@@ -73,7 +73,8 @@ void tell__group(struct engine *e, enum decision_kind kind, enum reason_class cl
 	begin(&t, kind, class, g->tool);
 	for (unsigned int i = 0; i < g->n_probes; i++)
 		add_probe(e, &t, g->probe[i]);
-	for (const struct host *h = e->hosts.list; h && kind == DECISION_OFFLOAD; h = h->next)
+	for (const struct host *h = e->hosts.list; h && (kind == DECISION_OFFLOAD || kind == DECISION_ADOPT);
+	     h = h->next)
 		if (host__lodging(h, g))
 			add_target(&t, h);
 	t.d.reason = reason;

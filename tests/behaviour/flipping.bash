@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # flipping.bash: a bpftimed that takes over and hands back; for flips and flips-everywhere, which set BUILD, dir and how.
-DAEMON=
+DAEMON= went_on=0
 
 start_daemon() {
 	"$BUILD/bpftimed" >>"$dir/daemon" 2>&1 3>&- &
@@ -76,7 +76,11 @@ kill_daemon() {
 	((RANDOM % 3)) || begin_and_kill
 	start_daemon || return 1
 	"$BUILD/bpftime" wait --tool "$TOOL_PID" --state offloaded --timeout "${BPFTIMED_PATIENCE:-15}" || failed=$((failed + 1))
+	! "$BUILD/bpftime" status | grep -q '^last .*gone on with' || went_on=$((went_on + 1))
 }
+
+# said_of_kills: how many of those who followed a killed one went on with what it had left.
+said_of_kills() { [ "$how" != kill ] || echo ", $went_on went on"; }
 
 # Most keep the tool in the kernel, or some of its targets.
 policies=(

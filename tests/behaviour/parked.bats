@@ -213,7 +213,7 @@ signal_tool() {
 	[ ! -e "$SESSION/run/bpftimed-parked" ]
 }
 
-@test "bpftimed is killed: the kernel half serves, the next one restores the attachment" {
+@test "bpftimed is killed: the kernel half serves, the next one, of another build, restores the attachment" {
 	daemon_start
 	both 100000 --rate 20000
 	attach perf work
@@ -225,6 +225,7 @@ signal_tool() {
 	wait "$DAEMON" || true
 	attached_to "$TOOL_PID" "$SESSION/run/bpftimed-parked"
 	sleep 0.5
+	sed -i -E 's/"build": *"[^"]*"/"build":"00"/' "$SESSION/run/state.json"
 	BPFTIME_PARK_MS=never daemon_start
 	offloaded "$TOOL_PID"
 	attached_to "$TOOL_PID" "$WORKLOAD"
