@@ -212,9 +212,9 @@ while True: bpf(321, 1, lookup, 64)' "$1"
 
 @test "busy neighbours on every processor, some of which look at the map all the time: nothing is skipped" {
 	local dir=$SESSION/x map i neighbours=()
-	exact_start "$dir" hashcount 4 10000 --rate 10000
+	exact_start "$dir" count_tid 4 5000 --rate 10000
 	offloaded "$TOOL_PID"
-	map=$(map_of "$TOOL_PID" totals)
+	map=$(map_of "$TOOL_PID" AT_)
 	for ((i = 0; i < $(nproc); i++)); do
 		bash -c 'while :; do :; done' 3>&- &
 		neighbours+=("$!")
@@ -235,7 +235,7 @@ while True: bpf(321, 1, lookup, 64)' "$1"
 		wait "$i" || true
 		exact_ended "$i"
 	done
-	exact_finish "$dir" hashcount
+	exact_finish "$dir" count_tid
 }
 
 @test "when the kernel skips the hook, what is carried goes back and stays there" {

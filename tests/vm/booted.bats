@@ -21,7 +21,7 @@ show() { systemctl show -P "$1" "$2"; }
 	# It answers by the time that the machine is up.
 	(($(show ActiveEnterTimestampMonotonic bpftimed.service) <= $(show ActiveEnterTimestampMonotonic multi-user.target)))
 	run -0 /usr/bin/bpftime status
-	[[ $output == *"Carries 0 of 0 tools"* ]]
+	[[ "$(show StatusText bpftimed.service)" == *"Carries 0 of 0 tools"* ]]
 }
 
 @test "it carries a tool, every call is counted" {
