@@ -81,10 +81,10 @@ static const char *why_not(json_object *o)
 	if (state__is_of_other(o) || record__number_in(o, "version") != STATE_VERSION ||
 	    record__number_in(o, "records") != AGENT_RECORD_VERSION)
 		return "it was of another version";
-	if (!build || !build[0] || strcmp(build, record__build()))
-		return "it was of another build";
 	if (!state__was_settled(o))
 		return "it was killed while it changed something";
+	if (!build || !build[0] || strcmp(build, record__build()))
+		return "it was of another build";
 	return record__length(groups) ? NULL : "it carried nothing any more";
 }
 

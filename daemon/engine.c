@@ -34,7 +34,8 @@ static void arm_timer(struct engine *e, uint64_t at_ns)
 	sd_event_source_set_enabled(e->timer, SD_EVENT_ONESHOT);
 }
 
-#define SETTLE_SHARE 20 /* of the time that goes by at most one part is spent on writing state.json */
+#define UNWRITABLE_NS 30000000000ull
+#define SETTLE_SHARE  20 /* of the time that goes by at most one part is spent on writing state.json */
 
 /* When nothing is under way any more state.json tells all. When to try again, or 0. */
 static uint64_t settle(struct engine *e)
@@ -47,7 +48,9 @@ static uint64_t settle(struct engine *e)
 	if (begin < e->settle_at)
 		return e->settle_at;
 	err = state__settle(e->groups, &e->hosts);
-	e->settle_at = now_ns() + SETTLE_SHARE * (now_ns() - begin) + (err ? CLAIMS_NS : 0);
+	e->settle_at = now_ns() + SETTLE_SHARE * (now_ns() - begin);
+	if (err)
+		e->settle_at += err == -EBUSY ? CLAIMS_NS : UNWRITABLE_NS;
 	return err ? e->settle_at : 0;
 }
 

@@ -25,6 +25,7 @@
 static char path[PATH_MAX], settled_path[PATH_MAX];
 static uint64_t serial;	  /* of the file */
 static bool is_settled;	  /* as far as is known: the other file may be there */
+static bool tells_all;	  /* what is written now is for going on, too */
 static json_object *left; /* processes that a later daemon is to let go of, or NULL */
 
 void state__open(const char *runtime_dir)
@@ -64,7 +65,8 @@ static json_object *group_state(const struct group *g)
 		if (g->probe[i]->parked)
 			record__append(parked, parked__json(g->probe[i]->parked));
 	record__add(o, "parked", parked);
-	record__group(o, g);
+	if (tells_all)
+		record__group(o, g);
 	return o;
 }
 
@@ -109,7 +111,8 @@ static json_object *host_state(const struct host *h)
 		record__append(lodgings, lodging_state(l));
 	record__add(o, "places", places);
 	record__add(o, "lodgings", lodgings);
-	record__host(o, h);
+	if (tells_all)
+		record__host(o, h);
 	return o;
 }
 
@@ -142,7 +145,7 @@ int state__save(const struct group *groups, const struct hosts *hosts)
 	record__add(o, "serial", record__number(++serial));
 	record__add(o, "groups", gs);
 	record__add(o, "hosts", hs);
-	if (hosts)
+	if (tells_all)
 		record__whole(o, hosts);
 	snprintf(temporary, sizeof(temporary), "%s.new", path);
 	if (!record__is_whole())
@@ -171,12 +174,17 @@ bool state__is_settled(void)
 	return is_settled || !path[0];
 }
 
+/* More would keep the daemon busy for a good part of a second: when it is killed they are handed back. */
+#define PLACES_MOST 32768u
+
 static bool has_unsettled(const struct group *groups, const struct hosts *hosts)
 {
+	unsigned int n = 0;
+
 	for (const struct host *h = hosts->list; h; h = h->next) {
 		if (h->leaving)
 			return true;
-		for_each_used_place(pl, h) if (pl->stuck || pl->plan_for) return true;
+		for_each_used_place(pl, h) if (pl->stuck || pl->plan_for || ++n > PLACES_MOST) return true;
 	}
 	for (const struct group *g = groups; g; g = g->next)
 		if (g->state == GROUP_GONE || g->domain_over || g->outdated_since)
@@ -207,7 +215,9 @@ int state__settle(const struct group *groups, const struct hosts *hosts)
 		return 0;
 	if (has_unsettled(groups, hosts))
 		return -EBUSY;
+	tells_all = true;
 	err = state__save(groups, hosts);
+	tells_all = false;
 	if (!err)
 		err = write_settled();
 	is_settled = !err;

@@ -38,7 +38,8 @@ int state__save(const struct group *groups, const struct hosts *hosts);
  * before. */
 void state__unsettle(void);
 bool state__is_settled(void);
-/* Nothing is under way: the file tells all. 0, or -errno: it does not, which is no harm; try again later. */
+/* Nothing is under way: the file tells all, if that is not too much. 0, or -errno: it does not, which is no harm; try
+ * again later. */
 int state__settle(const struct group *groups, const struct hosts *hosts);
 /* Did what is read from the file tell all when its daemon was killed? */
 bool state__was_settled(struct json_object *state);
