@@ -73,11 +73,11 @@ static void forget_attempts(void)
 /* Why not, or NULL; empty: there is nothing. */
 static const char *why_not(json_object *o)
 {
-	json_object *groups = record__in(o, "groups"), *hosts = record__in(o, "hosts");
+	json_object *groups = record__in(o, "groups");
 	const char *build = json_object_get_string(record__in(o, "build"));
 
-	if (!record__length(groups) && !record__length(hosts))
-		return "";
+	if (!record__length(groups))
+		return ""; /* processes may be left: recover_state() looks at them */
 	if (state__is_of_other(o) || record__number_in(o, "version") != STATE_VERSION ||
 	    record__number_in(o, "records") != AGENT_RECORD_VERSION)
 		return "it was of another version";
@@ -85,23 +85,22 @@ static const char *why_not(json_object *o)
 		return "it was killed while it changed something";
 	if (!build || !build[0] || strcmp(build, record__build()))
 		return "it was of another build";
-	return record__length(groups) ? NULL : "it carried nothing any more";
+	return NULL;
 }
 
 struct adoption *adopt__read(char *why, size_t why_size)
 {
 	json_object *o = state__path() ? json_object_from_file(state__path()) : NULL;
-	const char *not = o ? why_not(o) : "";
+	const char *reason = o ? why_not(o) : "";
 	struct adoption *a;
 
 	/* Should there be something in it that ends daemons, not all of them are to end of it. */
-	if (!not &&count_attempts() >= ATTEMPTS_MOST)
-		not = "several bpftimeds that went on with it were killed at that";
-	if (not )
+	if (!reason && count_attempts() >= ATTEMPTS_MOST)
+		reason = "several bpftimeds that went on with it were killed at that";
+	if (reason)
 		forget_attempts();
-	a = not ? NULL : calloc(1, sizeof(*a));
-
-	snprintf(why, why_size, "%s", not ? not : a ? "" : "out of memory");
+	a = reason ? NULL : calloc(1, sizeof(*a));
+	snprintf(why, why_size, "%s", reason ? reason : a ? "" : "out of memory");
 	if (!a) {
 		if (o)
 			json_object_put(o);

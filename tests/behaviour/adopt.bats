@@ -197,7 +197,8 @@ parked() { "$B/bpftime" explain "$TOOL_PID" | grep -q "the tool's own attachment
 	adopted "$TOOL_PID"
 	parked
 	sleep 0.3
-	"$B/bpftime" handback "$TOOL_PID"
+	# Not at any moment can the tool be stopped.
+	wait_until 10 "$B/bpftime" handback "$TOOL_PID"
 	bpftool perf show | grep "^pid $TOOL_PID " | grep -q "$WORKLOAD"
 	kill -USR2 "$WORKLOAD_PID"
 	exact_called "$SESSION/x"
