@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "agent/cpus.h"
+#include "agent/target.h"
 #include "daemon/domain.h"
 #include "daemon/log.h"
 #include "daemon/occupy.h"
@@ -808,12 +809,15 @@ static int move(struct switcher *sw, struct group *g, struct viewing *v, bool in
 
 /*
  * Where the kernel alone serves and hits come rarely there is such a moment by itself: nobody has to be held. Not for
- * memory that the tool maps. What was copied in vain is not copied again later.
+ * memory that the tool maps, and not where a handler can lose its CPU: to visit that does not tell that it has ended.
+ * What was copied in vain is not copied again later.
  */
 static int move_unnoticed(struct switcher *sw, struct group *g, const struct viewing *v, bool in)
 {
 	int err = -EAGAIN;
 
+	if (threads_can_be_in_handlers())
+		return err;
 	for (int i = 0; i < FREE_TRIES && err == -EAGAIN && !v->views; i++) {
 		uint64_t seen = kgate_of(g);
 

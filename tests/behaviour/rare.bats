@@ -13,6 +13,7 @@ held() { grep -c 'threads were held' "$BATS_FILE_TMPDIR/daemon.log" || true; }
 # unnoticed TOOL [OPTION...]: 30 times there and back while calls come. Some come just then.
 unnoticed() {
 	local i before
+	! "$B/bpftime" doctor --json | grep -qE '"preempt": *"(full|lazy)"' || skip "a kernel that preempts handlers"
 	exact_start "$SESSION/x" "$1" 2 600 --rate 20 "${@:2}"
 	offloaded "$TOOL_PID"
 	exact_go "$SESSION/x"
