@@ -270,8 +270,8 @@ int BPF_PROG(exit_lsm, const struct pt_regs *regs, long ret)
 
 /*
  * Where these programs are preempted the kernel skips one at an exit while another task is in the middle of it on this
- * processor. There is a second one then, for what the first one has not met: to be skipped, too, a call would have to
- * come while two tasks stand still at once, in some ten instructions each.
+ * processor. There is a second one then, for what the first one has not met: to be skipped by both, a call would have
+ * to come while two tasks stand still at once, one in each, before or after the part that cannot be preempted.
  */
 SEC("fexit/__x64_sys_bpf")
 int BPF_PROG(exit_lsm_again, const struct pt_regs *regs, long ret)

@@ -33,8 +33,7 @@ struct carrier {
 
 /* A way to be at the entry and at the exit of bpf(). Hook and carrier are of the same program type. */
 struct form {
-	/* In struct carry_hook_bpf; before: the program that runs before enter; again: for what exit has not met; 0:
-	 * none. */
+	/* In struct carry_hook_bpf; before: what runs before enter; again: for what exit has not met; 0: none. */
 	size_t enter, exit, before, again;
 	/* In struct carry_bpf; 0: it serves the exit as well. */
 	size_t carrier, carrier_exit;

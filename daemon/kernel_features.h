@@ -51,7 +51,7 @@ int kernel_features__missing(const struct kernel_features *k, char *err, size_t 
  * Preemptible is what decides first. The programs of a system call's tracepoint are skipped while another program runs
  * on the same CPU, which happens where a program can be preempted. At the LSM hook a program is not skipped (since
  * Linux 6.2 and 6.1.54), but can be preempted while it holds a map's lock, unless it forbids that. At the raw
- *tracepoint it is neither, up to Linux 6.18.
+ * tracepoint it is neither, up to Linux 6.18.
  *
  * To find out whether these programs fire, three are loaded and attached for a moment. BPFTIME_HOOK in the environment
  * (lsm, lsm-alone, raw-tracepoint, tracepoint), which is for tests, overrules.

@@ -886,22 +886,23 @@ static int move_occupied(struct switcher *sw, struct group *g, bool in)
 	return err;
 }
 
-static bool may_occupy(const struct switcher *sw, const struct group *g, long us)
+static bool may_occupy(const struct group *g, long us)
 {
-	return us <= OCCUPIED_MOST_US && g->stop_ms > OCCUPIED_MS && !sw->hosts->is_preempted;
+	return us <= OCCUPIED_MOST_US && g->stop_ms > OCCUPIED_MS;
 }
 
 /*
  * Where the kernel alone serves and hits come rarely there is such a moment by itself: nobody has to be held. Where
  * they come often it can be made, if it is short: what is left to be copied is little, and found by looks. Not for
- * memory that the tool maps. What was copied in vain is not copied again later.
+ * memory that the tool maps, and not where a handler can lose its CPU: to visit that does not tell that it has ended.
+ * What was copied in vain is not copied again later.
  */
 static int move_unnoticed(struct switcher *sw, struct group *g, const struct viewing *v, bool in)
 {
 	int err = -EAGAIN;
 	long us = 0;
 
-	if (v->views)
+	if (v->views || sw->hosts->is_preempted)
 		return err;
 	for (int i = 0; i < FREE_TRIES && err == -EAGAIN; i++) {
 		uint64_t seen = group__count_hits(g);
@@ -913,7 +914,7 @@ static int move_unnoticed(struct switcher *sw, struct group *g, const struct vie
 		if (err && !prepare_looks(g) && group__count_hits(g) - seen > MANY_HITS)
 			break;
 	}
-	for (int i = 0; i < BRIEF_TRIES && err == -EAGAIN && may_occupy(sw, g, us); i++)
+	for (int i = 0; i < BRIEF_TRIES && err == -EAGAIN && may_occupy(g, us); i++)
 		err = move_occupied(sw, g, in);
 	return err;
 }

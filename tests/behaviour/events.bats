@@ -22,6 +22,9 @@ setup_file() {
 	END
 	chmod +x "$dir/bpftimed"
 	export JOURNAL=$dir/journal
+	# What is pinned must outlive that namespace.
+	mkdir -p "$dir/run/bpf"
+	mount -t bpf -o mode=0700 bpftimed "$dir/run/bpf"
 	BPFTIMED=$dir/bpftimed real_setup_file --metrics-listen 127.0.0.1:0
 }
 
@@ -31,6 +34,7 @@ teardown_file() {
 		daemon_stop
 	fi
 	[ ! -e "$BATS_FILE_TMPDIR/journald" ] || kill "$(cat "$BATS_FILE_TMPDIR/journald")"
+	umount "$BATS_FILE_TMPDIR/run/bpf" 2>/dev/null || true
 }
 
 # records EXPRESSION: what Python finds in the journal, a list `r` of records {FIELD: [value, ...]}.

@@ -149,7 +149,7 @@ offloaded() {
 }
 
 @test "boot with the unit enabled" {
-	! is_here || skip "this machine would forget it"
+	! is_here || skip "tests/vm/booted.bats boots this machine"
 	need_installed
 	container_reboot
 	wait_until 20 is_active

@@ -1038,10 +1038,13 @@ static const char *refusal(enum bpf_hook hook)
 	static char err[256];
 
 	kernel_features__probe(&k);
-	/* Where programs can be preempted only one is exact: kernel_features__hook(). */
-	if (hook != BPF_HOOK_LSM_ALONE && hook != kernel_features__hook(&k) && k.preempt != PREEMPT_MODE_NONE &&
-	    k.preempt != PREEMPT_MODE_VOLUNTARY)
-		return "not exact where programs are preempted";
+	if (hook != kernel_features__hook(&k)) {
+		/* Where programs can be preempted only one is exact: kernel_features__hook(). */
+		if (k.preempt != PREEMPT_MODE_NONE && k.preempt != PREEMPT_MODE_VOLUNTARY)
+			return "not exact where programs are preempted";
+		if (hook == BPF_HOOK_LSM_ALONE)
+			return "for kernels that preempt programs";
+	}
 	if (hook != BPF_HOOK_LSM && hook != BPF_HOOK_LSM_ALONE)
 		return NULL;
 	/* The others are there on every kernel that can be used; to fail to load them is to fail. */
