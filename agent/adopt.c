@@ -304,17 +304,14 @@ static bool has_all_holds(const struct site *s)
 int site__go_on(struct site *s, bool is_open, struct agent_error *err)
 {
 	uint8_t now[PATCH_MAX];
-	int rc = target_read(s->t, s->addr, now, s->size);
+	int rc;
 
 	if (!has_all_holds(s))
 		return agent_fail(err, -ENOENT, "a uprobe that holds the site at 0x%lx of process %d is gone", s->addr,
 				  s->t->pid);
+	rc = site_look(s, now, err);
 	if (rc)
-		return agent_fail(err, -ESRCH, "process %d ended or runs another program", s->t->pid);
-	for (size_t i = 1; i < s->size; i++)
-		if ((s->d.boundary_mask & (1u << i)) && now[i] != INT3)
-			return agent_fail(err, -EBUSY, "the kernel's breakpoint at 0x%lx of process %d is gone",
-					  s->addr + i, s->t->pid);
+		return rc;
 	/* The kernel writes its int3 over the first byte of an open one when another tool attaches there. */
 	if (!agent_is_behind(now, is_open ? s->jump : s->file, (uint32_t)s->size) ||
 	    (now[0] != INT3 && (!is_open || now[0] != s->jump[0])))

@@ -56,8 +56,7 @@ static bool has_bytes_between(const struct site *s)
 	return false;
 }
 
-/* Reads the patch; boundaries must hold int3s. */
-static int look(const struct site *s, uint8_t *now, struct agent_error *err)
+int site_look(const struct site *s, uint8_t *now, struct agent_error *err)
 {
 	int rc = target_read(s->t, s->addr, now, s->size);
 
@@ -103,7 +102,7 @@ static int not_written(const struct site *s, int rc, struct agent_error *err)
 static int look_at_closed(struct site *s, const uint8_t *behind, struct agent_error *err)
 {
 	uint8_t now[PATCH_MAX];
-	int rc = look(s, now, err);
+	int rc = site_look(s, now, err);
 
 	if (rc)
 		return rc;
@@ -235,7 +234,7 @@ int site__open(struct site *s, struct agent_error *err)
 		rc = not_written(s, target_write(s->t, s->addr, &open_byte, 1), err);
 	if (rc)
 		return rc;
-	rc = look(s, now, err);
+	rc = site_look(s, now, err);
 	if (!rc && is_behind(s, now, s->jump))
 		return 0;
 	if (now[0] == open_byte)
@@ -250,7 +249,7 @@ int site__close(struct site *s, struct agent_error *err)
 	int rc;
 
 	hold_stand_in(s);
-	rc = look(s, now, err);
+	rc = site_look(s, now, err);
 	if (rc)
 		return rc;
 	/* int3 already: another tool's uprobe came. The bytes between are the jump's all the same. */

@@ -143,6 +143,11 @@ enum site_result hold_sites(struct site *const *s, size_t n, const struct site_o
 void hold_stand_in(struct site *s);
 void hold_drop_all(struct site *s);
 
+/* ---- patch.c ---- */
+
+/* Reads the patch, s->size bytes; boundaries must hold int3s. 0 or -errno. */
+int site_look(const struct site *s, uint8_t *now, struct agent_error *err);
+
 /* ---- pages.c ---- */
 
 /*

@@ -300,17 +300,6 @@ void adopt__leave_hosts(struct engine *e)
 	for (struct host *h; (h = e->hosts.list);) {
 		e->hosts.list = h->next;
 		for_each_used_place(pl, h) if (pl->site) site__leave(pl->site);
-		for (struct lodging *l; (l = h->lodgings); free(l)) {
-			h->lodgings = l->next;
-			free(l->maps);
-		}
-		target__free(h->target);
-		agent_arena__unmap(h->arena);
-		if (h->arena_fd >= 0)
-			close(h->arena_fd);
-		if (h->sites_fd >= 0)
-			close(h->sites_fd);
-		free(h->place);
-		free(h);
+		host__leave(h);
 	}
 }

@@ -104,29 +104,34 @@ static void put_escape(struct hosts *hs, const struct host *h, struct place *pl)
 	pl->escape = -1;
 }
 
-static void host__free(struct hosts *hs, struct host *h)
+void host__leave(struct host *h)
 {
-	if (h->injected)
-		state__unsettle();
 	for (struct lodging *l = h->lodgings, *next; l; l = next) {
 		next = l->next;
 		free_lodging(l);
 	}
-	if (h->injected)
-		agent_service__remove(hs->service, h->target);
-	for_each_used_place(pl, h) put_escape(hs, h, pl);
 	if (h->target)
 		target__free(h->target);
-	claims__drop_target(hs->claims, h->pid);
 	agent_arena__unmap(h->arena);
-	if (!h->leaving)
-		pins__drop(PIN_HOST, h->pid, (unsigned long long)h->start_time);
 	if (h->arena_fd >= 0)
 		close(h->arena_fd);
 	if (h->sites_fd >= 0)
 		close(h->sites_fd);
 	free(h->place);
 	free(h);
+}
+
+static void host__free(struct hosts *hs, struct host *h)
+{
+	if (h->injected) {
+		state__unsettle();
+		agent_service__remove(hs->service, h->target);
+	}
+	for_each_used_place(pl, h) put_escape(hs, h, pl);
+	claims__drop_target(hs->claims, h->pid);
+	if (!h->leaving)
+		pins__drop(PIN_HOST, h->pid, (unsigned long long)h->start_time);
+	host__leave(h);
 }
 
 static void unlink_host(struct hosts *hs, struct host *h)

@@ -58,6 +58,8 @@ struct host *hosts__get(struct hosts *hs, pid_t pid);
  * places cannot be given up yet; it stays in the list and is lodged in no more.
  */
 bool hosts__forget(struct hosts *hs, struct host *h);
+/* Frees what is known of a process that is in no list any more; nothing is done to it, nor to what is pinned for it. */
+void host__leave(struct host *h);
 
 /*
  * The group's places are closed. Returns when fork children that have them open have been repaired: what stands at the
