@@ -20,7 +20,7 @@
 
 #define BATCH_BYTES (4u << 20)
 #define BATCH_LEAST 64u
-#define BATCH_MOST  65536u
+#define BATCH_MOST  1024u /* in a quarter of a millisecond: the kernel does not stop for other tasks meanwhile */
 
 /* One copying under way. */
 struct copy {
