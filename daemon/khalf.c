@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * khalf.c: makes the kernel half of a program and loads it.
- *
- *	prologue	looks at the group's kgate, and counts the hit in it when it says so; closed: return 0; tells of a
- *process that is new here the program	every instruction at its place: `map = ...` of a mirrored map becomes its
- *number, calls on mirrored maps become calls of the subprograms, additions in place become atomic subprograms	of
- *bpf/khalf.bpf.c, those that are called
+ * khalf.c: makes the kernel half of a program and loads it. It begins by looking at the group's kgate, where it counts
+ * the hit when told to; when that is closed it returns 0. It tells of a process that is new here. Then comes the
+ * program, every instruction at its place: `map = ...` of a mirrored map becomes its number, calls on mirrored maps
+ * become calls of the subprograms, additions in place become atomic. The subprograms of bpf/khalf.bpf.c that are called
+ * follow.
  */
 #include "daemon/khalf.h"
 

@@ -202,7 +202,7 @@ static int write_settled(void)
 	f = fopen(temporary, "we");
 	if (!f)
 		return -errno;
-	is_whole = fprintf(f, "%d %" PRIu64 "\n", getpid(), serial) > 0;
+	is_whole = !fchmod(fileno(f), 0600) && fprintf(f, "%d %" PRIu64 "\n", getpid(), serial) > 0;
 	is_whole = !fclose(f) && is_whole;
 	return is_whole && !rename(temporary, settled_path) ? 0 : -EIO;
 }
