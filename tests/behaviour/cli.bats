@@ -229,7 +229,7 @@ s.accept()[0].close()
 	run -0 bpftime status
 	[[ $output == *"probes"*"in userspace"* ]]
 	run -0 bpftime status --json
-	[ "$(json 'sorted(j)')" = "['holds', 'hook', 'kernel', 'lockdown', 'metrics', 'policy', 'probes_kernel', 'probes_userspace', 'switch', 'targets', 'tools', 'tools_carried', 'version']" ]
+	[ "$(json 'sorted(j)')" = "['holds', 'hook', 'kernel', 'last', 'lockdown', 'metrics', 'policy', 'probes_kernel', 'probes_userspace', 'switch', 'targets', 'tools', 'tools_carried', 'version']" ]
 	[ "$(json 'j["kernel"]')" = "$(uname -r)" ]
 	run -0 bpftime ps
 	[[ $output == *"/usr/bin/x:main"* && $output == *"/usr/bin/x:0x1234"* ]]
@@ -284,7 +284,7 @@ s.accept()[0].close()
 	mkdir -p "$SESSION/var/lib/systemd/catalog"
 	journalctl --root="$SESSION" --update-catalog
 	run -0 journalctl --root="$SESSION" --list-catalog
-	[ "$(grep -c " bpftimed: " <<<"$output")" = 9 ]
+	[ "$(grep -c " bpftimed: " <<<"$output")" = 10 ]
 }
 
 @test "ps of nothing says so" {
