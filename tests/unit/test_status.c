@@ -86,7 +86,8 @@ static void form_of_a_tool(void **state)
 		    "{\"kind\":\"uprobe\",\"path\":\"/usr/bin/"
 		    "x\",\"offset\":4660,\"symbol\":\"main\",\"program\":\"on_call\","
 		    "\"state\":\"userspace\",\"reason\":null,\"hits\":18446744073709551615,\"targets\":[12,14],"
-		    "\"since\":1.500,\"switched_by\":null,\"refused\":[{\"pid\":16,\"reason\":\"process 16 is traced "
+		    "\"since\":1.500,\"switched_by\":null,\"adopted\":false,\"refused\":[{\"pid\":16,\"reason\":"
+		    "\"process 16 is traced "
 		    "by gdb (15)\"}]}]}");
 }
 
@@ -94,9 +95,9 @@ static void form_of_the_daemon(void **state)
 {
 	json_object *o = status_daemon__json(&(struct status_daemon){
 		.hook = "tracepoint", .way = "freplace", .holds = "links", .tools = 1, .targets = 4});
-	static const char *const keys[] = {"version",	       "hook",		"switch",  "holds",
-					   "kernel",	       "lockdown",	"tools",   "tools_carried",
-					   "probes_userspace", "probes_kernel", "targets", "policy"};
+	static const char *const keys[] = {
+		"version",	    "hook",	     "switch",	"holds", "kernel", "lockdown", "tools", "tools_carried",
+		"probes_userspace", "probes_kernel", "targets", "last",	 "policy"};
 
 	assert_int_equal(json_object_object_length(o), sizeof(keys) / sizeof(keys[0]));
 	for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
