@@ -774,28 +774,40 @@ int carry_raw(struct bpf_raw_tracepoint_args *ctx)
 
 /*
  * The kernel's own copy of the attributes, zero behind what the caller gave; where the caller's are is known at the
- * exit only. Whatever happens here, the call goes on.
+ * exit only.
  */
-SEC("lsm/bpf")
-int BPF_PROG(carry_lsm, int cmd, union bpf_attr *attr)
+static __always_inline void enter_by_kernel(int cmd, const union bpf_attr *attr)
 {
 	struct scratch *s = begin();
 
 	if (s && !bpf_probe_read_kernel(&s->attr, sizeof(s->attr), attr))
 		enter_call(s, cmd, 0);
+}
+
+static __always_inline void leave_by_kernel(const struct pt_regs *regs, long ret)
+{
+	struct carry_call *call = noted();
+	struct scratch *s = begin();
+
+	if (!s || !call)
+		return;
+	call->uattr = BPF_CORE_READ(regs, si);
+	leave_call(s, call, ret);
+}
+
+/* Whatever happens here, the call goes on. */
+SEC("lsm/bpf")
+int BPF_PROG(carry_lsm, int cmd, union bpf_attr *attr)
+{
+	enter_by_kernel(cmd, attr);
 	return 0;
 }
 
 SEC("fexit/__x64_sys_bpf")
 int BPF_PROG(carry_lsm_exit, const struct pt_regs *regs, long ret)
 {
-	struct carry_call *call = noted();
-	struct scratch *s = begin();
-
-	if (!s || !call)
-		return 0;
-	call->uattr = BPF_CORE_READ(regs, si);
-	return leave_call(s, call, ret);
+	leave_by_kernel(regs, ret);
+	return 0;
 }
 
 /*
@@ -808,12 +820,8 @@ extern void bpf_preempt_enable(void) __ksym __weak;
 SEC("lsm/bpf")
 int BPF_PROG(carry_lsm_alone, int cmd, union bpf_attr *attr)
 {
-	struct scratch *s;
-
 	bpf_preempt_disable();
-	s = begin();
-	if (s && !bpf_probe_read_kernel(&s->attr, sizeof(s->attr), attr))
-		enter_call(s, cmd, 0);
+	enter_by_kernel(cmd, attr);
 	bpf_preempt_enable();
 	return 0;
 }
@@ -821,15 +829,8 @@ int BPF_PROG(carry_lsm_alone, int cmd, union bpf_attr *attr)
 SEC("fexit/__x64_sys_bpf")
 int BPF_PROG(carry_lsm_exit_alone, const struct pt_regs *regs, long ret)
 {
-	struct carry_call *call = noted();
-	struct scratch *s;
-
 	bpf_preempt_disable();
-	s = begin();
-	if (s && call) {
-		call->uattr = BPF_CORE_READ(regs, si);
-		leave_call(s, call, ret);
-	}
+	leave_by_kernel(regs, ret);
 	bpf_preempt_enable();
 	return 0;
 }

@@ -258,14 +258,19 @@ int BPF_PROG(enter_lsm, int cmd, union bpf_attr *attr)
 	return 0;
 }
 
-SEC("fexit/__x64_sys_bpf")
-int BPF_PROG(exit_lsm, const struct pt_regs *regs, long ret)
+static __always_inline int leave_lsm(void *ctx)
 {
 	__u32 place;
 
 	if (is_noted(&place))
 		bpf_tail_call(ctx, &carriers_exit, place);
 	return 0;
+}
+
+SEC("fexit/__x64_sys_bpf")
+int BPF_PROG(exit_lsm, const struct pt_regs *regs, long ret)
+{
+	return leave_lsm(ctx);
 }
 
 /*
@@ -276,11 +281,7 @@ int BPF_PROG(exit_lsm, const struct pt_regs *regs, long ret)
 SEC("fexit/__x64_sys_bpf")
 int BPF_PROG(exit_lsm_again, const struct pt_regs *regs, long ret)
 {
-	__u32 place;
-
-	if (is_noted(&place))
-		bpf_tail_call(ctx, &carriers_exit, place);
-	return 0;
+	return leave_lsm(ctx);
 }
 
 struct touched {

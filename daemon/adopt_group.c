@@ -9,6 +9,7 @@
 #include "daemon/adopt_impl.h"
 #include "daemon/build.h"
 #include "daemon/escape.h"
+#include "daemon/link_program.h"
 #include "daemon/mapped.h"
 #include "daemon/park.h"
 #include "daemon/pins.h"
@@ -227,21 +228,9 @@ static int open_arena(struct adoption *a, struct group *g, const struct group_re
 	return 0;
 }
 
-static int program_of(int link_fd)
-{
-	struct bpf_link_info info = {0};
-	uint32_t len = sizeof(info);
-	int fd;
-
-	if (bpf_obj_get_info_by_fd(link_fd, &info, &len))
-		return -errno;
-	fd = bpf_prog_get_fd_by_id(info.prog_id);
-	return fd < 0 ? -errno : fd;
-}
-
 static int take_khalf(struct adoption *a, struct gprog *p, int link_fd)
 {
-	return p->khalf_fd >= 0 ? 0 : take_pin(a, program_of(link_fd), &p->khalf_fd);
+	return p->khalf_fd >= 0 ? 0 : take_pin(a, link_program(link_fd), &p->khalf_fd);
 }
 
 static int take_links(struct adoption *a, struct group *g, const struct group_record *r, json_object *links)

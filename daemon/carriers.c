@@ -24,6 +24,7 @@
 #include "bpf/carry_hook.skel.h"
 #include "daemon/fail.h"
 #include "daemon/kernel_features.h"
+#include "daemon/link_program.h"
 
 struct carrier {
 	struct carry_bpf *skel; /* NULL: the place is free */
@@ -353,17 +354,12 @@ static int reuse_pin(struct bpf_map *map, const char *dir, const char *name)
 /* The program of a link, which is to be another daemon's form of this one of ours; or -errno. */
 static int program_of(const struct bpf_link *link, const struct bpf_program *ours)
 {
-	struct bpf_link_info info = {0};
+	int fd = link_program(bpf_link__fd(link));
 	struct bpf_prog_info prog = {0};
-	uint32_t len = sizeof(info);
-	int fd;
+	uint32_t len = sizeof(prog);
 
-	if (bpf_obj_get_info_by_fd(bpf_link__fd(link), &info, &len))
-		return -errno;
-	fd = bpf_prog_get_fd_by_id(info.prog_id);
 	if (fd < 0)
-		return -errno;
-	len = sizeof(prog);
+		return fd;
 	if (!bpf_obj_get_info_by_fd(fd, &prog, &len) &&
 	    !strncmp(prog.name, bpf_program__name(ours), sizeof(prog.name) - 1))
 		return fd;

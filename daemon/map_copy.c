@@ -151,20 +151,19 @@ static int each_batch(struct copy *c, int (*each)(struct copy *c, const char *ke
 	}
 }
 
-/*
- * Only those entries that are not the same here. 1: the map must be gone through; else 0, c->seen and d, or what each()
- * has returned.
+/* Only those entries that are not the same here. 1: the map must be gone through; else 0 or what each() has returned.
  */
-static int each_difference(struct copy *c, int (*each)(struct copy *c, const char *key, const char *values),
-			   struct map_differences *d)
+static int each_difference(struct copy *c, int (*each)(struct copy *c, const char *key, const char *values))
 {
+	struct map_differences d;
 	int ret = 0;
 
-	if (!c->look || map_look__now(c->look, d))
+	if (!c->look || map_look__now(c->look, &d))
 		return 1;
-	for (size_t i = 0; i < d->n && !ret; i++)
+	c->same = d.same;
+	for (size_t i = 0; i < d.n && !ret; i++)
 		ret = each(c, map_look__key(c->look, i), map_look__values(c->look, i));
-	c->seen = d->seen;
+	c->seen = d.seen;
 	return ret;
 }
 
@@ -206,8 +205,7 @@ static int in_by_keys(struct copy *c)
 /* Upon what the arena holds. -ESTALE: that is more than the kernel has. */
 static int in_all(struct copy *c)
 {
-	struct map_differences d;
-	int ret = each_difference(c, put_entry, &d);
+	int ret = each_difference(c, put_entry);
 
 	if (ret == 1) {
 		c->seen = 0;
@@ -325,13 +323,15 @@ static int out_all(struct copy *c)
 /* What the kernel has is looked at: what the arena has not goes, c->same tells what need not be written. */
 static int out_looked(struct copy *c)
 {
-	struct map_differences d;
-	int ret = each_difference(c, compare, &d);
+	int ret = each_difference(c, compare);
 
-	if (ret == 1)
+	if (ret == 1) {
+		c->same = (uint8_t *)buffer(&kept_same, c->g->n_nodes);
+		if (!c->same)
+			return fail(c, -ENOMEM, "no memory to copy a map");
+		memset(c->same, 0, c->g->n_nodes);
 		ret = each_batch(c, compare);
-	else
-		c->same = d.same;
+	}
 	if (!ret)
 		return 0;
 	memset(c->same, 0, c->g->n_nodes);
@@ -343,14 +343,10 @@ int map_copy_out(const struct map_copy *m, char *err, size_t err_size)
 	struct copy c = {.fd = m->fd, .arena = m->arena, .g = m->g, .look = m->look, .err = err, .err_size = err_size};
 	int ret = copy_open(&c);
 
-	c.same = (uint8_t *)buffer(&kept_same, m->g->n_nodes);
-	if (!ret && !c.same)
-		ret = fail(&c, -ENOMEM, "no memory to copy a map");
 	shm_work_begin(m->g);
 	if (!ret) {
 		/* Now that nobody works on the map any more, all has arrived. */
 		shm_map_settle(m->arena, m->g);
-		memset(c.same, 0, m->g->n_nodes);
 		ret = out_looked(&c);
 	}
 	if (!ret)

@@ -699,7 +699,7 @@ static void end_views(const struct group *g, struct viewing *v)
 /* One compare-and-swap on the word that also counts hits: fails when one came since `seen` was read. */
 static bool turn_kgate(struct group *g, uint64_t seen, bool open)
 {
-	uint64_t want = (open ? seen | SHM_KGATE_STATE : seen & ~SHM_KGATE_STATE) & ~SHM_KGATE_COUNTS;
+	uint64_t want = open ? seen | SHM_KGATE_STATE : seen & ~SHM_KGATE_STATE;
 
 	return __atomic_compare_exchange_n(&g->arena->kgate, &seen, want, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }

@@ -25,6 +25,17 @@ real_setup_file() {
 	export DAEMON
 }
 
+# ask_way: in setup_file(), where each test has a daemon of its own: by which way are groups switched here? Sets WAY.
+ask_way() {
+	need_root
+	need_alone
+	SESSION=$BATS_FILE_TMPDIR
+	daemon_start
+	WAY=$("$B/bpftime" status --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["switch"])')
+	daemon_stop
+	export WAY
+}
+
 setup_file() { real_setup_file; }
 
 teardown_file() {

@@ -11,12 +11,7 @@ load real
 setup_file() {
 	need_root
 	need bpftrace bpftool setpriv python3
-	need_alone
-	SESSION=$BATS_FILE_TMPDIR
-	daemon_start
-	WAY=$("$B/bpftime" status --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["switch"])')
-	daemon_stop
-	export WAY
+	ask_way
 }
 
 teardown_file() { :; }
