@@ -25,6 +25,13 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
 #define MAX_BATCH (1u << 20) /* elements of one batch that are followed */
 
+/* Linux 7, include/uapi/linux/bpf.h: an update of a per-CPU map gives one value, for the CPU in the upper half, or for
+ * all. */
+#define FOR_CPU	 (1ull << 3) /* BPF_F_CPU */
+#define FOR_ALL	 (1ull << 4) /* BPF_F_ALL_CPUS */
+#define FOR_BOTH (FOR_CPU | FOR_ALL)
+#define MODES	 ((__u64)(BPF_NOEXIST | BPF_EXIST))
+
 /* Places in the attributes, in words: struct { map_fd; key; value; flags } and struct { in_batch; out_batch; ... }
  * batch. */
 enum { ELEM_KEY = 1, ELEM_VALUE = 2, ELEM_FLAGS = 3 };
@@ -146,19 +153,27 @@ once int read_value(__u64 from)
 	return bpf_probe_read_user(s->value, geo()->value_size, (void *)from) != 0;
 }
 
+/* The flags of an update are of one value for a key of a per-CPU map. */
+static __always_inline int gives_one(__u64 flags)
+{
+	return shm_is_percpu(geo()) && (flags & FOR_BOTH);
+}
+
 /* 0: all values that the caller gives for one key can be read. */
-once int values_unreadable(__u64 from)
+once int values_unreadable(__u64 from, __u64 flags)
 {
 	__u32 cpu;
 
+	if (gives_one(flags))
+		return read_value(from);
 	for (cpu = 0; cpu < geo()->n_cpus; cpu++)
 		if (read_value(from + cpu * geo()->value_room))
 			return 1;
 	return 0;
 }
 
-/* Values of all CPUs, from the caller to the key's entry. */
-once int set_all_cpus(__u64 from)
+/* Values of all CPUs that the flags name, from the caller to the key's entry. */
+once int set_cpus(__u64 from, __u64 flags)
 {
 	struct scratch *s = the_scratch();
 	void *arena = the_arena();
@@ -168,7 +183,9 @@ once int set_all_cpus(__u64 from)
 	if (!s || !arena || !fits(off))
 		return 0;
 	for (cpu = 0; cpu < geo()->n_cpus; cpu++) {
-		if (read_value(from + cpu * geo()->value_room))
+		if ((flags & FOR_CPU) && cpu != flags >> 32)
+			continue;
+		if (read_value(gives_one(flags) ? from : from + cpu * geo()->value_room))
 			return 0;
 		for (at = 0; at < geo()->value_room; at += 8)
 			shm_write(shm_at(arena, off) + cpu * geo()->value_room + at,
@@ -177,15 +194,25 @@ once int set_all_cpus(__u64 from)
 	return 0;
 }
 
+/* BPF_ANY, BPF_NOEXIST or BPF_EXIST, with FOR_CPU or FOR_ALL where the kernel has accepted them. */
 once long apply_update(__u64 from, __u64 flags)
 {
+	struct scratch *s = the_scratch();
 	long ret;
 
-	if (values_unreadable(from) || read_value(from))
+	if (!s || values_unreadable(from, flags) || read_value(from))
 		return -SHM_EFAULT;
-	ret = arena_update(flags);
+	if (flags & FOR_CPU) {
+		/* A new entry is zero for the others; one that is there keeps what they have. */
+		zero_value(s);
+		ret = arena_update(BPF_NOEXIST);
+		if (ret == -SHM_EEXIST)
+			ret = 0;
+	} else {
+		ret = arena_update(flags & MODES);
+	}
 	if (ret == 0 && shm_is_percpu(geo()))
-		set_all_cpus(from);
+		set_cpus(from, flags);
 	return ret;
 }
 
@@ -232,12 +259,11 @@ static __always_inline void agree(long ret, __u64 flags)
 
 static __always_inline int update(struct scratch *s, __u64 key, __u64 from, __u64 flags)
 {
-	if (flags > BPF_EXIST)
-		return 0;
 	hold();
 	if (!is_open())
 		return pass(s);
-	if (values_unreadable(from) || bring_key(key)) {
+	/* Of other flags the kernel knows whether it accepts them; so do we at the exit. */
+	if (flags > BPF_EXIST || values_unreadable(from, flags) || bring_key(key)) {
 		note_late(s);
 		return 0;
 	}
@@ -341,9 +367,9 @@ static __always_inline int next_key(__u64 key)
 /* ---- batches ---- */
 
 /* Bytes that the caller has for the values of one key. */
-static __always_inline __u64 values_stride(void)
+static __always_inline __u64 values_stride(__u64 flags)
 {
-	return shm_is_percpu(geo()) ? (__u64)geo()->value_room * geo()->n_cpus : geo()->value_size;
+	return shm_is_percpu(geo()) && !gives_one(flags) ? (__u64)geo()->value_room * geo()->n_cpus : geo()->value_size;
 }
 
 /*
@@ -358,7 +384,7 @@ once int batch_element(__u64 i, __u64 is_late)
 	if (!s || read_key(s->call.key + i * geo()->key_size))
 		return 1;
 	if (s->call.cmd == BPF_MAP_UPDATE_BATCH) {
-		ret = apply_update(s->call.value + i * values_stride(), BPF_ANY);
+		ret = apply_update(s->call.value + i * values_stride(s->call.flags), s->call.flags & ~MODES);
 		return ret == -SHM_EFAULT ? 1 : ret != 0 ? 2 : 0;
 	}
 	if (is_late)
@@ -382,16 +408,20 @@ static long batch_at_entry(__u32 i, void *ctx)
 
 static __always_inline int batch_change(struct scratch *s, __u32 count)
 {
-	if (s->call.flags || (s->call.cmd == BPF_MAP_DELETE_BATCH && !shm_is_hash(geo())))
+	if (s->call.cmd == BPF_MAP_DELETE_BATCH && (s->call.flags || !shm_is_hash(geo())))
 		return 0;
 	hold();
 	if (!is_open())
 		return pass(s);
+	s->call.planned = count;
+	if (s->call.flags) {
+		note_late(s);
+		return 0;
+	}
 	bring_all();
 	bpf_loop(count < MAX_BATCH ? count : MAX_BATCH, batch_at_entry, NULL, 0);
 	/* What could not be read here is done at the exit. */
 	s->call.late = 1;
-	s->call.planned = count;
 	return note();
 }
 
@@ -574,7 +604,7 @@ once int move_out_late(__u64 key, __u64 values)
 	struct scratch *s = the_scratch();
 	__u64 off;
 
-	if (!s || read_key(key) || values_unreadable(values)) {
+	if (!s || read_key(key) || values_unreadable(values, BPF_ANY)) {
 		__sync_fetch_and_add(&missed, 1);
 		return 0;
 	}
@@ -598,7 +628,7 @@ static long late_element(__u32 i, void *ctx)
 	if (!s)
 		return 1;
 	if (s->call.cmd == BPF_MAP_LOOKUP_AND_DELETE_BATCH) {
-		move_out_late(s->call.key + n * geo()->key_size, s->call.value + n * values_stride());
+		move_out_late(s->call.key + n * geo()->key_size, s->call.value + n * values_stride(s->call.flags));
 		return 0;
 	}
 	n += s->call.done;
@@ -649,7 +679,7 @@ static __always_inline void leave_one(struct scratch *s, long ret)
 	}
 	if (s->call.cmd == BPF_MAP_DELETE_ELEM)
 		arena_delete();
-	else if (apply_update(s->call.value, BPF_ANY) == -SHM_EFAULT)
+	else if (apply_update(s->call.value, s->call.flags & ~MODES) == -SHM_EFAULT)
 		__sync_fetch_and_add(&missed, 1);
 }
 

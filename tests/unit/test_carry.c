@@ -41,6 +41,10 @@ static const struct shape shapes[] = {
 	{"percpu array 12", BPF_MAP_TYPE_PERCPU_ARRAY, 4, 12, 6, 0, 8},
 };
 
+/* BPF_F_CPU and BPF_F_ALL_CPUS of Linux 7 */
+#define FOR_CPU (1ull << 3)
+#define FOR_ALL (1ull << 4)
+
 #define N_SHAPES (sizeof(shapes) / sizeof(shapes[0]))
 
 static uint32_t n_cpus;
@@ -191,9 +195,23 @@ static void compare_batch(struct world *w, const char *shape_name, bool move)
 	}
 }
 
+/* One value, for one CPU or for all: Linux 7 accepts this for maps by CPU, others refuse it. */
+static uint64_t one_value(struct world *w, const char *key)
+{
+	static char values[SHM_MAX_VALUE_ALL];
+	uint64_t cpu = rnd(w) % (w->g.n_cpus + 1), mode = rnd(w) % 4 % 3;
+
+	if (rnd(w) % 2)
+		return FOR_ALL | mode;
+	/* What a new entry has for the others the kernel leaves open. */
+	if (bpf_map_lookup_elem(w->oracle, key, values))
+		mode = BPF_EXIST;
+	return cpu << 32 | FOR_CPU | mode;
+}
+
 static void batch_change(struct world *w, const char *shape_name, bool update)
 {
-	LIBBPF_OPTS(bpf_map_batch_opts, opts);
+	LIBBPF_OPTS(bpf_map_batch_opts, opts, .elem_flags = update && rnd(w) % 4 == 0 ? FOR_ALL : 0);
 	uint32_t n = 1 + rnd(w) % 6, n_a = n, n_b = n;
 	char *keys = calloc(n, w->s->key_size), *values = calloc(n, w->stride);
 	int a, b;
@@ -237,6 +255,8 @@ static void one_operation(struct world *w, const char *shape_name)
 		CHECK(code(bpf_map_lookup_elem(w->tool, key, a)) == code(bpf_map_lookup_elem(w->oracle, key, b)));
 		CHECK(memcmp(a, b, w->stride) == 0);
 	} else if (op < 28) {
+		if (op == 27)
+			flags = one_value(w, key);
 		CHECK(code(bpf_map_update_elem(w->tool, key, values, flags)) ==
 		      code(bpf_map_update_elem(w->oracle, key, values, flags)));
 	} else if (op < 32) {
