@@ -10,6 +10,7 @@
 #include "agent/service.h"
 #include "daemon/adopt_impl.h"
 #include "daemon/escape.h"
+#include "daemon/mapped.h"
 #include "daemon/pins.h"
 #include "daemon/procfs.h"
 #include "daemon/record.h"
@@ -94,6 +95,7 @@ static int open_memory(struct adoption *a, struct host *h, const struct target_r
 	struct stat st;
 
 	h->arena_fd = pins__get(PIN_HOST, h->pid, (unsigned long long)h->start_time);
+	h->arena_id = mapped__id(h->arena_fd);
 	h->sites_fd = h->arena_fd < 0 ? -1 : agent_sites__open(h->pid, t->arena);
 	if (h->sites_fd < 0)
 		return adopt__fail(a, -ENOENT, "the agent's memory in process %d cannot be had", h->pid);

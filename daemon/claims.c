@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "daemon/mapped.h"
 #include "daemon/pins.h"
 #include "daemon/procfs.h"
 
@@ -319,14 +320,6 @@ void claims__drop_target(struct claims *c, pid_t target)
 
 /* ---- the whole ---- */
 
-static uint32_t map_id(int fd)
-{
-	struct bpf_map_info info = {0};
-	uint32_t len = sizeof(info);
-
-	return fd >= 0 && !bpf_obj_get_info_by_fd(fd, &info, &len) ? info.id : 0;
-}
-
 static int make_map(struct claims *c)
 {
 	LIBBPF_OPTS(bpf_map_create_opts, opts, .map_flags = BPF_F_NO_PREALLOC);
@@ -334,7 +327,7 @@ static int make_map(struct claims *c)
 
 	c->fd = bpf_map_create(BPF_MAP_TYPE_HASH, MAP_NAME, sizeof(struct claim), sizeof(struct claimant), MAX_CLAIMS,
 			       &opts);
-	c->id = map_id(c->fd);
+	c->id = mapped__id(c->fd);
 	if (!c->id)
 		return -errno;
 	return put(c, &key, 1, 0, true);
@@ -351,7 +344,7 @@ int claims__new(struct claims **out, char *err, size_t err_size)
 	}
 	c->fd = -1;
 	c->last_fd = pins__get(PIN_CLAIMS);
-	c->last_id = map_id(c->last_fd);
+	c->last_id = mapped__id(c->last_fd);
 	r = describe_process(getpid(), &c->self);
 	if (!r)
 		r = make_map(c);

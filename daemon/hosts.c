@@ -380,6 +380,7 @@ static int inject(struct hosts *hs, struct host *h, struct agent_error *err)
 		return ret;
 	}
 	h->arena->version = AGENT_ABI_VERSION;
+	h->arena_id = mapped__id(h->arena_fd);
 	ret = agent_service__add(hs->service, h->target, h->arena_fd, err);
 	if (!ret)
 		ret = pins__add(h->arena_fd, PIN_HOST, h->pid, (unsigned long long)h->start_time);

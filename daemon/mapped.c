@@ -29,6 +29,14 @@ void *mapped__array(int fd, size_t least, size_t *size, uint32_t *id)
 	return memory;
 }
 
+uint32_t mapped__id(int fd)
+{
+	struct bpf_map_info info = {0};
+	uint32_t len = sizeof(info);
+
+	return fd >= 0 && !bpf_obj_get_info_by_fd(fd, &info, &len) ? info.id : 0;
+}
+
 void mapped__end(void *memory, size_t size)
 {
 	if (memory)

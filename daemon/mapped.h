@@ -14,6 +14,8 @@
  * needed any longer. size, id (of the array) may be NULL. NULL with errno: it cannot be.
  */
 void *mapped__array(int fd, size_t least, size_t *size, uint32_t *id);
+/* The id of a map; 0: fd is none. */
+uint32_t mapped__id(int fd);
 /* NULL is allowed. */
 void mapped__end(void *memory, size_t size);
 

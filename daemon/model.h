@@ -220,6 +220,7 @@ struct host {
 	struct target *target; /* NULL: may not be touched, see why */
 	bool injected;
 	int arena_fd, sites_fd;
+	uint32_t arena_id; /* the map's */
 	struct agent_target *arena;
 	struct place *place; /* at the index of their sites */
 	unsigned int n_places;

@@ -29,7 +29,7 @@ $(B)/tests/unit/test_sampler: $(B)/daemon/sampler.o
 
 UNIT += $(B)/tests/unit/test_claims
 $(B)/tests/unit/test_claims: LIBS := -lbpf
-$(B)/tests/unit/test_claims: $(addprefix $(B)/daemon/,claims.o pins.o procfs.o)
+$(B)/tests/unit/test_claims: $(addprefix $(B)/daemon/,claims.o mapped.o pins.o procfs.o)
 
 # The engine, and the whole daemon.
 ENGINE_OBJS := $(addprefix $(B)/daemon/,engine.o converge.o watch.o follow.o plan.o build.o builder.o hosts.o domain.o escape.o replace.o switch.o report.o measure.o host.o top.o sampler.o tell.o probes.o repair.o symbol.o uprobe.o tracepoint.o permit.o obey.o \

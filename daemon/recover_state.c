@@ -67,7 +67,7 @@ struct old_group {
 
 struct old_host {
 	struct target *target;
-	struct agent_target *arena;
+	struct agent_target *arena; /* NULL: cannot be had */
 	struct old_site {
 		struct site *site;
 		int index;
@@ -91,6 +91,12 @@ struct old {
 };
 
 /* ---- reading ---- */
+
+/* An arena's map lives without its pin, too, as long as a target or a program has it. */
+static int or_by_id(int fd, json_object *o)
+{
+	return fd >= 0 ? fd : bpf_map_get_fd_by_id((uint32_t)record__number_in(o, "arena"));
+}
 
 static void *map_pin(int fd, size_t least, size_t *size, uint32_t *id)
 {
@@ -122,7 +128,7 @@ static void read_group(struct old_group *g, json_object *o)
 	g->tool_lives = procfs_start_time(g->tool) == g->tool_start;
 	g->has_khalf = json_object_get_boolean(json_object_object_get(o, "kernel_half"));
 	g->at_tracepoints = json_object_get_boolean(json_object_object_get(o, "at_tracepoints"));
-	g->arena = map_pin(pins__get(PIN_GROUP, g->id), sizeof(*g->arena), &g->size, &g->arena_id);
+	g->arena = map_pin(or_by_id(pins__get(PIN_GROUP, g->id), o), sizeof(*g->arena), &g->size, &g->arena_id);
 	if (g->arena && g->arena->magic != SHM_MAGIC) {
 		mapped__end(g->arena, g->size);
 		g->arena = NULL;
@@ -162,10 +168,10 @@ static void read_lodgings(struct old_host *h, json_object *lodgings)
 }
 
 /* Its sites have no pin: the file is reached where the process has it mapped. */
-static struct agent_target *map_arena(pid_t pid, uint64_t start, const struct target_record *t)
+static struct agent_target *map_arena(int fd, pid_t pid, const struct target_record *t)
 {
-	int fd = pins__get(PIN_HOST, pid, (unsigned long long)start), sites;
 	struct agent_target *arena;
+	int sites;
 
 	if (fd < 0)
 		return NULL;
@@ -195,9 +201,9 @@ static bool read_host(struct old_host *h, json_object *o)
 		log_warning("process %d: %s", pid, err.text);
 		return false;
 	}
-	h->arena = map_arena(pid, start, &t);
+	h->arena = map_arena(or_by_id(pins__get(PIN_HOST, pid, (unsigned long long)start), o), pid, &t);
 	h->at = calloc(record__length(places) + 1, sizeof(*h->at));
-	for (size_t i = 0; h->arena && h->at && i < record__length(places); i++) {
+	for (size_t i = 0; h->at && i < record__length(places); i++) {
 		struct old_site *at = &h->at[h->n_sites];
 
 		if (!record__read_bytes(json_object_array_get_idx(places, i), &s, sizeof(s)) ||
@@ -206,7 +212,8 @@ static bool read_host(struct old_host *h, json_object *o)
 		at->index = (int)s.index;
 		/* The kernel writes its int3 over an open place when a probe is attached there, our own restoring too.
 		 */
-		at->was_open = site__is_open(at->site) || h->arena->site[s.index].mode != AGENT_SITE_BOUNCE;
+		at->was_open =
+			site__is_open(at->site) || (h->arena && h->arena->site[s.index].mode != AGENT_SITE_BOUNCE);
 		h->has_return |= s.has_return;
 		h->n_sites++;
 	}
@@ -254,7 +261,8 @@ static void open_places(struct old *old)
 
 			if (!at->was_open)
 				continue;
-			agent_site_serve(&h->arena->site[at->index], (uint32_t)at->index);
+			if (h->arena)
+				agent_site_serve(&h->arena->site[at->index], (uint32_t)at->index);
 			if (!site__is_open(at->site))
 				site__open(at->site, &err);
 		}
@@ -273,7 +281,8 @@ static void close_places(struct old *old)
 
 			if (site__is_open(at->site) && site__close(at->site, &err))
 				log_warning("%s", err.text);
-			__atomic_store_n(&h->arena->site[at->index].mode, AGENT_SITE_BOUNCE, __ATOMIC_SEQ_CST);
+			if (h->arena)
+				__atomic_store_n(&h->arena->site[at->index].mode, AGENT_SITE_BOUNCE, __ATOMIC_SEQ_CST);
 		}
 	}
 }
@@ -458,7 +467,7 @@ static void let_go_of_hosts(struct old *old)
 	free_sites(old);
 	for (size_t i = 0; i < old->n_hosts; i++) {
 		struct old_host *h = &old->host[i];
-		bool returns = h->arena && target__pending_returns(h->target, h->arena) > 0;
+		bool returns = !h->arena || target__pending_returns(h->target, h->arena) > 0;
 		struct agent_error err = {""};
 
 		if (h->left)

@@ -17,6 +17,7 @@
 #include "agent/clock.h"
 #include "daemon/hosts.h"
 #include "daemon/log.h"
+#include "daemon/mapped.h"
 #include "daemon/park.h"
 #include "daemon/procfs.h"
 #include "daemon/record.h"
@@ -47,6 +48,7 @@ static json_object *group_state(const struct group *g)
 	record__add(o, "id", record__number(g->id));
 	record__add(o, "tool", record__number((uint64_t)g->tool->pid));
 	record__add(o, "tool_start", record__number(g->tool->start_time));
+	record__add(o, "arena", record__number(mapped__id(g->arena_fd)));
 	record__add(o, "kernel_half", json_object_new_boolean(g->has_khalf));
 	record__add(o, "at_tracepoints", json_object_new_boolean(group_has_tracepoint(g)));
 	for (unsigned int i = 0; i < g->n_maps; i++) {
@@ -97,6 +99,7 @@ static json_object *host_state(const struct host *h)
 	target__record(h->target, &t);
 	record__add(o, "pid", record__number((uint64_t)h->pid));
 	record__add(o, "start", record__number(h->start_time));
+	record__add(o, "arena", record__number(h->arena_id));
 	record__add(o, "target", record__bytes(&t, sizeof(t)));
 	for_each_used_place(pl, h)
 	{

@@ -270,9 +270,11 @@ carries() { "$B/bpftime" explain "$TOOL_PID" | grep -E 'runs in userspace' | gre
 		'sed -i -E "s/\"build\": *\"[^\"]*\"/\"build\":\"00\"/" "$SESSION/run/state.json"'
 		'rm "$SESSION/run/bpf/carry-0"'
 		'rm "$SESSION"/run/bpf/group-*-code-0'
+		'rm "$SESSION"/run/bpf/host-*-arena'
+		'rm "$SESSION"/run/bpf/group-*-arena'
 		'policy off.json "{\"version\": 1, \"rules\": [{\"target\": {\"comm\": \"workload\"}, \"action\": \"kernel\"}]}"'
 	)
-	local -a reason=('it was killed while it changed something' 'it was of another build' 'the carrier in place 0 is not as it was left' 'cannot be had' policy)
+	local -a reason=('it was killed while it changed something' 'it was of another build' 'the carrier in place 0 is not as it was left' 'cannot be had' "the agent's memory in process [0-9]* cannot be had" 'something that it had pinned is gone' policy)
 	for k in "${!change[@]}"; do
 		echo "${change[k]}"
 		rm -rf "$SESSION/policy.d"
