@@ -68,7 +68,7 @@ int hosts__init(struct hosts *hs, const struct policy *policy, struct claims *cl
 	int ret;
 
 	kernel_features__probe(&kernel);
-	hs->is_preempted = kernel.preempt != PREEMPT_MODE_NONE && kernel.preempt != PREEMPT_MODE_VOLUNTARY;
+	hs->is_preempted = kernel_features__is_preemptible(&kernel);
 	agent_kernel_preempts_itself(hs->is_preempted);
 	hs->policy = policy;
 	hs->claims = claims;

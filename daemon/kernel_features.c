@@ -274,7 +274,7 @@ static bool forced_hook(enum bpf_hook *out)
 	return name && hook_by_name(name, out);
 }
 
-static bool is_preemptible(const struct kernel_features *k)
+bool kernel_features__is_preemptible(const struct kernel_features *k)
 {
 	return k->preempt != PREEMPT_MODE_NONE && k->preempt != PREEMPT_MODE_VOLUNTARY;
 }
@@ -300,9 +300,9 @@ enum bpf_hook kernel_features__hook(const struct kernel_features *k)
 
 	if (forced_hook(&hook))
 		return hook;
-	if (!is_preemptible(k) && lsm_fires())
+	if (!kernel_features__is_preemptible(k) && lsm_fires())
 		return BPF_HOOK_LSM;
-	if (is_preemptible(k) && preempts_raw_tracepoints(k) && can_forbid_preemption() && lsm_fires())
+	if (kernel_features__is_preemptible(k) && preempts_raw_tracepoints(k) && can_forbid_preemption() && lsm_fires())
 		return BPF_HOOK_LSM_ALONE;
 	return kernel_features__observing_hook(k);
 }
@@ -313,7 +313,7 @@ enum bpf_hook kernel_features__observing_hook(const struct kernel_features *k)
 
 	if (forced_hook(&hook) && hook != BPF_HOOK_LSM && hook != BPF_HOOK_LSM_ALONE)
 		return hook;
-	return !is_preemptible(k) && k->has_syscall_tp ? BPF_HOOK_TRACEPOINT : BPF_HOOK_RAW_TRACEPOINT;
+	return !kernel_features__is_preemptible(k) && k->has_syscall_tp ? BPF_HOOK_TRACEPOINT : BPF_HOOK_RAW_TRACEPOINT;
 }
 
 /* ---- freplace ---- */

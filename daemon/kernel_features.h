@@ -61,6 +61,9 @@ enum bpf_hook kernel_features__hook(const struct kernel_features *k);
 /* How loads and attachments are observed, where the end of a call is wanted too: tracepoint or raw tracepoint. */
 enum bpf_hook kernel_features__observing_hook(const struct kernel_features *k);
 
+/* May a task lose its processor in the middle of a program? Also when that is not known. */
+bool kernel_features__is_preemptible(const struct kernel_features *k);
+
 /* Can a loaded program be replaced (freplace)? Tried at the first call, with programs of our own. */
 bool kernel_features__can_replace(void);
 

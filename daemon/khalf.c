@@ -24,7 +24,7 @@
 #include "vm-llvm/additive.h"
 
 #define LOG_SIZE      (4u << 20)
-#define PROLOGUE_MOST 16u /* instructions */
+#define PROLOGUE_MOST 20u /* instructions */
 
 /* Helpers that work on a map and have a subprogram. */
 static const struct {
@@ -83,6 +83,23 @@ static void emit(struct khalf *k, const struct bpf_insn *insns, size_t n)
 	k->n_out += n;
 }
 
+/*
+ * Since Linux 6.13 programs of this type have one stack for each processor when theirs is large (kernel/bpf/verifier.c,
+ * bpf_enable_priv_stack()), because two of them never run there at once. At uprobes they do where the kernel preempts
+ * them: one would write over what the other one has there. Programs with tail calls are excepted, also when the
+ * verifier sees that the call never comes.
+ */
+static void emit_own_stack(struct khalf *k)
+{
+	const struct bpf_insn never[] = {
+		INSN(BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, 0),
+		INSN(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 1, 0),
+		INSN(BPF_JMP | BPF_CALL, 0, 0, 0, BPF_FUNC_tail_call),
+	};
+
+	emit(k, never, N(never));
+}
+
 /* At a perf event's tracepoint the answers of all programs are one, by AND: closed, this one has no say. */
 static int closed_answer(const struct khalf_opts *o)
 {
@@ -122,7 +139,6 @@ static void emit_prologue(struct khalf *k, const struct khalf_opts *o)
 		INSN(BPF_ALU64 | BPF_MOV | BPF_X, 1, 6, 0, 0),
 	};
 
-	k->n_out = 0;
 	emit(k, gate, N(gate));
 	emit(k, closed, n_closed);
 	if (k->fds.arrived >= 0) {
@@ -155,7 +171,6 @@ static void emit_sparing_prologue(struct khalf *k, const struct khalf_opts *o)
 		INSN(BPF_ALU64 | BPF_MOV | BPF_X, 1, 6, 0, 0),
 	};
 
-	k->n_out = 0;
 	emit(k, gate, N(gate));
 }
 
@@ -464,6 +479,9 @@ int khalf_load(const struct bpf_insn *insns, size_t n_insns, const struct khalf_
 		k.out = calloc(room, sizeof(*k.out));
 		ret = k.out ? 0 : refuse(&k, -ENOMEM, "no memory");
 		if (!ret) {
+			k.n_out = 0;
+			if (o->has_own_stack)
+				emit_own_stack(&k);
 			if (o->spares_daemon)
 				emit_sparing_prologue(&k, o);
 			else

@@ -31,6 +31,7 @@ struct khalf_replaced {
 struct khalf_opts {
 	uint32_t prog_type, expected_attach_type;
 	uint32_t attach_btf_id; /* of a BPF_PROG_TYPE_TRACING, in the kernel's own BTF */
+	bool has_own_stack;	/* each run: the kernel may preempt it, and run it anew on the same processor */
 	bool spares_daemon;	/* hits by shm_group_hdr.daemon are served, and not counted */
 	const char *license, *name;
 	int arena_fd;

@@ -41,7 +41,7 @@ static const struct kernel *this_kernel(void)
 	if (sscanf(f.release, "%u.%u", &major, &minor) == 2)
 		k.version = VERSION(major, minor);
 	k.reschedules = f.preempt != PREEMPT_MODE_NONE;
-	k.preempts_itself = k.reschedules && f.preempt != PREEMPT_MODE_VOLUNTARY;
+	k.preempts_itself = kernel_features__is_preemptible(&f);
 	return &k;
 }
 

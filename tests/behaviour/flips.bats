@@ -59,6 +59,11 @@ setup_file() {
 	run_alone flips latency 8 5000 90 "$RESTARTS" restart
 }
 
+# On kernels that preempt themselves programs come between each other all the time.
+@test "there and back, never at rest: count_tid, 4 threads" {
+	run_alone flips count_tid 4 100000 40 8
+}
+
 # What the kernel calls processes and threads is not what bpftimed, in a container, calls them.
 in_pid_namespace() {
 	local RUN_BY=(unshare --pid --fork --mount-proc)

@@ -447,7 +447,7 @@ static void test_tracepoint(void **state)
 		rig_arena(&r);
 		opts = rig_opts(&r, NULL);
 		opts.prog_type = BPF_PROG_TYPE_RAW_TRACEPOINT;
-		opts.spares_daemon = spares;
+		opts.spares_daemon = opts.has_own_stack = spares;
 		r.prog = khalf_load(insns, COUNT(insns), &opts, err, sizeof(err));
 		if (r.prog < 0)
 			fail_msg("%s", err);
