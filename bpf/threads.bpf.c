@@ -8,6 +8,7 @@
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>
 
+#include "bpf/on_cpu.h"
 #include "bpf/threads.h"
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
@@ -33,14 +34,14 @@ struct task_struct___old {
 
 struct moment {
 	__u64 switches;
-	int on_cpu;
+	bool on_cpu;
 };
 
 static __always_inline struct moment look(struct task_struct *task)
 {
 	struct moment m;
 
-	m.on_cpu = BPF_CORE_READ(task, on_cpu);
+	m.on_cpu = is_on_cpu(task);
 	m.switches = BPF_CORE_READ(task, nvcsw) + BPF_CORE_READ(task, nivcsw);
 	return m;
 }

@@ -16,6 +16,7 @@
 #include "agent/clock.h"
 #include "daemon/claims.h"
 #include "daemon/escape.h"
+#include "daemon/handlers.h"
 #include "daemon/kernel_features.h"
 #include "daemon/log.h"
 #include "daemon/mapped.h"
@@ -70,6 +71,9 @@ int hosts__init(struct hosts *hs, const struct policy *policy, struct claims *cl
 	kernel_features__probe(&kernel);
 	hs->is_preempted = kernel_features__is_preemptible(&kernel);
 	agent_kernel_preempts_itself(hs->is_preempted);
+	/* What the first look needs is not to be loaded while processors are kept. */
+	if (hs->is_preempted)
+		handlers__under_way();
 	hs->policy = policy;
 	hs->claims = claims;
 	hs->noop_prog_fd = -1;

@@ -19,6 +19,8 @@
 #include "agent/cpus.h"
 #include "daemon/build.h"
 #include "daemon/decision.h"
+#include "daemon/handlers.h"
+#include "daemon/kernel_features.h"
 #include "daemon/khalf.h"
 #include "daemon/log.h"
 #include "daemon/mapped.h"
@@ -385,11 +387,19 @@ static void copy_out(struct old_group *g)
 	}
 }
 
+static bool is_preemptible(void)
+{
+	struct kernel_features kernel;
+
+	kernel_features__probe(&kernel);
+	return kernel_features__is_preemptible(&kernel);
+}
+
 /* One try, as in switch.c. */
-static bool copy_out_and_close(struct old_group *g, bool crowded)
+static bool copy_out_and_close(struct old_group *g, bool preempted, bool needs_cpus)
 {
 	uint64_t seen = __atomic_or_fetch(&g->arena->kgate, SHM_KGATE_COUNTS, __ATOMIC_SEQ_CST);
-	bool passed = cpus_pass();
+	bool passed = cpus_pass() && (!preempted || handlers__under_way() == 0);
 
 	copy_out(g);
 	carriers__unrescue(pins__dir(), g->arena_id);
@@ -399,7 +409,7 @@ static bool copy_out_and_close(struct old_group *g, bool crowded)
 	copy_out(g);
 	/* The tool's program may run before the kernel half: at a tracepoint, or where it has been parked. */
 	passed &= cpus_pass();
-	return passed && (!crowded || cpus_are_occupied()) &&
+	return passed && (!needs_cpus || cpus_are_occupied()) &&
 	       __atomic_compare_exchange_n(&g->arena->kgate, &seen, seen & ~SHM_KGATE_STATE, false, __ATOMIC_SEQ_CST,
 					   __ATOMIC_SEQ_CST);
 }
@@ -407,10 +417,12 @@ static bool copy_out_and_close(struct old_group *g, bool crowded)
 /* As in switch.c: what the tool reads is right at any time, and nothing is counted twice or not at all. */
 static void move_out(struct old_group *g)
 {
+	bool preempted = is_preemptible();
+
 	for (int try = 0; g->tool_lives && try < SWITCH_TRIES; try++) {
-		bool crowded = g->views && views__are_crowded(g->views);
-		bool kept = (crowded || (g->at_tracepoints && try >= FREE_TRIES)) && !cpus_occupy();
-		bool turned = copy_out_and_close(g, crowded);
+		bool needs_cpus = preempted || (g->views && views__are_crowded(g->views));
+		bool kept = (needs_cpus || (g->at_tracepoints && try >= FREE_TRIES)) && !cpus_occupy();
+		bool turned = copy_out_and_close(g, preempted, needs_cpus);
 
 		if (turned)
 			let_views_go(g);

@@ -15,6 +15,7 @@
 
 #include "agent/cpus.h"
 #include "daemon/domain.h"
+#include "daemon/handlers.h"
 #include "daemon/log.h"
 #include "daemon/map_look.h"
 #include "daemon/occupy.h"
@@ -30,6 +31,7 @@
 #define HELD_RETURNS_TIMEOUT_MS 20
 #define FREE_TRIES		3
 #define OCCUPIED_TRIES		5
+#define PREEMPTED_TRIES		50 /* until nobody has lost its processor in a handler */
 #define MOST_HELD_S		10 /* longer than all that is waited for meanwhile */
 #define VIEW_TRIES		10
 #define MANY_HITS		10 /* while maps are copied */
@@ -704,10 +706,29 @@ static bool turn_kgate(struct group *g, uint64_t seen, bool open)
 	return __atomic_compare_exchange_n(&g->arena->kgate, &seen, want, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }
 
-/* Where threads of the tool must not run, nothing is turned when they could. */
+/* Where threads of the tool or of others must not run, nothing is turned when they could. */
 static bool is_in_time(const struct switcher *sw)
 {
-	return !sw->is_crowded || cpus_are_occupied();
+	return !sw->needs_cpus || cpus_are_occupied();
+}
+
+/*
+ * Do threads that are not held hit the probes, which the kernel may have taken from a handler? Then a processor that
+ * has been visited tells nothing.
+ */
+static bool may_be_preempted(const struct switcher *sw, const struct group *g)
+{
+	if (!sw->hosts->is_preempted)
+		return false;
+	for (unsigned int i = 0; i < g->n_probes; i++)
+		if (!probe_is_tracepoint(g->probe[i]) && g->probe[i]->o.target < 0)
+			return true;
+	return false;
+}
+
+static bool handlers_have_ended(const struct switcher *sw, const struct group *g)
+{
+	return !may_be_preempted(sw, g) || (cpus_are_occupied() && handlers__under_way() == 0);
 }
 
 /* Have threads been held for a take-over for longer than policy allows? */
@@ -824,7 +845,7 @@ static int turn(struct switcher *sw, struct group *g, uint64_t seen, const uint6
 static int copy_and_turn(struct switcher *sw, struct group *g, bool in)
 {
 	uint64_t seen = start_counting(g), ended[SHM_MAX_MAPS];
-	int err = cpus_pass() ? 0 : -EAGAIN;
+	int err = cpus_pass() && handlers_have_ended(sw, g) ? 0 : -EAGAIN;
 
 	for (unsigned int i = 0; i < g->n_maps; i++)
 		ended[i] = changes_of(sw, &g->map[i]).ended;
@@ -841,12 +862,17 @@ static int copy_and_turn(struct switcher *sw, struct group *g, bool in)
  */
 static int move(struct switcher *sw, struct group *g, struct viewing *v, bool in)
 {
-	int err = -EAGAIN;
+	int err = -EAGAIN, tries = may_be_preempted(sw, g) ? PREEMPTED_TRIES : OCCUPIED_TRIES;
 
-	sw->is_crowded = is_crowded(v);
-	for (int i = 0; i < FREE_TRIES && err == -EAGAIN && !sw->is_crowded; i++)
+	if (may_be_preempted(sw, g) && handlers__under_way() < 0)
+		return fail(
+			g, -EOPNOTSUPP,
+			"this kernel preempts programs, and which are under way in other processes cannot be seen: %s",
+			strerror(-handlers__under_way()));
+	sw->needs_cpus = is_crowded(v) || may_be_preempted(sw, g);
+	for (int i = 0; i < FREE_TRIES && err == -EAGAIN && !sw->needs_cpus; i++)
 		err = copy_and_turn(sw, g, in);
-	for (int i = 0; i < OCCUPIED_TRIES && err == -EAGAIN; i++) {
+	for (int i = 0; i < tries && err == -EAGAIN; i++) {
 		int ret = cpus_occupy();
 
 		log_debug("group %u: not a moment without a hit; processors kept: %s", g->id, strerror(-ret));
@@ -860,7 +886,7 @@ static int move(struct switcher *sw, struct group *g, struct viewing *v, bool in
 			let_views_go(g, v);
 		cpus_release();
 	}
-	sw->is_crowded = false;
+	sw->needs_cpus = false;
 	return err == -EAGAIN ? fail(g, -EBUSY,
 				     "processes that do not carry the agent hit the probes too often for an "
 				     "exact switch%s",

@@ -26,7 +26,7 @@ struct switcher {
 	bool is_holding;	    /* threads, */
 	struct timespec held_since; /* CLOCK_MONOTONIC */
 	struct histogram held;	    /* how long each time */
-	bool is_crowded; /* the switch under way needs the processors to be kept: threads of the tool could run */
+	bool needs_cpus; /* the switch under way needs the processors to be kept: threads that are not held could run */
 };
 
 /* KERNEL -> SHARED for a built group. 0, or -errno with g->reason: then nothing has changed. */
