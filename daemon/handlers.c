@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "agent/pid_ns.h"
 #include "bpf/handlers.h"
 
 #include "bpf/handlers.skel.h"
@@ -52,6 +53,9 @@ static int find_ranges(struct handlers_range *ranges)
 
 static int prepare(void)
 {
+	/* Only the tasks of our own namespace are gone through. */
+	if (!pid_ns__is_initial())
+		return -EXDEV;
 	program = handlers_bpf__open_and_load();
 	if (!program)
 		return -errno;

@@ -8,7 +8,8 @@
 
 /*
  * How many tasks are in one, or may be: those that run meanwhile, but for ours. What is said holds for as long as
- * nobody else runs: see occupy.h. -errno: that cannot be told here. Not to be called by two threads at once.
+ * nobody else runs: see occupy.h. -errno: that cannot be told here, as in a PID
+ * namespace of our own (-EXDEV). Not to be called by two threads at once.
  *
  * From kernel/events/uprobes.c: every handler is called by uprobe_notify_resume(), or by the system calls in its stead.
  */

@@ -33,7 +33,7 @@ $(B)/tests/unit/test_claims: $(addprefix $(B)/daemon/,claims.o mapped.o pins.o p
 
 UNIT += $(B)/tests/unit/test_handlers
 $(B)/tests/unit/test_handlers: LIBS := -lbpf -lpthread
-$(B)/tests/unit/test_handlers: $(addprefix $(B)/daemon/,handlers.o uprobe.o)
+$(B)/tests/unit/test_handlers: $(addprefix $(B)/daemon/,handlers.o uprobe.o) $(B)/agent/pid_ns.o
 
 # The engine, and the whole daemon.
 ENGINE_OBJS := $(addprefix $(B)/daemon/,engine.o converge.o watch.o follow.o plan.o build.o builder.o hosts.o domain.o escape.o replace.o switch.o report.o measure.o host.o top.o sampler.o tell.o probes.o repair.o symbol.o uprobe.o tracepoint.o permit.o obey.o \

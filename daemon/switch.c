@@ -862,14 +862,16 @@ static int copy_and_turn(struct switcher *sw, struct group *g, bool in)
  */
 static int move(struct switcher *sw, struct group *g, struct viewing *v, bool in)
 {
-	int err = -EAGAIN, tries = may_be_preempted(sw, g) ? PREEMPTED_TRIES : OCCUPIED_TRIES;
+	bool preempted = may_be_preempted(sw, g);
+	int err = -EAGAIN, tries = preempted ? PREEMPTED_TRIES : OCCUPIED_TRIES;
+	int seen = preempted ? handlers__under_way() : 0;
 
-	if (may_be_preempted(sw, g) && handlers__under_way() < 0)
-		return fail(
-			g, -EOPNOTSUPP,
-			"this kernel preempts programs, and which are under way in other processes cannot be seen: %s",
-			strerror(-handlers__under_way()));
-	sw->needs_cpus = is_crowded(v) || may_be_preempted(sw, g);
+	if (seen < 0)
+		return fail(g, -EOPNOTSUPP,
+			    "this kernel preempts programs, and which are under way in other processes cannot be "
+			    "seen%s%s",
+			    seen == -EXDEV ? " from a PID namespace" : ": ", seen == -EXDEV ? "" : strerror(-seen));
+	sw->needs_cpus = is_crowded(v) || preempted;
 	for (int i = 0; i < FREE_TRIES && err == -EAGAIN && !sw->needs_cpus; i++)
 		err = copy_and_turn(sw, g, in);
 	for (int i = 0; i < tries && err == -EAGAIN; i++) {
