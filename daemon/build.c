@@ -259,15 +259,6 @@ static bool spares_daemon(const struct group *g, const struct gprog *prog)
 	return true;
 }
 
-static bool is_preemptible(void)
-{
-	static struct kernel_features kernel;
-
-	if (!kernel.release[0])
-		kernel_features__probe(&kernel);
-	return kernel_features__is_preemptible(&kernel);
-}
-
 /* What all forms of a kernel half have in common. The arrays have room for SHM_MAX_MAPS. */
 static struct khalf_opts khalf_opts_of(const struct group *g, const struct gprog *p, struct shm_geo *geo, int *direct)
 {
@@ -278,7 +269,7 @@ static struct khalf_opts khalf_opts_of(const struct group *g, const struct gprog
 	return (struct khalf_opts){
 		.prog_type = p->type,
 		.expected_attach_type = p->expected_attach_type,
-		.has_own_stack = p->type == BPF_PROG_TYPE_KPROBE && is_preemptible(),
+		.has_own_stack = p->type == BPF_PROG_TYPE_KPROBE && kernel_features__preempts(),
 		.license = p->license,
 		.name = p->name,
 		.arena_fd = g->arena_fd,

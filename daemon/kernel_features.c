@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/perf_event.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -277,6 +278,24 @@ static bool forced_hook(enum bpf_hook *out)
 bool kernel_features__is_preemptible(const struct kernel_features *k)
 {
 	return k->preempt != PREEMPT_MODE_NONE && k->preempt != PREEMPT_MODE_VOLUNTARY;
+}
+
+static bool preempts;
+
+static void ask_preempts(void)
+{
+	struct kernel_features k;
+
+	kernel_features__probe(&k);
+	preempts = kernel_features__is_preemptible(&k);
+}
+
+bool kernel_features__preempts(void)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	pthread_once(&once, ask_preempts);
+	return preempts;
 }
 
 /* Since some kernel between 6.18 and 7.2 programs of raw tracepoints are preempted, and skipped then. */

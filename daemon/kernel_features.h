@@ -63,6 +63,7 @@ enum bpf_hook kernel_features__observing_hook(const struct kernel_features *k);
 
 /* May a task lose its processor in the middle of a program? Also when that is not known. */
 bool kernel_features__is_preemptible(const struct kernel_features *k);
+bool kernel_features__preempts(void); /* the same of this kernel; from several threads at once, too */
 
 /* Can a loaded program be replaced (freplace)? Tried at the first call, with programs of our own. */
 bool kernel_features__can_replace(void);

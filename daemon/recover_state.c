@@ -387,19 +387,12 @@ static void copy_out(struct old_group *g)
 	}
 }
 
-static bool is_preemptible(void)
-{
-	struct kernel_features kernel;
-
-	kernel_features__probe(&kernel);
-	return kernel_features__is_preemptible(&kernel);
-}
-
 /* One try, as in switch.c. */
 static bool copy_out_and_close(struct old_group *g, bool preempted, bool needs_cpus)
 {
 	uint64_t seen = __atomic_or_fetch(&g->arena->kgate, SHM_KGATE_COUNTS, __ATOMIC_SEQ_CST);
-	bool passed = cpus_pass() && (!preempted || handlers__under_way() == 0);
+	/* Where that cannot be told no group was carried of which not all threads are held. */
+	bool passed = cpus_pass() && (!preempted || handlers__under_way() <= 0);
 
 	copy_out(g);
 	carriers__unrescue(pins__dir(), g->arena_id);
@@ -417,7 +410,7 @@ static bool copy_out_and_close(struct old_group *g, bool preempted, bool needs_c
 /* As in switch.c: what the tool reads is right at any time, and nothing is counted twice or not at all. */
 static void move_out(struct old_group *g)
 {
-	bool preempted = is_preemptible();
+	bool preempted = kernel_features__preempts();
 
 	for (int try = 0; g->tool_lives && try < SWITCH_TRIES; try++) {
 		bool needs_cpus = preempted || (g->views && views__are_crowded(g->views));

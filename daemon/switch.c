@@ -858,7 +858,8 @@ static int copy_and_turn(struct switcher *sw, struct group *g, bool in)
 
 /*
  * Each try needs a moment without a hit in the kernel, and handlers that had begun must be done. Where hits leave no
- * such moment, one is made; so it is where the tool has threads that could write its memory meanwhile.
+ * such moment, one is made; so it is where the tool has threads that could write its memory meanwhile, and where the
+ * kernel can have taken a processor from a handler.
  */
 static int move(struct switcher *sw, struct group *g, struct viewing *v, bool in)
 {
