@@ -65,11 +65,9 @@ int hosts__init(struct hosts *hs, const struct policy *policy, struct claims *cl
 		char *err, size_t err_size)
 {
 	struct agent_error why = {""};
-	struct kernel_features kernel;
 	int ret;
 
-	kernel_features__probe(&kernel);
-	hs->is_preempted = kernel_features__is_preemptible(&kernel);
+	hs->is_preempted = kernel_features__preempts();
 	agent_kernel_preempts_itself(hs->is_preempted);
 	/* What the first look needs is not to be loaded while processors are kept. */
 	if (hs->is_preempted)

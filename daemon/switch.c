@@ -18,6 +18,7 @@
 #include "daemon/handlers.h"
 #include "daemon/log.h"
 #include "daemon/map_look.h"
+#include "daemon/mapped.h"
 #include "daemon/occupy.h"
 #include "daemon/park.h"
 #include "daemon/permit.h"
@@ -624,18 +625,18 @@ static bool may_stop_viewer(void *arg, pid_t pid, char *why, size_t why_size)
 /* At leisure, before anybody is held. */
 static int prepare_views(struct switcher *sw, struct group *g, struct viewing *v, bool in)
 {
-	struct bpf_map_info info = {0};
-	uint32_t len = sizeof(info);
+	uint32_t arena_id;
 
 	*v = (struct viewing){.sw = sw, .g = g};
 	if (!g->has_viewed)
 		return 0;
-	if (bpf_obj_get_info_by_fd(g->arena_fd, &info, &len))
+	arena_id = mapped__id(g->arena_fd);
+	if (!arena_id)
 		return fail(g, -errno, "shared memory cannot be looked at: %s", strerror(errno));
 	v->opts = (struct views_opts){
 		.memory = v->memory,
 		.arena_fd = g->arena_fd,
-		.arena_id = info.id,
+		.arena_id = arena_id,
 		.arena = g->arena,
 		.in = in,
 		.may_stop = in ? may_stop_viewer : NULL,

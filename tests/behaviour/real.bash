@@ -27,7 +27,6 @@ real_setup_file() {
 
 # ask_way: in setup_file(), where each test has a daemon of its own: by which way are groups switched here? Sets WAY.
 ask_way() {
-	need_root
 	need_alone
 	SESSION=$BATS_FILE_TMPDIR
 	daemon_start

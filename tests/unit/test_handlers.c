@@ -10,7 +10,6 @@
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -23,27 +22,13 @@
 
 #include "daemon/handlers.h"
 #include "daemon/uprobe.h"
+#include "tests/unit/code_offset.h"
 
 static char *late; /* a page that is not there yet */
 
 __attribute__((noinline, noclone)) static void probed(void)
 {
 	__asm__ volatile("nop");
-}
-
-static uint64_t offset_in_file(const void *code)
-{
-	unsigned long long from, to, off, found = 0;
-	char line[512];
-	FILE *f = fopen("/proc/self/maps", "re");
-
-	assert_non_null(f);
-	while (fgets(line, sizeof(line), f))
-		if (sscanf(line, "%llx-%llx %*s %llx", &from, &to, &off) == 3 && (uintptr_t)code >= from &&
-		    (uintptr_t)code < to)
-			found = (uintptr_t)code - from + off;
-	fclose(f);
-	return found;
 }
 
 /* Reads what is late, and waits for it. */
@@ -84,15 +69,14 @@ static void *call(void *arg)
 	return arg;
 }
 
-/* Others that run at the moment may be in one: until there are some (or none), for a second. */
-static bool come(bool some)
+/* Others that run at the moment may be in one: until there is none, for a second. */
+static bool have_ended(void)
 {
-	int n = 0;
-
 	for (int i = 0; i < 1000; i++) {
-		n = handlers__under_way();
+		int n = handlers__under_way();
+
 		assert_true(n >= 0);
-		if ((n > 0) == some)
+		if (n == 0)
 			return true;
 		usleep(1000);
 	}
@@ -101,7 +85,7 @@ static bool come(bool some)
 
 static void test_none(void **state)
 {
-	assert_true(come(false));
+	assert_true(have_ended());
 }
 
 static void test_one_sleeps(void **state)
@@ -117,7 +101,7 @@ static void test_one_sleeps(void **state)
 	prog = load_reader();
 	assert_true(prog >= 0);
 	opts.prog_fd = prog;
-	opts.offset = offset_in_file((void *)(uintptr_t)probed);
+	opts.offset = code_offset((void *)(uintptr_t)probed);
 	assert_int_equal(uprobe__attach(&opts, &event, &link), 0);
 	assert_int_equal(pthread_create(&thread, NULL, call, NULL), 0);
 	assert_int_equal(poll(&waits, 1, 10000), 1);
@@ -128,7 +112,7 @@ static void test_one_sleeps(void **state)
 	page.range.start = (uintptr_t)late;
 	assert_int_equal(ioctl(fault, UFFDIO_ZEROPAGE, &page), 0);
 	assert_int_equal(pthread_join(thread, NULL), 0);
-	assert_true(come(false));
+	assert_true(have_ended());
 	uprobe__detach(&event, &link);
 	close(prog);
 	close(fault);

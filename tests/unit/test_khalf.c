@@ -24,6 +24,7 @@
 
 #include "daemon/khalf.h"
 #include "shm-runtime/shm_map.h"
+#include "tests/unit/code_offset.h"
 #include "vm-llvm/additive.h"
 
 #define I(c, d, s, o, i)                                                                                               \
@@ -90,21 +91,6 @@ static void rig_arena(struct rig *r)
 		shm_map_init(r->arena, &r->geo[i]);
 }
 
-static uint64_t offset_of(const void *function)
-{
-	unsigned long start, end, off, at = (unsigned long)function;
-	FILE *maps = fopen("/proc/self/maps", "r");
-	uint64_t found = 0;
-	char line[512];
-
-	assert_non_null(maps);
-	while (fgets(line, sizeof(line), maps))
-		if (sscanf(line, "%lx-%lx %*s %lx", &start, &end, &off) == 3 && at >= start && at < end)
-			found = at - start + off;
-	fclose(maps);
-	return found;
-}
-
 static void rig_attach(struct rig *r)
 {
 	FILE *f = fopen("/sys/bus/event_source/devices/uprobe/type", "r");
@@ -116,7 +102,7 @@ static void rig_attach(struct rig *r)
 	fclose(f);
 	attr.type = type;
 	attr.uprobe_path = (unsigned long)"/proc/self/exe";
-	attr.probe_offset = offset_of((const void *)probed);
+	attr.probe_offset = code_offset((const void *)probed);
 	r->event = (int)syscall(SYS_perf_event_open, &attr, getpid(), -1, -1, PERF_FLAG_FD_CLOEXEC);
 	assert_true(r->event >= 0);
 	assert_int_equal(ioctl(r->event, PERF_EVENT_IOC_SET_BPF, r->prog), 0);

@@ -24,6 +24,7 @@
 #include <bpf/bpf.h>
 
 #include "daemon/observer.h"
+#include "tests/unit/code_offset.h"
 
 enum { MAX_SEEN = 256, WAIT_MS = 5000, N_CHILDREN = 4, N_LOADS = 8, MANY_INSNS = 300000 };
 
@@ -339,20 +340,6 @@ static const char *self_exe(void)
 	return exe;
 }
 
-static uint64_t victim_offset(void)
-{
-	unsigned long start, end, offset;
-	uint64_t at = (uintptr_t)observe_victim;
-	char line[512];
-	FILE *f = fopen("/proc/self/maps", "re");
-
-	while (fgets(line, sizeof(line), f))
-		if (sscanf(line, "%lx-%lx %*s %lx", &start, &end, &offset) == 3 && at >= start && at < end)
-			break;
-	fclose(f);
-	return at - start + offset;
-}
-
 static int open_uprobe(pid_t target, bool is_return)
 {
 	struct perf_event_attr attr = {.size = sizeof(attr), .config = is_return};
@@ -362,7 +349,7 @@ static int open_uprobe(pid_t target, bool is_return)
 		abort();
 	fclose(f);
 	attr.uprobe_path = (uintptr_t)self_exe();
-	attr.probe_offset = victim_offset();
+	attr.probe_offset = code_offset((const void *)(uintptr_t)observe_victim);
 	return syscall(SYS_perf_event_open, &attr, target, target > 0 ? -1 : 0, -1, PERF_FLAG_FD_CLOEXEC);
 }
 
@@ -379,7 +366,9 @@ static int link_multi(void)
 {
 	struct bpf_insn insns[] = {{.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = 0}, {.code = BPF_JMP | BPF_EXIT}};
 	LIBBPF_OPTS(bpf_prog_load_opts, opts, .expected_attach_type = (enum bpf_attach_type)TRACE_UPROBE_MULTI);
-	uint64_t offsets[] = {victim_offset(), victim_offset() + 1}, cookies[] = {11, 22};
+	uint64_t offsets[] = {code_offset((const void *)(uintptr_t)observe_victim),
+			      code_offset((const void *)(uintptr_t)observe_victim) + 1},
+		 cookies[] = {11, 22};
 	struct multi_attr attr = {.attach_type = TRACE_UPROBE_MULTI, .cnt = 2, .pid = getpid()};
 
 	attr.prog_fd = bpf_prog_load(BPF_PROG_TYPE_KPROBE, "test_multi", "GPL", insns, 2, &opts);
@@ -490,7 +479,7 @@ static void check_probe(const struct obs_probe *p, enum attach_form form)
 	assert_int_equal(stat(self_exe(), &st), 0);
 	assert_int_equal(p->form, form);
 	assert_string_equal(p->path, self_exe());
-	assert_int_equal(p->offset, victim_offset());
+	assert_int_equal(p->offset, code_offset((const void *)(uintptr_t)observe_victim));
 	assert_int_equal(p->dev, st.st_dev);
 	assert_int_equal(p->ino, st.st_ino);
 	assert_int_equal(p->ref_ctr_offset, 0);
@@ -569,7 +558,7 @@ static void test_multi_link(void **state)
 		assert_int_equal(p->kind, PROBE_UPROBE);
 		assert_int_equal(p->form, ATTACH_MULTI_LINK);
 		assert_string_equal(p->path, self_exe());
-		assert_int_equal(p->offset, victim_offset() + n);
+		assert_int_equal(p->offset, code_offset((const void *)(uintptr_t)observe_victim) + n);
 		assert_int_equal(p->cookie, n ? 22 : 11);
 		assert_int_equal(p->target, child);
 		assert_int_equal(p->ino, st.st_ino);
@@ -664,7 +653,8 @@ __attribute__((noinline)) int observe_pending(int in, int out)
 
 static void test_pending_returns(void **state)
 {
-	uint64_t offset = victim_offset() + ((uintptr_t)observe_pending - (uintptr_t)observe_victim),
+	uint64_t offset = code_offset((const void *)(uintptr_t)observe_victim) +
+			  ((uintptr_t)observe_pending - (uintptr_t)observe_victim),
 		 other = offset + 1;
 	struct perf_event_attr attr = {.size = sizeof(attr), .config = 1};
 	FILE *f = fopen("/sys/bus/event_source/devices/uprobe/type", "re");
