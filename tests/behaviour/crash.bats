@@ -13,7 +13,7 @@ setup() {
 	. "$BATS_TEST_DIRNAME/exact.bash"
 	# A bpftrace of our own: other tools on the host are none of this test's business.
 	cp "$(command -v bpftrace)" "$SESSION/bpftrace"
-	policy only.json "{\"version\": 1, \"tools\": [{\"exe\": \"$SESSION/bpftrace\", \"action\": \"offload\"}],
+	policy only.json "{\"version\": 1, \"tools\": [{\"exe\": \"$SESSION/bpftrace\", \"action\": \"offload\"}, {\"exe\": \"$B/examples/bsscount\", \"action\": \"offload\"}],
 		\"targets\": [{\"comm\": \"workload\", \"action\": \"offload\"}, {\"comm\": \"low-workload\", \"action\": \"offload\"}],
 		\"default\": \"kernel\"}"
 	PATH=$SESSION:$PATH
@@ -146,24 +146,16 @@ killed_in_switches() {
 
 # Its process or a debugger's may be stopped by anybody. Threads that wait for it must not wait for ever.
 @test "standing still in the middle of a switch: it is ended after a while, the target goes on, the tool prints the truth" {
-	need gdb
 	export EXACT_TIMEOUT=120
-	exact_start "$SESSION/x" count_tid 4 100000 --rate 10000
+	exact_start "$SESSION/x" bsscount 4 100000 --rate 10000
 	offloaded
 	exact_go "$SESSION/x"
-	gdb -nx -batch -p "$DAEMON" -ex 'break hold' -ex continue -ex 'break cpus_visit' -ex continue -ex 'printf "stands\n"' -ex 'shell sleep 15' >"$SESSION/gdb" 2>&1 3>&- &
-	local gdb=$!
-	exact_pids+=("$gdb")
-	wait_for "$SESSION/gdb" "Breakpoint 1 at" 20
-	# Not every switch holds threads.
-	while "$B/bpftime" handback "$TOOL_PID" && "$B/bpftime" takeover "$TOOL_PID"; do :; done >/dev/null 2>&1 3>&- &
-	local asked=$!
-	wait_for "$SESSION/gdb" stands 20
+	stands_in_switch
 	wait "$asked" || true
-	kill "$gdb"
+	kill "$debugger"
 	ended "$DAEMON"
 	wait "$DAEMON" || true
-	exact_finish "$SESSION/x" count_tid
+	exact_finish "$SESSION/x" bsscount
 }
 
 @test "killed, and the next one is of another version: the old one hands back itself, exactly" {

@@ -37,6 +37,19 @@ need() {
 	done
 }
 
+# stands_in_switch: for 15 s, in a debugger, while threads wait for it. The tool in TOOL_PID has memory-mapped results: other switches may hold
+# nobody. The debugger is $debugger, who asks for switches $asked.
+stands_in_switch() {
+	need gdb
+	gdb -nx -batch -p "$DAEMON" -ex 'break hold' -ex continue -ex 'break cpus_visit' -ex continue -ex 'printf "stands\n"' -ex 'shell sleep 15' >"$SESSION/gdb" 2>&1 3>&- &
+	debugger=$!
+	exact_pids+=("$debugger")
+	wait_for "$SESSION/gdb" "Breakpoint 1 at" 20
+	while "$B/bpftime" handback "$TOOL_PID" && "$B/bpftime" takeover "$TOOL_PID"; do :; done >/dev/null 2>&1 3>&- &
+	asked=$!
+	wait_for "$SESSION/gdb" stands 20
+}
+
 # Are programs that are not PIE carried? Before Linux 6.6 they hardly are.
 carries_not_pie() { "$B/bpftime" status --json | grep -q '"holds": *"links"'; }
 

@@ -149,29 +149,21 @@ work_address() {
 
 # Threads wait at a gate that nobody turns any more.
 @test "killed with all its processes while threads wait for it: they go on by themselves, nothing is lost, recover cleans up" {
-	local gdb asked
-	need gdb
 	# What not everybody can map has no escape.
 	public=$(mktemp -d)
 	chmod 755 "$public"
 	cp "$WORKLOAD" "$public/workload"
 	WORKLOAD=$public/workload
 	daemon_start
-	exact_start "$SESSION/x" count_tid 4 40000 --rate 10000
+	exact_start "$SESSION/x" bsscount 4 40000 --rate 10000
 	offloaded "$TOOL_PID"
 	exact_go "$SESSION/x"
-	gdb -nx -batch -p "$DAEMON" -ex 'break hold' -ex continue -ex 'break cpus_visit' -ex continue -ex 'printf "stands\n"' -ex 'shell sleep 15' >"$SESSION/gdb" 2>&1 3>&- &
-	gdb=$!
-	exact_pids+=("$gdb")
-	wait_for "$SESSION/gdb" "Breakpoint 1 at" 20
-	while "$B/bpftime" handback "$TOOL_PID" && "$B/bpftime" takeover "$TOOL_PID"; do :; done >/dev/null 2>&1 3>&- &
-	asked=$!
-	wait_for "$SESSION/gdb" stands 20
+	stands_in_switch
 	killed_for_good
 	wait "$asked" || true
 	exact_called "$SESSION/x"
 	run -0 "$B/bpftime" recover
 	untouched "$WORKLOAD_PID"
 	nothing_left
-	exact_finish "$SESSION/x" count_tid
+	exact_finish "$SESSION/x" bsscount
 }
