@@ -3,10 +3,14 @@
  * look.bpf.c: in what does a tool's map differ from the arena? Compared is in the kernel: what is the same, and that is
  * nearly all when a map has been copied a moment ago, is not copied to anybody. Everything in both stays as it is.
  *
- * To find an entry's node takes longer than to compare the two. So it is kept which node it was in the last look, in
- * the order in which the kernel goes through its map, and with what link word. No two values of a node's link word are
- * the same, whatever has become of the node (shm-runtime/shm_map.h): while it stands the node is where it was in its
- * chain.
+ * Either from the arena's side (look_nodes): each of its entries is looked up in the tool's map. Several processors can
+ * share that, and nodes lie in one row. When the tool's map has so many entries as have been found there, these are all
+ * that it has; else, or where the kernel does not say how many they are, from the tool's map's side (look).
+ *
+ * To find out whether a node is an entry's, or where the node of an entry is, takes longer than to compare the two. So
+ * it is kept what came of it in the last look, by node, and by place in the order in which the kernel goes through its
+ * map, with the node's link word. No two values of a node's link word are the same, whatever has become of the node
+ * (shm-runtime/shm_map.h): while it stands the node is where it was in its chain.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
@@ -18,8 +22,11 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
 const volatile struct shm_geo look_geo;
 
-__u64 seen;    /* entries of the tool's map */
-__u64 changed; /* of these, not as in the arena; the first LOOK_MOST are in look_changes */
+struct look_part look_parts[LOOK_LOOKERS];
+__u64 look_entries; /* of the tool's map */
+
+/* Linux 6.6; before, there is no such number, and look_nodes() cannot be loaded. */
+extern __s64 bpf_map_sum_elem_count(const struct bpf_map *map) __ksym __weak;
 
 /* The arena and the tool's map take these places before loading; the others get their sizes then. */
 struct {
@@ -36,11 +43,11 @@ struct {
 	__uint(value_size, 8);
 } look_tool SEC(".maps");
 
-/* The key, padded to eight bytes, and the values. */
+/* The key, padded to eight bytes, and the values; LOOK_MOST of each looker. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, LOOK_MOST);
+	__uint(max_entries, LOOK_LOOKERS *LOOK_MOST);
 	__uint(key_size, 4);
 	__uint(value_size, 8);
 } look_changes SEC(".maps");
@@ -67,6 +74,14 @@ struct {
 	__type(value, struct remembered);
 } look_order SEC(".maps");
 
+/* By node: its link word when it was found to be an entry's. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} look_links SEC(".maps");
+
 static __always_inline const struct shm_geo *geo(void)
 {
 	const struct shm_geo *g = (const struct shm_geo *)&look_geo;
@@ -80,11 +95,9 @@ static __always_inline int is_node(__u64 off)
 	return off && off <= geo()->end_off - geo()->node_size;
 }
 
-/* Is the node that was this entry's in the last look still a live one? */
-static __always_inline int is_there(void *arena, const struct remembered *r, __u64 off)
+static __always_inline int is_live(void *arena, __u64 off)
 {
-	return shm_read(shm_at(arena, off)) == r->link &&
-	       (shm_read(shm_at(arena, off + SHM_NODE_HASH)) & SHM_STATE) == SHM_LIVE;
+	return (shm_read(shm_at(arena, off + SHM_NODE_HASH)) & SHM_STATE) == SHM_LIVE;
 }
 
 static __always_inline int has_key(void *arena, __u64 off, const void *key)
@@ -98,13 +111,13 @@ static __always_inline int has_key(void *arena, __u64 off, const void *key)
 }
 
 /* Offset of the node of a hash, or 0. */
-static __always_inline __u64 find(void *arena, const void *key)
+static __always_inline __u64 find(void *arena, const void *key, __u32 place)
 {
-	__u32 place = (__u32)seen;
 	struct remembered *r = bpf_map_lookup_elem(&look_order, &place);
 	__u64 off = r ? r->off & ~7ull : 0;
 
-	if (r && is_node(off) && is_there(arena, r, off) && has_key(arena, off, key))
+	if (r && is_node(off) && shm_read(shm_at(arena, off)) == r->link && is_live(arena, off) &&
+	    has_key(arena, off, key))
 		return off;
 	off = shm_hash_find(arena, geo(), key, shm_hash(geo(), key), 0);
 	if (r) {
@@ -148,10 +161,11 @@ static __always_inline int any_differs(void *have, const void *key, const void *
 	return 0;
 }
 
-static __always_inline void tell(const void *key, const void *own)
+static __always_inline void tell(__u32 looker, const void *key, const void *own)
 {
-	__u32 n = (__u32)changed++, at, cpu;
-	void *to = bpf_map_lookup_elem(&look_changes, &n);
+	__u64 n = look_parts[looker].changed++;
+	__u32 index = looker * LOOK_MOST + (__u32)n, at, cpu;
+	void *to = n < LOOK_MOST ? bpf_map_lookup_elem(&look_changes, &index) : (void *)0;
 
 	if (!to)
 		return;
@@ -167,31 +181,98 @@ static __always_inline void tell(const void *key, const void *own)
 	}
 }
 
-static long look_at(struct bpf_map *map, const void *key, void *own, void *ctx)
+static __always_inline void compare(__u32 looker, void *arena, __u64 off, const void *key, const void *own)
 {
 	__u32 zero = 0;
-	void *arena = bpf_map_lookup_elem(&look_arena, &zero), *same = bpf_map_lookup_elem(&look_same, &zero);
-	__u64 off, index;
+	void *same = bpf_map_lookup_elem(&look_same, &zero);
+	__u64 index;
 
-	if (!arena || !same)
-		return 1;
-	off = shm_is_hash(geo()) ? find(arena, key) & ~7ull : shm_node_off(geo(), *(const __u32 *)key & 0xffffffu);
-	seen++;
+	look_parts[looker].seen++;
 	if (!is_node(off) || any_differs(shm_at(arena, off + geo()->value_off), key, own)) {
-		tell(key, own);
-		return 0;
+		tell(looker, key, own);
+		return;
 	}
 	index = (off - geo()->nodes_off) / geo()->node_size;
 	shm_keep(index);
-	if (index < geo()->n_nodes)
+	if (same && index < geo()->n_nodes)
 		*(volatile __u8 *)(same + index) = 1;
+}
+
+/* ---- from the tool's map's side ---- */
+
+static long look_at(struct bpf_map *map, const void *key, void *own, void *ctx)
+{
+	__u32 zero = 0;
+	void *arena = bpf_map_lookup_elem(&look_arena, &zero);
+
+	if (!arena)
+		return 1;
+	compare(0, arena,
+		shm_is_hash(geo()) ? find(arena, key, (__u32)look_parts[0].seen) & ~7ull
+				   : shm_node_off(geo(), *(const __u32 *)key & 0xffffffu),
+		key, own);
 	return 0;
 }
 
 SEC("syscall")
 int look(void *ctx)
 {
-	seen = changed = 0;
 	bpf_for_each_map_elem(&look_tool, look_at, (void *)0, 0);
+	return 0;
+}
+
+/* ---- from the arena's side ---- */
+
+/* Is the node an entry's? */
+static __always_inline int is_entry(void *arena, __u32 index, __u64 off)
+{
+	void *key = shm_at(arena, off + SHM_NODE_KEY);
+	__u64 *known = bpf_map_lookup_elem(&look_links, &index), link = shm_read(shm_at(arena, off));
+
+	if (!known || !is_live(arena, off))
+		return 0;
+	if (*known == link)
+		return 1;
+	if (shm_hash_find(arena, geo(), key, shm_hash(geo(), key), 0) != off)
+		return 0;
+	*known = link;
+	return 1;
+}
+
+struct lookers {
+	__u32 looker, from;
+};
+
+static long look_from(__u32 i, void *ctx)
+{
+	const struct lookers *l = ctx;
+	__u32 zero = 0, looker = l->looker & (LOOK_LOOKERS - 1), index = l->from + i;
+	void *arena = bpf_map_lookup_elem(&look_arena, &zero);
+	__u64 off = shm_node_off(geo(), index & 0xffffffu) & ~7ull;
+	void *key, *own;
+
+	if (!arena || !is_node(off))
+		return 1;
+	if (shm_is_hash(geo()) && !is_entry(arena, index, off))
+		return 0;
+	key = shm_is_hash(geo()) ? shm_at(arena, off + SHM_NODE_KEY) : (void *)&index;
+	own = bpf_map_lookup_elem(&look_tool, key);
+	if (own)
+		compare(looker, arena, off, key, own);
+	return 0;
+}
+
+/* ctx: which looker. */
+SEC("syscall")
+int look_nodes(__u32 *ctx)
+{
+	struct lookers l = {.looker = *ctx & (LOOK_LOOKERS - 1)};
+	struct look_part *part = &look_parts[l.looker];
+
+	l.from = (__u32)part->from;
+	if (part->to > part->from)
+		bpf_loop((__u32)(part->to - part->from), look_from, &l, 0);
+	if (l.looker == 0 && shm_is_hash(geo()))
+		look_entries = (__u64)bpf_map_sum_elem_count((struct bpf_map *)&look_tool);
 	return 0;
 }

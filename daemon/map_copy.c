@@ -20,7 +20,7 @@
 
 #define BATCH_BYTES (4u << 20)
 #define BATCH_LEAST 64u
-#define BATCH_MOST  1024u /* in a quarter of a millisecond: the kernel does not stop for other tasks meanwhile */
+#define BATCH_MOST  256u /* in some tens of microseconds: the kernel does not stop for other tasks meanwhile */
 
 /* One copying under way. */
 struct copy {
@@ -151,15 +151,14 @@ static int each_batch(struct copy *c, int (*each)(struct copy *c, const char *ke
 	}
 }
 
-/* Only those entries that are not the same here. 1: the map must be gone through; else 0 or what each() has returned.
- */
+/* Only those entries that are not the same here. 1: the map must be gone through; else 0 or what went wrong. */
 static int each_difference(struct copy *c, int (*each)(struct copy *c, const char *key, const char *values))
 {
 	struct map_differences d;
-	int ret = 0;
+	int ret = c->look ? map_look__now(c->look, c->arena, &d) : 1;
 
-	if (!c->look || map_look__now(c->look, &d))
-		return 1;
+	if (ret)
+		return ret == -EAGAIN ? fail(c, ret, "the processors are needed for something else") : 1;
 	c->same = d.same;
 	for (size_t i = 0; i < d.n && !ret; i++)
 		ret = each(c, map_look__key(c->look, i), map_look__values(c->look, i));

@@ -27,10 +27,12 @@ struct map_differences {
 };
 
 /*
- * One look, for as long as nobody changes either. Makes no call into the C library. 0; -E2BIG: more differ than are
- * told of; or -errno.
+ * One look, for as long as nobody changes either. While the processors are occupied (occupy.h) all of them look; else
+ * the caller alone, some entries at a time, so that others who want the processor need not wait for the whole. Makes no
+ * call into the C library. 0; -E2BIG: more differ than are told of; -EAGAIN: the processors are not occupied any more;
+ * or -errno.
  */
-int map_look__now(struct map_look *l, struct map_differences *d);
+int map_look__now(struct map_look *l, void *arena, struct map_differences *d);
 /* The key, and the values of all CPUs, of one of the d->n entries, as the tool's map has them; until the next look. */
 const char *map_look__key(const struct map_look *l, size_t i);
 const char *map_look__values(const struct map_look *l, size_t i);

@@ -37,7 +37,7 @@ $(B)/tests/unit/test_handlers: $(addprefix $(B)/daemon/,handlers.o uprobe.o) $(B
 
 # The engine, and the whole daemon.
 ENGINE_OBJS := $(addprefix $(B)/daemon/,engine.o converge.o watch.o follow.o plan.o build.o builder.o hosts.o domain.o escape.o replace.o switch.o report.o measure.o host.o top.o sampler.o tell.o probes.o repair.o symbol.o uprobe.o tracepoint.o permit.o obey.o \
-	library.o claims.o views.o park.o handlers.o mapped.o pins.o occupy.o guard.o predecessor.o state.o record.o recover_state.o adopt.o adopt_group.o adopt_host.o)
+	library.o claims.o views.o park.o handlers.o mapped.o pins.o guard.o predecessor.o state.o record.o recover_state.o adopt.o adopt_group.o adopt_host.o)
 $(B)/daemon/library.o: $(B)/agent/helpers.bc.inc
 $(B)/daemon/views.o: $(B)/bpf/views.skel.h
 $(B)/daemon/park.o: $(B)/bpf/park.skel.h

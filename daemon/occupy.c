@@ -19,7 +19,7 @@
 #define ARRIVE_MS 20 /* a processor may be in a long system call */
 #define STAY_MS	  50
 #define LEFT_MS	  10
-#define STACK	  (64u << 10)
+#define STACK	  (256u << 10)
 #define PAUSES	  1024 /* between two looks at the clock: each is a system call, which somebody may count */
 
 static struct {
@@ -35,6 +35,10 @@ static struct {
 	int arrived;
 	bool over;
 	int64_t deadline; /* clock_us() */
+	void (*part)(void *arg, int i);
+	void *arg;
+	int left; /* parts that nobody has taken yet */
+	int done;
 } held;
 
 /* As clock_us(), without the C library: a probe may be on its clock_gettime(), and this is for a moment without hits.
@@ -47,6 +51,21 @@ static int64_t raw_clock_us(void)
 	return ret ? INT64_MAX : ts.tv_sec * 1000000ll + ts.tv_nsec / 1000;
 }
 
+/* Parts, for as long as there are any. */
+static void take_part(void)
+{
+	int left = __atomic_load_n(&held.left, __ATOMIC_ACQUIRE);
+
+	while (left) {
+		if (!__atomic_compare_exchange_n(&held.left, &left, left - 1, false, __ATOMIC_SEQ_CST,
+						 __ATOMIC_ACQUIRE))
+			continue;
+		held.part(held.arg, left - 1);
+		__atomic_fetch_add(&held.done, 1, __ATOMIC_SEQ_CST);
+		left = __atomic_load_n(&held.left, __ATOMIC_ACQUIRE);
+	}
+}
+
 static void *stay(void *arg)
 {
 	struct stayer *me = arg;
@@ -54,6 +73,7 @@ static void *stay(void *arg)
 	__atomic_fetch_add(&held.arrived, 1, __ATOMIC_SEQ_CST);
 	for (unsigned int i = 1; !__atomic_load_n(&held.over, __ATOMIC_SEQ_CST); i++) {
 		__atomic_store_n(&me->seen, __atomic_load_n(&held.call, __ATOMIC_SEQ_CST), __ATOMIC_SEQ_CST);
+		take_part();
 		if (i % PAUSES == 0 && raw_clock_us() >= held.deadline)
 			break;
 		__builtin_ia32_pause();
@@ -109,7 +129,7 @@ void cpus_release(void)
 
 bool cpus_are_occupied(void)
 {
-	return held.thread && clock_us() + LEFT_MS * 1000ll < held.deadline;
+	return held.thread && raw_clock_us() < held.deadline - LEFT_MS * 1000ll;
 }
 
 /* Either its thread has run in user mode since, or we do: nothing is under way there that cannot be interrupted. */
@@ -131,6 +151,38 @@ bool cpus_pass(void)
 				return false;
 			__builtin_ia32_pause();
 		}
+	}
+	return cpus_are_occupied();
+}
+
+int cpus_kept(void)
+{
+	return held.thread ? held.n : 0;
+}
+
+bool cpus_share(int n, void (*part)(void *arg, int i), void *arg)
+{
+	/* The one on our processor can have taken a part only while we waited for anything in ours. */
+	const struct timespec nap = {.tv_nsec = 20000};
+
+	if (!held.thread) {
+		for (int i = 0; i < n; i++)
+			part(arg, i);
+		return true;
+	}
+	held.part = part;
+	held.arg = arg;
+	held.done = 0;
+	__atomic_store_n(&held.left, n, __ATOMIC_RELEASE);
+	take_part();
+	for (unsigned int i = 1; __atomic_load_n(&held.done, __ATOMIC_SEQ_CST) < n; i++) {
+		if (i % PAUSES == 0 && !cpus_are_occupied()) {
+			__atomic_store_n(&held.left, 0, __ATOMIC_SEQ_CST);
+			return false;
+		}
+		if (i % (32 * PAUSES) == 0)
+			raw_call(SYS_nanosleep, (long)&nap, 0, 0);
+		__builtin_ia32_pause();
 	}
 	return cpus_are_occupied();
 }
@@ -161,6 +213,7 @@ int cpus_occupy(void)
 		return err;
 	}
 	held.arrived = 0;
+	held.left = 0;
 	held.over = false;
 	held.deadline = clock_us() + (ARRIVE_MS + STAY_MS) * 1000ll;
 	for (int cpu = 0; cpu < CPU_SETSIZE && !err; cpu++)

@@ -24,4 +24,13 @@ bool cpus_are_occupied(void);
  */
 bool cpus_pass(void);
 
+/* How many processors are, 0: none. */
+int cpus_kept(void);
+/*
+ * part(arg, 0) to part(arg, n - 1): by the threads on the processors that are kept, the caller among them, several at
+ * once; by the caller alone when none is. What part() does must not wait. false: the processors are not kept any more,
+ * some of it has not been done, and until they are released some of it may still be under way.
+ */
+bool cpus_share(int n, void (*part)(void *arg, int i), void *arg);
+
 #endif

@@ -941,7 +941,8 @@ static int move_unnoticed(struct switcher *sw, struct group *g, const struct vie
 		us = -own_us();
 		err = copy_and_turn(sw, g, in);
 		us += own_us();
-		if (err && !prepare_looks(g) && group__count_hits(g) - seen > MANY_HITS)
+		/* A look takes much shorter than the first try, and the next one shorter than the first one. */
+		if (err && (!prepare_looks(g) || (i && may_occupy(g, us))) && group__count_hits(g) - seen > MANY_HITS)
 			break;
 	}
 	for (int i = 0; i < BRIEF_TRIES && err == -EAGAIN && may_occupy(g, us); i++)

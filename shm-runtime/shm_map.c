@@ -155,9 +155,9 @@ static void empty_word(void *word)
 		shm_write(word, shm_link(shm_read(word), 0));
 }
 
-static __u64 used_nodes(void *arena, const struct shm_geo *g)
+__u64 shm_map_used(void *arena, const struct shm_geo *g)
 {
-	__u64 fresh = shm_read(shm_at(arena, g->ctl_off + SHM_CTL_FRESH));
+	__u64 fresh = shm_is_hash(g) ? shm_read(shm_at(arena, g->ctl_off + SHM_CTL_FRESH)) : g->n_nodes;
 
 	return fresh < g->n_nodes ? fresh : g->n_nodes;
 }
@@ -174,7 +174,7 @@ void shm_map_init(void *arena, const struct shm_geo *g)
 	if (shm_is_hash(g)) {
 		for (__u64 i = 0; i < g->n_buckets; i++)
 			empty_word(shm_at(arena, g->buckets_off + i * 8));
-		for (__u64 i = 1, n = used_nodes(arena, g); i < n; i++) {
+		for (__u64 i = 1, n = shm_map_used(arena, g); i < n; i++) {
 			empty_word(shm_at(arena, shm_node_off(g, i)));
 			shm_write(shm_at(arena, shm_node_off(g, i) + SHM_NODE_HASH), 0);
 		}
@@ -207,7 +207,7 @@ void shm_map_settle(void *arena, const struct shm_geo *g)
 {
 	if (g->kind != SHM_PERCPU_HASH)
 		return;
-	for (__u64 i = 1, used = used_nodes(arena, g); i < used; i++) {
+	for (__u64 i = 1, used = shm_map_used(arena, g); i < used; i++) {
 		__u64 off = shm_node_off(g, i);
 
 		if (shm_read(shm_at(arena, off + SHM_NODE_HASH)) == SHM_RETIRED)
@@ -222,7 +222,7 @@ static void retire(void *arena, const struct shm_geo *g, __u64 keep)
 {
 	void *empty = shm_at(arena, g->ctl_off + SHM_CTL_EMPTY);
 
-	for (__u64 i = 1, used = used_nodes(arena, g); i < used && shm_read(empty) > keep; i++) {
+	for (__u64 i = 1, used = shm_map_used(arena, g); i < used && shm_read(empty) > keep; i++) {
 		__u64 off = shm_node_off(g, i);
 
 		if (shm_retire(arena, g, off))
@@ -366,7 +366,7 @@ long shm_map_repair(void *arena, const struct shm_geo *g)
 	for (__u64 i = 0; i < g->n_buckets; i++)
 		kept += repair_chain(arena, g, g->buckets_off + i * 8, live);
 	/* A chain that reaches a node never handed out was made up: such nodes count as used from now on. */
-	used = used_nodes(arena, g);
+	used = shm_map_used(arena, g);
 	if (used == 0)
 		used = 1;
 	for (__u64 i = used; i < g->n_nodes; i++)
@@ -396,7 +396,7 @@ __u64 shm_map_count(void *arena, const struct shm_geo *g)
 
 	if (!shm_is_hash(g))
 		return g->max_entries;
-	for (__u64 i = 1, used = used_nodes(arena, g); i < used; i++) {
+	for (__u64 i = 1, used = shm_map_used(arena, g); i < used; i++) {
 		void *value;
 
 		n += shm_map_node(arena, g, (__u32)i, &value) != NULL;

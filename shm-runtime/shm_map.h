@@ -1160,6 +1160,8 @@ void shm_map_settle(void *arena, const struct shm_geo *g);
  * work on the map. Returns how many nodes came back, or -ENOMEM.
  */
 long shm_map_repair(void *arena, const struct shm_geo *g);
+/* Nodes from this index on are nobody's. */
+__u64 shm_map_used(void *arena, const struct shm_geo *g);
 /* Entries; an array's are all there. */
 __u64 shm_map_count(void *arena, const struct shm_geo *g);
 /* What a hash says of itself: the same when nobody works on the map, and nobody was killed at it. */

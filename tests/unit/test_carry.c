@@ -25,6 +25,7 @@
 
 #include "daemon/khalf.h"
 #include "daemon/map_look.h"
+#include "daemon/occupy.h"
 #include "shm-runtime/shm_map.h"
 #include "tests/unit/map_fixture.h"
 
@@ -928,8 +929,30 @@ static int change(int map, bool sets, const void *key, const void *values)
 	return code(sets ? bpf_map_update_elem(map, key, values, 0) : bpf_map_delete_elem(map, key));
 }
 
+enum how { READ, LOOKED_AT, OCCUPIED };
+
+static int copied(const struct map_copy *copy, int (*one_way)(const struct map_copy *, char *, size_t), enum how how)
+{
+	char err[256] = "";
+	int ret, occupied = how == OCCUPIED ? cpus_occupy() : -1;
+
+	ret = one_way(copy, err, sizeof(err));
+	if (!occupied)
+		cpus_release();
+	if (how == OCCUPIED)
+		assert_int_equal(occupied, 0);
+	if (ret)
+		printf("# %s\n", err);
+	return ret;
+}
+
+static int copy_in_again(const struct map_copy *copy, char *err, size_t err_size)
+{
+	return map_copy_in(copy, true, err, err_size);
+}
+
 /* In, once more when it has changed, out, and the map is the tool's own again. */
-static void copy_in_and_out(const struct shape *s, bool looks)
+static void copy_in_and_out(const struct shape *s, enum how how)
 {
 	static char key[SHM_MAX_KEY], values[SHM_MAX_VALUE_ALL];
 	struct map_look *look = NULL;
@@ -938,7 +961,7 @@ static void copy_in_and_out(const struct shape *s, bool looks)
 	struct world w;
 
 	world_open(&w, s);
-	if (looks)
+	if (how != READ)
 		assert_int_equal(map_look__new(&look, w.tool, w.arena_fd, &w.g),
 				 s->value_size > 1024 ? -EOPNOTSUPP : 0);
 	copy = (struct map_copy){.fd = w.tool, .arena = w.arena, .g = &w.g, .look = look};
@@ -957,7 +980,7 @@ static void copy_in_and_out(const struct shape *s, bool looks)
 		make_values(&w, values);
 		assert_int_equal(change(w.tool, sets, key, values), change(w.oracle, sets, key, values));
 	}
-	assert_int_equal(map_copy_in(&copy, true, err, sizeof(err)), 0);
+	assert_int_equal(copied(&copy, copy_in_again, how), 0);
 	for (uint32_t n = 0; n < 200; n++) {
 		make_key(key, s, rnd(&w) % s->n_keys);
 		make_values(&w, values);
@@ -967,7 +990,7 @@ static void copy_in_and_out(const struct shape *s, bool looks)
 		else
 			assert_int_equal(shm_map_delete(w.arena, &w.g, key), code(bpf_map_delete_elem(w.oracle, key)));
 	}
-	assert_int_equal(map_copy_out(&copy, err, sizeof(err)), 0);
+	assert_int_equal(copied(&copy, map_copy_out, how), 0);
 	map_look__free(look);
 	assert_int_equal(carriers__remove(carriers, w.handle), 0);
 	assert_int_equal(carriers__remove(carriers, w.handle), -ENOENT);
@@ -980,10 +1003,23 @@ static void copy_in_and_out(const struct shape *s, bool looks)
 
 static void test_copy(void **state)
 {
-	for (size_t i = 0; i < N_SHAPES; i++) {
-		copy_in_and_out(&shapes[i], false);
-		copy_in_and_out(&shapes[i], true);
-	}
+	for (size_t i = 0; i < N_SHAPES; i++)
+		for (enum how how = READ; how <= OCCUPIED; how++)
+			copy_in_and_out(&shapes[i], how);
+}
+
+/* So many entries that they are looked at in parts. */
+static void test_copy_many(void **state)
+{
+	static const struct shape many[] = {
+		{"hash 8/8", BPF_MAP_TYPE_HASH, 8, 8, 9000, 0, 9100},
+		{"percpu hash 8/8", BPF_MAP_TYPE_PERCPU_HASH, 8, 8, 9000, 0, 9100},
+		{"array 8", BPF_MAP_TYPE_ARRAY, 4, 8, 9000, 0, 9000},
+	};
+
+	for (size_t i = 0; i < sizeof(many) / sizeof(many[0]); i++)
+		for (enum how how = READ; how <= OCCUPIED; how++)
+			copy_in_and_out(&many[i], how);
 }
 
 /* A page of a file that nobody has touched yet: the kernel's own read waits for it, that of most programs fails. */
@@ -1107,8 +1143,9 @@ static const struct {
 	const char *name;
 	CMUnitTestFunction fn;
 } tests[] = {
-	TEST(test_oracle),    TEST(test_iterate), TEST(test_bpftool), TEST(test_rights),  TEST(test_not_resident),
-	TEST(test_untouched), TEST(test_steps),	  TEST(test_crowd),   TEST(test_readers), TEST(test_copy),
+	TEST(test_oracle),	 TEST(test_iterate),   TEST(test_bpftool),   TEST(test_rights),
+	TEST(test_not_resident), TEST(test_untouched), TEST(test_steps),     TEST(test_crowd),
+	TEST(test_readers),	 TEST(test_copy),      TEST(test_copy_many),
 };
 
 static enum bpf_hook hooks[] = {BPF_HOOK_TRACEPOINT, BPF_HOOK_RAW_TRACEPOINT, BPF_HOOK_LSM, BPF_HOOK_LSM_ALONE};
