@@ -47,7 +47,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, LOOK_LOOKERS *LOOK_MOST);
+	__uint(max_entries, LOOK_CHANGES);
 	__uint(key_size, 4);
 	__uint(value_size, 8);
 } look_changes SEC(".maps");
@@ -239,14 +239,14 @@ static __always_inline int is_entry(void *arena, __u32 index, __u64 off)
 	return 1;
 }
 
-struct lookers {
+struct going {
 	__u32 looker, from;
 };
 
 static long look_from(__u32 i, void *ctx)
 {
-	const struct lookers *l = ctx;
-	__u32 zero = 0, looker = l->looker & (LOOK_LOOKERS - 1), index = l->from + i;
+	const struct going *g = ctx;
+	__u32 zero = 0, looker = g->looker & (LOOK_LOOKERS - 1), index = g->from + i;
 	void *arena = bpf_map_lookup_elem(&look_arena, &zero);
 	__u64 off = shm_node_off(geo(), index & 0xffffffu) & ~7ull;
 	void *key, *own;
@@ -266,13 +266,13 @@ static long look_from(__u32 i, void *ctx)
 SEC("syscall")
 int look_nodes(__u32 *ctx)
 {
-	struct lookers l = {.looker = *ctx & (LOOK_LOOKERS - 1)};
-	struct look_part *part = &look_parts[l.looker];
+	struct going g = {.looker = *ctx & (LOOK_LOOKERS - 1)};
+	struct look_part *part = &look_parts[g.looker];
 
-	l.from = (__u32)part->from;
+	g.from = (__u32)part->from;
 	if (part->to > part->from)
-		bpf_loop((__u32)(part->to - part->from), look_from, &l, 0);
-	if (l.looker == 0 && shm_is_hash(geo()))
+		bpf_loop((__u32)(part->to - part->from), look_from, &g, 0);
+	if (g.looker == 0 && shm_is_hash(geo()))
 		look_entries = (__u64)bpf_map_sum_elem_count((struct bpf_map *)&look_tool);
 	return 0;
 }

@@ -5,6 +5,7 @@
 
 #define LOOK_MOST    256u /* entries that differ, in one look */
 #define LOOK_LOOKERS 16u  /* processors that look at once, at most; a power of two */
+#define LOOK_CHANGES (LOOK_LOOKERS * LOOK_MOST)
 
 /* What one looker is to look at, and what it has seen; adds up until it is set to zero. */
 struct look_part {

@@ -18,10 +18,9 @@
 #include "daemon/raw_call.h"
 #include "shm-runtime/shm_map.h"
 
-#define WIDEST	1024u /* bytes of an entry's values: the verifier walks their words one by one */
-#define STRIDE	256u  /* nodes in one call, for which nobody else gets the processor: some tens of microseconds */
-#define CHANGES ((size_t)LOOK_LOOKERS * LOOK_MOST)
-#define SHARE	256u /* nodes that are worth another processor's while */
+#define WIDEST 1024u /* bytes of an entry's values: the verifier walks their words one by one */
+#define STRIDE 256u  /* nodes in one call, for which nobody else gets the processor: some tens of microseconds */
+#define SHARE  256u  /* nodes that are worth another processor's while */
 
 struct map_look {
 	struct look_bpf *skel;
@@ -102,7 +101,7 @@ int map_look__new(struct map_look **out, int tool_map_fd, int arena_fd, const st
 		ret = look_load(l, tool_map_fd, arena_fd);
 	}
 	if (!ret) {
-		l->changes = map_memory(l->skel->maps.look_changes, CHANGES * l->change_size);
+		l->changes = map_memory(l->skel->maps.look_changes, LOOK_CHANGES * l->change_size);
 		l->same = map_memory(l->skel->maps.look_same, g->n_nodes);
 		ret = l->changes && l->same ? 0 : -ENOMEM;
 	}
@@ -119,7 +118,7 @@ void map_look__free(struct map_look *l)
 	if (!l)
 		return;
 	if (l->changes)
-		munmap(l->changes, mapped(CHANGES * l->change_size));
+		munmap(l->changes, mapped(LOOK_CHANGES * l->change_size));
 	if (l->same)
 		munmap(l->same, mapped(l->g.n_nodes));
 	look_bpf__destroy(l->skel);
@@ -190,7 +189,7 @@ static int look_by_nodes(struct map_look *l, void *arena, struct map_differences
 	if (!cpus_share(n, look_at_part, l))
 		return -EAGAIN;
 	ret = gather(l, n, d);
-	return !ret && shm_is_hash(&l->g) && l->skel->bss->look_entries != d->seen ? 1 : ret;
+	return !ret && d->seen != (shm_is_hash(&l->g) ? l->skel->bss->look_entries : nodes) ? 1 : ret;
 }
 
 int map_look__now(struct map_look *l, void *arena, struct map_differences *d)

@@ -25,7 +25,7 @@ include tests/faults/module.mk
 # `make check TESTS="tests/behaviour/cli.bats build/tests/unit/test_policy"` runs these only.
 BEHAVIOUR := $(sort $(wildcard tests/behaviour/*.bats))
 TESTS	  ?= $(UNIT) $(BEHAVIOUR)
-PROVE	  ?= prove --failures --comments $(if $(filter 0,$(V)),,--verbose)
+PROVE	  ?= prove $(if $(filter 0,$(V)),,--verbose)
 
 test-programs: all $(UNIT) $(VICTIMS) $(TEST_PROGRAMS) $(B)/tests/reap $(B)/tests/debugger
 

@@ -69,8 +69,9 @@ lift_group() {
 		echo "it had memory enough"
 		return 1
 	}
+	# One that has no memory may be ended in between.
 	for pid in $(cat "$MEMORY_GROUP/cgroup.procs"); do
-		echo "$pid" >"${MEMORY_GROUP%/*}/cgroup.procs"
+		echo "$pid" 2>/dev/null >"${MEMORY_GROUP%/*}/cgroup.procs" || true
 	done
 	wait_until 5 rmdir "$MEMORY_GROUP"
 }

@@ -24,7 +24,8 @@ need_root() {
 # fails, the kernel forgets what nobody has pinned any more.
 remains_end() {
 	if [ -e "$SESSION/run/bpf" ]; then
-		daemon_start && daemon_stop
+		daemon_start || true
+		daemon_stop
 	fi
 	umount -l "$SESSION/run/bpf" 2>/dev/null || true
 }
