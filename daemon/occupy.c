@@ -180,7 +180,7 @@ bool cpus_share(int n, void (*part)(void *arg, int i), void *arg)
 			__atomic_store_n(&held.left, 0, __ATOMIC_SEQ_CST);
 			return false;
 		}
-		if (i % (32 * PAUSES) == 0)
+		if (i % PAUSES == 0)
 			raw_call(SYS_nanosleep, (long)&nap, 0, 0);
 		__builtin_ia32_pause();
 	}
