@@ -15,7 +15,6 @@
 #include "agent/clock.h"
 #include "agent/cpus.h"
 #include "daemon/raw_call.h"
-#include "daemon/thread_attr.h"
 
 #define ARRIVE_MS 20 /* a processor may be in a long system call */
 #define STAY_MS	  50
@@ -24,7 +23,8 @@
 #define PAUSES	  1024 /* between two looks at the clock: each is a system call, which somebody may count */
 
 static struct {
-	struct thread_attr before; /* the caller's */
+	int policy; /* the caller's, as it was */
+	struct sched_param param;
 	pthread_t *thread;
 	struct stayer {
 		int cpu;
@@ -124,7 +124,7 @@ void cpus_release(void)
 	while (held.n)
 		pthread_join(held.thread[--held.n], NULL);
 	free_threads();
-	thread_attr__set(&held.before);
+	sched_setscheduler(0, held.policy, &held.param);
 }
 
 bool cpus_are_occupied(void)
@@ -189,7 +189,7 @@ bool cpus_share(int n, void (*part)(void *arg, int i), void *arg)
 
 int cpus_occupy(void)
 {
-	const struct sched_param first = {.sched_priority = 2};
+	const struct sched_param before = {.sched_priority = 2};
 	cpu_set_t all;
 	int err = 0;
 
@@ -198,16 +198,16 @@ int cpus_occupy(void)
 	/* Processors that we may not use are somebody's whom we cannot keep off. */
 	if (CPU_COUNT(&all) < get_nprocs())
 		return -EPERM;
-	err = thread_attr__get(&held.before);
-	if (err)
-		return err;
+	held.policy = sched_getscheduler(0);
+	if (held.policy < 0 || sched_getparam(0, &held.param))
+		return -errno;
 	held.thread = calloc((size_t)CPU_COUNT(&all), sizeof(*held.thread));
 	held.stayer = calloc((size_t)CPU_COUNT(&all), sizeof(*held.stayer));
 	if (!held.thread || !held.stayer) {
 		free_threads();
 		return -ENOMEM;
 	}
-	if (sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &first)) {
+	if (sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &before)) {
 		err = -errno;
 		free_threads();
 		return err;
