@@ -183,6 +183,7 @@ static int look_by_nodes(struct map_look *l, void *arena, struct map_differences
 	uint64_t nodes = shm_map_used(arena, &l->g);
 	int n = share_for(nodes), ret;
 
+	memset(l->same, 0, l->g.n_nodes);
 	for (int i = 0; i < n; i++)
 		part[i] = (struct look_part){.from = nodes * (unsigned int)i / (unsigned int)n,
 					     .to = nodes * ((unsigned int)i + 1) / (unsigned int)n};
@@ -196,7 +197,6 @@ int map_look__now(struct map_look *l, void *arena, struct map_differences *d)
 {
 	int ret = 1;
 
-	memset(l->same, 0, l->g.n_nodes);
 	if (l->by_nodes)
 		ret = look_by_nodes(l, arena, d);
 	if (ret != 1)
