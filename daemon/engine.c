@@ -21,6 +21,7 @@
 #include "daemon/repair.h"
 #include "daemon/sampler.h"
 #include "daemon/state.h"
+#include "daemon/thread_attr.h"
 
 static void arm_timer(struct engine *e, uint64_t at_ns)
 {
@@ -291,6 +292,10 @@ int engine__new(struct engine **out, sd_event *event, const struct policy *polic
 		snprintf(err, err_size, "out of memory");
 		return -ENOMEM;
 	}
+	/* A switch takes milliseconds, and so does much else: targets' threads shall not have to wait for all of it. */
+	ret = thread_attr__give_way();
+	if (ret)
+		log_debug("the scheduler gives no short slices: %s", strerror(-ret));
 	e->event = sd_event_ref(event);
 	e->policy = policy;
 	e->changed = opts->changed;

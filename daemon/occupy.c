@@ -15,16 +15,16 @@
 #include "agent/clock.h"
 #include "agent/cpus.h"
 #include "daemon/raw_call.h"
+#include "daemon/thread_attr.h"
 
-#define ARRIVE_MS 20 /* a processor may be in a long system call */
-#define STAY_MS	  50
-#define LEFT_MS	  10
-#define STACK	  (256u << 10)
-#define PAUSES	  1024 /* between two looks at the clock: each is a system call, which somebody may count */
+#define LEFT_OF 7 /* the part of the time that has to be left for what follows a look at the clock */
+#define STACK	(256u << 10)
+#define PAUSES	1024 /* between two looks at the clock: each is a system call, which somebody may count */
 
 static struct {
-	int policy; /* the caller's, as it was */
-	struct sched_param param;
+	struct thread_attr before; /* the caller's, */
+	cpu_set_t all;		   /* and where it may run; */
+	int own;		   /* here it does meanwhile */
 	pthread_t *thread;
 	struct stayer {
 		int cpu;
@@ -34,7 +34,7 @@ static struct {
 	int n;
 	int arrived;
 	bool over;
-	int64_t deadline; /* clock_us() */
+	int64_t deadline, left_us; /* clock_us() */
 	void (*part)(void *arg, int i);
 	void *arg;
 	int left; /* parts that nobody has taken yet */
@@ -73,7 +73,8 @@ static void *stay(void *arg)
 	__atomic_fetch_add(&held.arrived, 1, __ATOMIC_SEQ_CST);
 	for (unsigned int i = 1; !__atomic_load_n(&held.over, __ATOMIC_SEQ_CST); i++) {
 		__atomic_store_n(&me->seen, __atomic_load_n(&held.call, __ATOMIC_SEQ_CST), __ATOMIC_SEQ_CST);
-		take_part();
+		if (me->cpu != held.own)
+			take_part();
 		if (i % PAUSES == 0 && raw_clock_us() >= held.deadline)
 			break;
 		__builtin_ia32_pause();
@@ -124,18 +125,19 @@ void cpus_release(void)
 	while (held.n)
 		pthread_join(held.thread[--held.n], NULL);
 	free_threads();
-	sched_setscheduler(0, held.policy, &held.param);
+	sched_setaffinity(0, sizeof(held.all), &held.all);
+	thread_attr__set(&held.before);
 }
 
 bool cpus_are_occupied(void)
 {
-	return held.thread && raw_clock_us() < held.deadline - LEFT_MS * 1000ll;
+	return held.thread && raw_clock_us() < held.deadline - held.left_us;
 }
 
 /* Either its thread has run in user mode since, or we do: nothing is under way there that cannot be interrupted. */
 static bool has_passed(const struct stayer *s)
 {
-	return __atomic_load_n(&s->seen, __ATOMIC_SEQ_CST) == held.call || sched_getcpu() == s->cpu;
+	return __atomic_load_n(&s->seen, __ATOMIC_SEQ_CST) == held.call || s->cpu == held.own;
 }
 
 bool cpus_pass(void)
@@ -162,9 +164,6 @@ int cpus_kept(void)
 
 bool cpus_share(int n, void (*part)(void *arg, int i), void *arg)
 {
-	/* The one on our processor can have taken a part only while we waited for anything in ours. */
-	const struct timespec nap = {.tv_nsec = 20000};
-
 	if (!held.thread) {
 		for (int i = 0; i < n; i++)
 			part(arg, i);
@@ -175,56 +174,63 @@ bool cpus_share(int n, void (*part)(void *arg, int i), void *arg)
 	held.done = 0;
 	__atomic_store_n(&held.left, n, __ATOMIC_RELEASE);
 	take_part();
+	/* None of them is on our processor. */
 	for (unsigned int i = 1; __atomic_load_n(&held.done, __ATOMIC_SEQ_CST) < n; i++) {
 		if (i % PAUSES == 0 && !cpus_are_occupied()) {
 			__atomic_store_n(&held.left, 0, __ATOMIC_SEQ_CST);
 			return false;
 		}
-		if (i % PAUSES == 0)
-			raw_call(SYS_nanosleep, (long)&nap, 0, 0);
 		__builtin_ia32_pause();
 	}
 	return cpus_are_occupied();
 }
 
-int cpus_occupy(void)
+/* Before all ordinary tasks and our own threads, and where we are. */
+static int settle(void)
 {
-	const struct sched_param before = {.sched_priority = 2};
-	cpu_set_t all;
+	const struct sched_param first = {.sched_priority = 2};
+	int ret = thread_attr__get(&held.before);
+
+	if (ret)
+		return ret;
+	if (sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &first))
+		return -errno;
+	held.own = sched_getcpu();
+	ret = held.own < 0 ? -errno : cpu_go(held.own);
+	if (ret)
+		thread_attr__set(&held.before);
+	return ret;
+}
+
+int cpus_occupy(int ms)
+{
+	const struct timespec nap = {.tv_nsec = 20000};
 	int err = 0;
 
-	if (sched_getaffinity(0, sizeof(all), &all))
+	if (sched_getaffinity(0, sizeof(held.all), &held.all))
 		return -errno;
 	/* Processors that we may not use are somebody's whom we cannot keep off. */
-	if (CPU_COUNT(&all) < get_nprocs())
+	if (CPU_COUNT(&held.all) < get_nprocs())
 		return -EPERM;
-	held.policy = sched_getscheduler(0);
-	if (held.policy < 0 || sched_getparam(0, &held.param))
-		return -errno;
-	held.thread = calloc((size_t)CPU_COUNT(&all), sizeof(*held.thread));
-	held.stayer = calloc((size_t)CPU_COUNT(&all), sizeof(*held.stayer));
-	if (!held.thread || !held.stayer) {
-		free_threads();
-		return -ENOMEM;
-	}
-	if (sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &before)) {
-		err = -errno;
+	held.thread = calloc((size_t)CPU_COUNT(&held.all), sizeof(*held.thread));
+	held.stayer = calloc((size_t)CPU_COUNT(&held.all), sizeof(*held.stayer));
+	err = held.thread && held.stayer ? settle() : -ENOMEM;
+	if (err) {
 		free_threads();
 		return err;
 	}
 	held.arrived = 0;
 	held.left = 0;
 	held.over = false;
-	held.deadline = clock_us() + (ARRIVE_MS + STAY_MS) * 1000ll;
+	held.left_us = ms * 1000ll / LEFT_OF;
+	held.deadline = clock_us() + ms * 1000ll;
 	for (int cpu = 0; cpu < CPU_SETSIZE && !err; cpu++)
-		if (CPU_ISSET((size_t)cpu, &all))
+		if (CPU_ISSET((size_t)cpu, &held.all))
 			err = start_on(cpu);
+	/* Not spinning: one of them wants the processor that we are on. */
 	while (!err && __atomic_load_n(&held.arrived, __ATOMIC_SEQ_CST) < held.n) {
-		/* Not spinning: one of them wants the processor that we are on. */
-		const struct timespec nap = {.tv_nsec = 20000};
-
 		nanosleep(&nap, NULL);
-		if (clock_us() > held.deadline - STAY_MS * 1000ll)
+		if (clock_us() > held.deadline - ms * 500ll)
 			err = -ETIMEDOUT;
 	}
 	if (err)

@@ -12,10 +12,15 @@
 
 #include <stdbool.h>
 
-/* 0, or -errno when processors cannot be had: then nothing has changed. Not to be nested. */
-int cpus_occupy(void);
+#define CPUS_LONG_MS 70 /* a processor may be in a long system call, or a map in many pieces */
+
+/*
+ * For `ms` milliseconds at most, whatever happens to the caller, which stays on the processor that it is on. 0, or
+ * -errno when the processors cannot be had in half of that time: then nothing has changed. Not to be nested.
+ */
+int cpus_occupy(int ms);
 void cpus_release(void);
-/* Are the processors still kept, for some milliseconds to come? */
+/* Are the processors still kept, for some of that time to come? */
 bool cpus_are_occupied(void);
 /*
  * What ran on any processor without being preempted when this was called, in an interrupt or at a tracepoint, has ended

@@ -414,7 +414,7 @@ static void move_out(struct old_group *g)
 
 	for (int try = 0; g->tool_lives && try < SWITCH_TRIES; try++) {
 		bool needs_cpus = preempted || (g->views && views__are_crowded(g->views));
-		bool kept = (needs_cpus || (g->at_tracepoints && try >= FREE_TRIES)) && !cpus_occupy();
+		bool kept = (needs_cpus || (g->at_tracepoints && try >= FREE_TRIES)) && !cpus_occupy(CPUS_LONG_MS);
 		bool turned = copy_out_and_close(g, preempted, needs_cpus);
 
 		if (turned)

@@ -38,7 +38,8 @@
 #define MANY_HITS		10 /* while maps are copied */
 #define BRIEF_TRIES		3
 #define OCCUPIED_MOST_US	2000 /* for the maps, */
-#define OCCUPIED_MS		4    /* and with what comes before and after */
+#define OCCUPIED_LEAST_MS	5    /* and with what comes before and after; */
+#define OCCUPIED_MS		8    /* for no longer, whatever comes between */
 #define LOOK_ENTRIES		256  /* fewer are read in as short a time */
 #define MAX_RANGES		256
 #define SWITCH_MOST		48   /* processes that are held for a switch */
@@ -877,7 +878,7 @@ static int move(struct switcher *sw, struct group *g, struct viewing *v, bool in
 	for (int i = 0; i < FREE_TRIES && err == -EAGAIN && !sw->needs_cpus; i++)
 		err = copy_and_turn(sw, g, in);
 	for (int i = 0; i < tries && err == -EAGAIN; i++) {
-		int ret = cpus_occupy();
+		int ret = cpus_occupy(CPUS_LONG_MS);
 
 		log_debug("group %u: not a moment without a hit; processors kept: %s", g->id, strerror(-ret));
 		if (ret)
@@ -905,20 +906,23 @@ static int move(struct switcher *sw, struct group *g, struct viewing *v, bool in
 static int move_occupied(struct switcher *sw, struct group *g, bool in)
 {
 	struct timespec begun;
+	long us;
 	int err;
 
 	clock_gettime(CLOCK_MONOTONIC, &begun);
-	if (cpus_occupy())
+	if (cpus_occupy(g->stop_ms < OCCUPIED_MS ? (int)g->stop_ms : OCCUPIED_MS))
 		return -EAGAIN;
 	err = copy_and_turn(sw, g, in);
 	cpus_release();
-	histogram__add(&sw->held, (double)microseconds_since(&begun) / 1e6);
+	us = microseconds_since(&begun);
+	log_debug("group %u: processors kept for %ld us: %s", g->id, us, strerror(-err));
+	histogram__add(&sw->held, (double)us / 1e6);
 	return err;
 }
 
 static bool may_occupy(const struct group *g, long us)
 {
-	return us <= OCCUPIED_MOST_US && g->stop_ms > OCCUPIED_MS;
+	return us <= OCCUPIED_MOST_US && g->stop_ms >= OCCUPIED_LEAST_MS;
 }
 
 /*
@@ -1522,7 +1526,7 @@ void switch_release(struct switcher *sw, struct group *g)
 	quiesce(sw, g);
 	if (was_shared)
 		hold_views(g, &viewing, true);
-	kept = is_crowded(&viewing) && !cpus_occupy();
+	kept = is_crowded(&viewing) && !cpus_occupy(CPUS_LONG_MS);
 	if (was_shared) {
 		if (!kept)
 			cpus_visit();

@@ -934,7 +934,7 @@ enum how { READ, LOOKED_AT, OCCUPIED };
 static int copied(const struct map_copy *copy, int (*one_way)(const struct map_copy *, char *, size_t), enum how how)
 {
 	char err[256] = "";
-	int ret, occupied = how == OCCUPIED ? cpus_occupy() : -1;
+	int ret, occupied = how == OCCUPIED ? cpus_occupy(CPUS_LONG_MS) : -1;
 
 	ret = one_way(copy, err, sizeof(err));
 	if (!occupied)
