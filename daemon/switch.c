@@ -37,7 +37,7 @@
 #define VIEW_TRIES		10
 #define MANY_HITS		10 /* while maps are copied */
 #define BRIEF_TRIES		3
-#define OCCUPIED_MOST_US	2000 /* for the maps, */
+#define OCCUPIED_MOST_US	4000 /* for the maps, when we are alone; */
 #define OCCUPIED_LEAST_MS	5    /* and with what comes before and after; */
 #define OCCUPIED_MS		8    /* for no longer, whatever comes between */
 #define LOOK_ENTRIES		256  /* fewer are read in as short a time */
@@ -910,8 +910,11 @@ static int move_occupied(struct switcher *sw, struct group *g, bool in)
 	int err;
 
 	clock_gettime(CLOCK_MONOTONIC, &begun);
-	if (cpus_occupy(g->stop_ms < OCCUPIED_MS ? (int)g->stop_ms : OCCUPIED_MS))
+	err = cpus_occupy(g->stop_ms < OCCUPIED_MS ? (int)g->stop_ms : OCCUPIED_MS);
+	if (err) {
+		log_debug("group %u: processors not kept: %s", g->id, strerror(-err));
 		return -EAGAIN;
+	}
 	err = copy_and_turn(sw, g, in);
 	cpus_release();
 	us = microseconds_since(&begun);
