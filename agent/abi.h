@@ -46,11 +46,12 @@
 #define AGENT_ESCAPE_SIZE 8 /* nop; jmp *to(%rip); int3 */
 
 /* The image as it is mapped, and the room behind it. */
-#define AGENT_IMAGE_SIZE  0xa000
-#define AGENT_ROOM_PAGES  0x2000				/* the fork page, and that of system calls */
-#define AGENT_PRIVATE_OFF (AGENT_IMAGE_SIZE + AGENT_ROOM_PAGES) /* struct agent_private, from the image's start */
-#define AGENT_ESCAPE_TO	  16					/* of the first slot, in struct agent_private */
-#define AGENT_ESCAPE_STEP 16
+#define AGENT_IMAGE_SIZE     0xa000
+#define AGENT_ROOM_PAGES     0x2000				   /* the fork page, and that of system calls */
+#define AGENT_PRIVATE_OFF    (AGENT_IMAGE_SIZE + AGENT_ROOM_PAGES) /* struct agent_private, from the image's start */
+#define AGENT_ESCAPE_TO	     16					   /* of the first slot, in struct agent_private */
+#define AGENT_ESCAPE_STEP    16
+#define AGENT_SITE_FORK_PAGE 48 /* in struct agent_site */
 
 /*
  * A stub, as offsets from its entry E (where the site's jump lands). entry.S and site.c must agree.

@@ -4,9 +4,9 @@
  *
  * agent_entry is called 128 bytes (the red zone) below the probed function's stack pointer. It lays down struct pt_regs as
  * the kernel would show it at a breakpoint, but only what nearly all programs read: the registers that calls do not
- * preserve, rsp and rip. In the common case agent_hit() names the program, which is called with it, or says that the hit
- * is to escape. What it declines is done by agent_hit_slowly(), with every register in its place; that says where in the
- * stub to return.
+ * preserve, rsp and rip. In the common case agent_hit() names the program, which is called with it. What it declines is
+ * done by agent_hit_slowly(), with every register in its place; that says where in the stub to return. A fork child's hit
+ * leaves for the escape before any of this.
  *
  * Flags are kept as lahf and seto give them and come back by an addition that overflows when OF was set, and sahf: popf
  * costs ten times as much, and the other flags are changed by nothing here. Nothing that runs before agent_hit_slowly()
@@ -43,13 +43,17 @@
 	.error "abi.h says otherwise what a hit uses of the stack"
 	.endif
 
-	/* In R_FLAGS: lahf's byte, then 1 for OF. */
-	.macro save_regs
+	/* Changes no flags. */
+	.macro save_args
 	leaq	(R_RDI + 8 - R_SIZE)(%rsp), %rsp
 	pushq	%rdi
 	pushq	%rsi
 	pushq	%rdx
 	pushq	%rcx
+	.endm
+
+	/* In R_FLAGS: lahf's byte, then 1 for OF. */
+	.macro save_rest
 	pushq	%rax
 	pushq	%r8
 	pushq	%r9
@@ -59,6 +63,15 @@
 	lahf
 	seto	%al
 	movq	%rax, R_FLAGS(%rsp)
+	.endm
+
+	/* rdi: the site. */
+	.macro save_rest_for_site
+	save_rest
+	leaq	(R_SIZE + 8 + 128)(%rsp), %rax
+	movq	%rax, R_RSP(%rsp)
+	movq	(%rdi), %rax
+	movq	%rax, R_RIP(%rsp)
 	.endm
 
 	.macro save_other_regs
@@ -106,17 +119,43 @@ base:
 	.set	agent_private, base + AGENT_PRIVATE_OFF
 
 	.balign	64
+	/*
+	 * In a fork child, of which its parent's descriptor says nothing else. To the escape, if may_escape() in hit.c
+	 * would say so, with the flags as they are; not by ret, which never would be predicted right.
+	 */
+in_child:
+	movq	(STUB_ESCAPE_SLOT - STUB_CALLED)(%rdx), %rcx
+	jrcxz	1f
+	leaq	agent_escapes(%rip), %rsi
+	notq	%rsi
+	leaq	1(%rsi, %rcx), %rsi
+	.if AGENT_ESCAPE_STEP != 2 * AGENT_ESCAPE_SIZE
+	.error "a slot and its struct agent_escape are found by one addition"
+	.endif
+	movq	(agent_private + AGENT_ESCAPE_TO + 8 - agent_escapes)(%rsi, %rcx), %rcx
+	jrcxz	1f
+	leaq	(STUB_ESCAPE - STUB_CALLED)(%rdx), %rdx
+	movq	%rdx, (R_SIZE - R_RCX)(%rsp)
+	popq	%rcx
+	popq	%rdx
+	popq	%rsi
+	popq	%rdi
+	leaq	(R_SIZE - R_ORIG + 8)(%rsp), %rsp
+	jmp	*-8(%rsp)
+1:	jmp	not_to_escape
+
+	.balign	64
 	.globl	agent_entry
 	.hidden	agent_entry
 	.type	agent_entry, @function
 agent_entry:
-	save_regs
-	leaq	(R_SIZE + 8 + 128)(%rsp), %rax
-	movq	%rax, R_RSP(%rsp)
-	movq	R_SIZE(%rsp), %rsi
-	movq	(STUB_SITE_SLOT - STUB_CALLED)(%rsi), %rdi
-	movq	(%rdi), %rax
-	movq	%rax, R_RIP(%rsp)
+	save_args
+	movq	(R_SIZE - R_RCX)(%rsp), %rdx
+	movq	(STUB_SITE_SLOT - STUB_CALLED)(%rdx), %rdi
+	movq	AGENT_SITE_FORK_PAGE(%rdi), %rcx
+	movl	(%rcx), %ecx
+	jrcxz	in_child
+	save_rest_for_site
 	call	agent_hit
 	testq	%rax, %rax
 	jz	1f
@@ -125,9 +164,7 @@ agent_entry:
 	call	*%rax
 	restore_regs
 	ret
-1:	testq	%rdx, %rdx
-	jnz	2f
-	save_other_regs
+1:	save_other_regs
 	movq	R_SIZE(%rsp), %rdx
 	movq	(STUB_SITE_SLOT - STUB_CALLED)(%rdx), %rsi
 	movq	%rsp, %rdi
@@ -136,11 +173,9 @@ agent_entry:
 	addq	%rax, R_SIZE(%rsp)
 	restore_regs
 	ret
-	/* To the escape: not by ret, which never would be predicted right. */
-2:	addq	%rdx, R_SIZE(%rsp)
-	restore_regs
-	leaq	8(%rsp), %rsp
-	jmp	*-8(%rsp)
+not_to_escape:
+	save_rest_for_site
+	jmp	1b
 	.size	agent_entry, . - agent_entry
 
 	/*
@@ -199,7 +234,8 @@ agent_entry_ret:
 	.hidden	agent_return
 	.type	agent_return, @function
 agent_return:
-	save_regs
+	save_args
+	save_rest
 	leaq	(R_SIZE + 8 + 8)(%rsp), %rax
 	movq	%rax, R_RSP(%rsp)
 	movq	R_SIZE(%rsp), %rsi

@@ -18,6 +18,7 @@
 #include "ask.h"
 
 extern struct agent_private agent_private __attribute__((visibility("hidden")));
+_Static_assert(__builtin_offsetof(struct agent_site, fork_page) == AGENT_SITE_FORK_PAGE, "entry.S looks at it");
 extern const __u8 agent_escapes[AGENT_MAX_ESCAPES][AGENT_ESCAPE_SIZE] __attribute__((visibility("hidden")));
 
 typedef __u64 (*action_fn)(struct pt_regs *regs, struct agent_env *env);
@@ -30,7 +31,7 @@ struct plain_call {
 
 void agent_service(__u64 op, __u64 slot, __u64 a, __u64 b, __u64 c);
 long agent_wait(const __u32 *gate, __u64 moments);
-struct plain_call agent_hit(struct agent_site *site, const __u8 *called);
+struct plain_call agent_hit(struct agent_site *site);
 long agent_hit_slowly(struct pt_regs *regs, struct agent_site *site, const __u8 *stub);
 int agent_push(struct agent_site *site, __u64 sp);
 struct plain_call agent_returned(struct pt_regs *regs, struct agent_site *site);
@@ -445,17 +446,11 @@ static inline int is_plain(const struct agent_site *site, __u32 mode)
 	return __builtin_expect(!agent_in_fork_child(site->fork_page), 1) && is_open(site, mode);
 }
 
-/*
- * called: where agent_entry returns to. 0 in fn: the hit is not so simple. Then env is GO_ESCAPE, or 0:
- * agent_hit_slowly().
- */
-struct plain_call agent_hit(struct agent_site *site, const __u8 *called)
+/* fn == 0: the hit is not so simple. Not called in a fork child: entry.S. */
+struct plain_call agent_hit(struct agent_site *site)
 {
 	struct agent_action *a = &site->action[0];
 
-	/* Its parent's descriptor says nothing of it. */
-	if (__builtin_expect(agent_in_fork_child(site->fork_page), 0))
-		return (struct plain_call){0, (struct agent_env *)(may_escape(called - STUB_CALLED) ? GO_ESCAPE : 0l)};
 	if (!is_open(site, AGENT_SITE_PLAIN_ENTRY) || !count_plain(a, site))
 		return (struct plain_call){0, 0};
 	return (struct plain_call){(action_fn)a->fn, &a->env};
