@@ -18,7 +18,6 @@
 #include "ask.h"
 
 extern struct agent_private agent_private __attribute__((visibility("hidden")));
-_Static_assert(__builtin_offsetof(struct agent_site, fork_page) == AGENT_SITE_FORK_PAGE, "entry.S looks at it");
 extern const __u8 agent_escapes[AGENT_MAX_ESCAPES][AGENT_ESCAPE_SIZE] __attribute__((visibility("hidden")));
 
 typedef __u64 (*action_fn)(struct pt_regs *regs, struct agent_env *env);
@@ -445,6 +444,8 @@ static inline int is_plain(const struct agent_site *site, __u32 mode)
 {
 	return __builtin_expect(!agent_in_fork_child(site->fork_page), 1) && is_open(site, mode);
 }
+
+_Static_assert(__builtin_offsetof(struct agent_site, fork_page) == AGENT_SITE_FORK_PAGE, "entry.S looks at it");
 
 /* fn == 0: the hit is not so simple. Not called in a fork child: entry.S. */
 struct plain_call agent_hit(struct agent_site *site)
