@@ -24,6 +24,7 @@ teardown() {
 	exact_kill
 	session_end
 	remains_end
+	public_end
 }
 
 # Without a chance to do anything.
@@ -53,10 +54,8 @@ killed_in_switches() {
 }
 
 @test "killed: fork children, of which nobody knows any more, are counted" {
-	local probe public
-	# What not everybody can map has no escape.
-	public=$(mktemp -d)
-	chmod 755 "$public"
+	local probe
+	public_folder
 	cp "$B/tests/victims/fork" "$public/workload"
 	for probe in uprobe uretprobe; do
 		mkfifo "$SESSION/go.$probe"
@@ -77,7 +76,6 @@ killed_in_switches() {
 		exact_waited "$TOOL_PID" INT || true
 		[ "$(sed -n 's/^@: //p' "$SESSION/tool")" = $((20 * 52)) ]
 	done
-	rm -r "$public"
 }
 
 @test "killed under load: the target lives, the tool prints the truth while no daemon runs" {

@@ -50,11 +50,14 @@ escaped() {
 stands_still() { ! grep -L '^State:.T' /proc/"$1"/task/*/status | grep -q .; }
 
 @test "fork: children of which bpftimed does not know, because it stands still" {
-	local name tool served
+	local name tool served VICTIMS
+	public_folder
+	VICTIMS=$public
 	for name in fork $(carries_not_pie && echo low-fork); do
+		cp "$B/tests/victims/$name" "$public"
 		for tool in bpftrace uretprobe; do
 			victim "$name" 20
-			watched userspace "$tool" "$B/tests/victims/$name:work"
+			watched userspace "$tool" "$public/$name:work"
 			escaped_count
 			kill -STOP "$DAEMON"
 			wait_until 10 stands_still "$DAEMON"

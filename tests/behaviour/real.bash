@@ -56,6 +56,7 @@ teardown() {
 	no_other_bpftimed || echo "another bpftimed ran: process $(other_bpftimed)"
 	exact_kill
 	session_end
+	public_end
 }
 
 # own_setup SECONDS: in setup() where each test has a daemon of its own, which it starts; a workload may take so long.
@@ -105,13 +106,13 @@ attached_in_kernel() {
 	[ "$(bpftool perf show 2>/dev/null | grep -c "^pid $1 .*: prog_id")" -ge "$2" ]
 }
 
-# victim NAME [ARGUMENT...]: one of tests/victims that is ready and waits. Sets VICTIM; its words are in $SESSION/victim.
+# victim NAME [ARGUMENT...]: one of tests/victims, or a copy in VICTIMS, that is ready and waits. Sets VICTIM; its words are in $SESSION/victim.
 victim() {
 	rm -f "$SESSION/victim_go"
 	mkfifo "$SESSION/victim_go"
 	local name=$1
 	shift
-	"$B/tests/victims/$name" "$@" <>"$SESSION/victim_go" >"$SESSION/victim" 2>&1 3>&- &
+	"${VICTIMS:-$B/tests/victims}/$name" "$@" <>"$SESSION/victim_go" >"$SESSION/victim" 2>&1 3>&- &
 	VICTIM=$!
 	exact_pids+=("$VICTIM")
 	wait_for "$SESSION/victim" '^ready' 10

@@ -17,7 +17,7 @@ setup() {
 }
 
 teardown() {
-	[ -z "${public:-}" ] || rm -r "$public"
+	public_end
 	exact_kill
 	session_end
 	"$B/bpftime" recover || true
@@ -67,8 +67,7 @@ work_address() {
 	[[ $stderr == *"another bpftimed (process $DAEMON) is running"* ]]
 	"$B/bpftime" status >/dev/null
 	daemon_stop
-	public=$(mktemp -d)
-	chmod 755 "$public"
+	public_folder
 	mkdir "$public/run"
 	cp "$B/bpftime" "$B/bpftimed" "$public/"
 	fails 1 setpriv --reuid 65534 --regid 65534 --clear-groups "$public/bpftime" recover --runtime-dir "$public/run"
@@ -149,9 +148,7 @@ work_address() {
 
 # Threads wait at a gate that nobody turns any more.
 @test "killed with all its processes while threads wait for it: they go on by themselves, nothing is lost, recover cleans up" {
-	# What not everybody can map has no escape.
-	public=$(mktemp -d)
-	chmod 755 "$public"
+	public_folder
 	cp "$WORKLOAD" "$public/workload"
 	WORKLOAD=$public/workload
 	daemon_start
