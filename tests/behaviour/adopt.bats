@@ -188,6 +188,10 @@ adopted_twice() {
 	adopted_twice tp_both tp_take pairs-tp
 }
 
+@test "tools at raw tracepoints: killed, gone on with, handed back, taken over" {
+	adopted_twice pairs-raw pairs-btf pairs-raw-memory
+}
+
 is_offloaded() { "$B/bpftime" wait --tool "$1" --state offloaded --timeout 0; }
 
 parked() { "$B/bpftime" explain "$TOOL_PID" | grep -q "the tool's own attachment is parked"; }

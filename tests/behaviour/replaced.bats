@@ -68,6 +68,28 @@ nothing_left() { ! bpftool prog show | grep -q '^[0-9]*: ext '; }
 	called
 }
 
+@test "bpftimed is killed and started: it goes on with what stands in the program's place" {
+	daemon_start
+	both 1000
+	exact_tool "$SESSION/tool" hashcount
+	offloaded "$TOOL_PID"
+	explains 'freplace'
+	wait_until 10 [ -e "$SESSION/run/settled" ]
+	kill -9 "$DAEMON"
+	ended "$DAEMON"
+	wait "$DAEMON" || true
+	run -1 nothing_left
+	daemon_start
+	explains 'since then: a bpftimed that was killed; this one goes on'
+	explains 'freplace'
+	go
+	called
+	exact_tool_end "$TOOL_PID"
+	exact_sum hashcount "$SESSION/tool" "$SESSION"/[ab]/workload
+	daemon_stop
+	nothing_left
+}
+
 @test "a program without BTF: the opening gate" {
 	daemon_start
 	both 1000
