@@ -406,6 +406,8 @@ static int load_replacing(struct group *g, struct gprog *p, const struct observe
 		opts.closed = own.insns;
 		opts.n_closed = own.n;
 		opts.replaces = &old;
+		/* Programs of that type always have one; and tail calls, by which others get it, are not for them. */
+		opts.has_own_stack = false;
 		opts.name = KHALF_BOTH;
 		if (group_is_host_wide(g, p))
 			observer__arrivals(o, &opts.arrived_fd, &opts.arrivals_fd);
